@@ -1,0 +1,33 @@
+/* detok.h - tokens in, text out, never half a UTF-8 character; stop strings across token borders.
+ *
+ * A struct detok belongs to one sequence. Bytes that may still become a character, or the start of a
+ * stop string, are held back; bytes that can no longer become valid UTF-8 come out as U+FFFD.
+ *
+ * Thread: the scheduler's.
+ */
+#ifndef GAZE_TEXT_DETOK_H
+#define GAZE_TEXT_DETOK_H
+
+#include "text/tokenizer.h"
+
+struct stop_list { /* borrowed, must outlive the detok */
+    const char *const *text;
+    const size_t *bytes; /* each > 0 */
+    uint32_t n;
+    bool include; /* the stop string itself goes out (include_stop_str_in_output) */
+};
+
+struct detok;
+MUST_CHECK enum err_code detok_create(struct detok **out, const struct tokenizer *tok,
+                                      const struct stop_list *stop, bool skip_special, struct err *e);
+void detok_destroy(struct detok *d);
+
+/* Takes one token; *text (borrowed until the next call, not NUL-terminated) gets what can go out now.
+ * *stopped becomes true when a stop string was completed; *stop_index says which. Text after it is
+ * dropped. check_stop false: stop strings are not looked for in this token (min_tokens). ERR_NOMEM. */
+MUST_CHECK enum err_code detok_put(struct detok *d, uint32_t id, bool check_stop, const char **text,
+                                   size_t *bytes, bool *stopped, uint32_t *stop_index, struct err *e);
+/* The end of the sequence: everything held back comes out (a half character as U+FFFD). */
+MUST_CHECK enum err_code detok_flush(struct detok *d, const char **text, size_t *bytes, struct err *e);
+
+#endif
