@@ -1,0 +1,76 @@
+/* backend.h - what the files of cpu/ share: the back end's state and the parts of its op table.
+ *
+ * Private to engine/cpu. Each op family sits in one file and fills its entries of struct ops:
+ *   linear.c (embed, rms_norm, linear, logits)  moe.c (ffn, moe)  kv.c (rope_q, kv_store, index_store)
+ *   index.c (index_select)  attend.c (attend)  sample.c (sample)
+ * Activations are fp32. In the fast precision a product rounds its input rows to bf16 first; sums are
+ * always fp32.
+ */
+#ifndef GAZE_CPU_BACKEND_H
+#define GAZE_CPU_BACKEND_H
+
+#include "cpu/kernels.h"
+#include "cpu/pool.h"
+#include "model/ops.h"
+
+struct cpu_lane {
+    const struct step *step; /* between begin and finish */
+    struct err err;          /* first error of the step */
+    uint32_t *row_seq;       /* [max_rows] the sequence of each row of the step */
+    uint32_t *row_pos;       /* [max_rows] its position */
+    void *x_bf16;            /* rounded input rows of a product: max_rows x widest input */
+    float *logits;           /* [max_out_rows, vocab] */
+    void *linear_scratch, *moe_scratch, *attend_scratch, *index_scratch; /* each family's own */
+};
+
+struct cpu_backend {
+    struct ops ops; /* first: struct ops * is struct cpu_backend * */
+    struct pool *pool;
+    const struct kernels *k;
+    struct cpu_lane lane[N_LANES];
+    unsigned char **latent; /* [n_layers] base of the plane: page id * latent_page_bytes */
+    unsigned char **index;  /* [n_layers] likewise; NULL in layers without an indexer of their own */
+    size_t latent_page_bytes, index_page_bytes;
+    float *rope_cos, *rope_sin; /* [max_context, rope_dim / 2], gain included */
+    struct mem_block *blocks;   /* all that was reserved; freed by close */
+    size_t reserved_bytes;
+};
+
+static inline struct cpu_backend *cpu_of(struct ops *o)
+{
+    return (struct cpu_backend *)o;
+}
+
+/* Zeroed memory, aligned to 64 bytes, that close frees; NULL when there is none. */
+void *cpu_reserve(struct cpu_backend *b, size_t bytes);
+
+/* Each family reserves its scratch and fills its ops. ERR_NOMEM. */
+MUST_CHECK enum err_code cpu_linear_init(struct cpu_backend *b, struct err *e);
+MUST_CHECK enum err_code cpu_moe_init(struct cpu_backend *b, struct err *e);
+MUST_CHECK enum err_code cpu_kv_init(struct cpu_backend *b, struct err *e);
+MUST_CHECK enum err_code cpu_index_init(struct cpu_backend *b, struct err *e);
+MUST_CHECK enum err_code cpu_attend_init(struct cpu_backend *b, struct err *e);
+MUST_CHECK enum err_code cpu_sample_init(struct cpu_backend *b, struct err *e);
+
+/* y[n, w->n_out] (stride ldy) = or += x[n, w->n_in] (stride ldx) W^T, split over the pool in lane l. Rows
+ * [out0, out0 + n_out) of W alone may be asked for: y's column 0 is row out0. */
+struct product {
+    const struct matrix *w;
+    uint32_t out0, n_out;
+    const float *x;
+    size_t ldx;
+    uint32_t n;
+    float *y;
+    size_t ldy;
+    bool add;
+};
+void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p);
+
+/* Where a position's slot is. */
+static inline const unsigned char *cpu_page(const unsigned char *plane, size_t page_bytes,
+                                            const struct step_seq *s, uint32_t pos)
+{
+    return plane + (size_t)s->page[pos / KV_PAGE_TOKENS] * page_bytes;
+}
+
+#endif

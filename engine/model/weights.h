@@ -1,0 +1,71 @@
+/* weights.h - a checkpoint's tensors, found, checked and arranged by layer.
+ *
+ * On a CPU the matrices point into the mapped files: there is no second copy of the model. Vectors
+ * (norm gains, biases) are small and become fp32. All sizes are checked against the config here, once,
+ * so the layers need not.
+ * Thread: built by one, then read by all.
+ */
+#ifndef GAZE_MODEL_WEIGHTS_H
+#define GAZE_MODEL_WEIGHTS_H
+
+#include "model/config.h"
+#include "model/safetensors.h"
+
+/* y = W x. Row-major [n_out, n_in]. FP8 values are multiplied by scale[out / 128][in / 128]. */
+struct matrix {
+    const void *data;
+    enum dtype dtype;   /* DT_F32, DT_F16, DT_BF16 or DT_F8_E4M3 */
+    const float *scale; /* [ceil(n_out / 128), ceil(n_in / 128)] for FP8, else NULL */
+    uint32_t n_out, n_in;
+};
+
+struct ffn_weights {
+    struct matrix gate, up, down;
+};
+
+struct layer_weights {
+    float *input_norm, *post_norm; /* [hidden] */
+    struct matrix q;               /* q_proj, when q_lora_rank is 0 */
+    struct matrix q_a, q_b;
+    float *q_a_norm;  /* [q_lora] */
+    struct matrix kv_a; /* [kv_lora + rope, hidden]: latent rows first */
+    float *kv_a_norm;   /* [kv_lora] */
+    struct matrix kv_b; /* [heads * (nope + v), kv_lora]: per head W_UK then W_UV */
+    struct matrix o;
+    /* indexer; only where config->index_full[layer] */
+    struct matrix index_q, index_k, index_w; /* wq_b, wk, weights_proj */
+    float *index_norm, *index_norm_bias;     /* [index_dim] */
+    /* feed-forward: `dense` in dense layers, else the rest */
+    struct ffn_weights dense, shared; /* shared: n_shared experts side by side, one wide network */
+    struct matrix router;             /* [n_experts, hidden] */
+    float *router_bias;               /* [n_experts] or NULL */
+    struct ffn_weights *expert;       /* [n_experts] */
+};
+
+struct weights {
+    struct safetensors *files; /* NULL for dummy weights */
+    struct matrix embed, head; /* head is embed when tied */
+    float *final_norm;
+    struct layer_weights *layer; /* [n_layers] */
+    size_t file_bytes;           /* of the tensors in use */
+    void *owned;                 /* what weights_close() frees; opaque */
+};
+
+/* What a load tells while it works: done and total bytes. May be NULL. */
+typedef void weights_progress(void *arg, size_t done_bytes, size_t total_bytes);
+
+/* Opens, checks and (touching each page once) reads in the checkpoint of dir. Tensors that nothing
+ * uses are listed at debug level. ERR_IO, ERR_INVALID (the tensor, and both shapes or numbers),
+ * ERR_NOMEM. */
+MUST_CHECK enum err_code weights_open(struct weights **out, const char *dir,
+                                      const struct model_config *cfg, weights_progress *progress,
+                                      void *arg, struct err *e);
+/* Random weights of a sane scale in the given dtype (DT_BF16 or DT_F8_E4M3), the same for a seed. */
+MUST_CHECK enum err_code weights_dummy(struct weights **out, const struct model_config *cfg,
+                                       enum dtype dtype, uint64_t seed, struct err *e);
+void weights_close(struct weights *w);
+
+/* Bytes of parameters that weights_open() would map for cfg if every matrix had this dtype. */
+size_t weights_bytes(const struct model_config *cfg, enum dtype dtype);
+
+#endif
