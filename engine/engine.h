@@ -1,0 +1,108 @@
+/* engine.h - all that server/ sees: open, submit, cancel, take_events, stats, drain, close.
+ *
+ * The engine is one model with its KV pool, a scheduler thread and two workers. Requests go in by
+ * engine_submit(), events come out by engine_take_events(); `wake` is called (from the scheduler's thread)
+ * when events have become available and the taker may be asleep.
+ *
+ * Threads: open and close by one; submit, cancel and take_events by one thread (the loop); stats and
+ *          the text functions (tokenizer, chat formats) by any.
+ */
+#ifndef GAZE_ENGINE_H
+#define GAZE_ENGINE_H
+
+#include "base/err.h"
+#include "model/config.h"
+#include "model/ops.h"
+#include "request.h"
+#include "text/chat_format.h"
+#include "text/tokenizer.h"
+
+struct engine; /* opaque */
+
+struct engine_options {
+    const char *model_dir;
+    const char *chat_format; /* NULL: by the model directory */
+    enum precision precision;
+    enum latent_form latent;
+    enum index_form index;
+    bool load_dummy;         /* random weights of the directory's configuration */
+    uint32_t n_layers;       /* 0: all; else cut to the first n, for timing */
+    uint32_t n_threads;      /* CPU; 0: all */
+    uint32_t max_context;    /* tokens of one sequence; 0: the model's, or what memory holds */
+    uint32_t max_seqs;       /* running at once: rows of a decode step */
+    uint32_t max_queued;     /* waiting requests; beyond: ERR_BUSY */
+    uint32_t prefill_tokens; /* of one prefill step */
+    uint64_t kv_bytes;       /* of the KV pool; 0: enough for max_context and a share of memory */
+    bool prefix_cache;
+    weights_progress *progress; /* may be NULL */
+    void *progress_arg;
+    void (*wake)(void *arg);
+    void *wake_arg;
+};
+void engine_options_default(struct engine_options *o);
+
+/* The memory plan: what is reserved at start; nothing is added after. */
+struct engine_plan {
+    char model_type[32];
+    size_t weight_bytes, kv_bytes, workspace_bytes, tokenizer_bytes, total_bytes;
+    size_t page_bytes;    /* one page of KV_PAGE_TOKENS tokens, all layers, both planes */
+    uint32_t n_pages, max_context, max_seqs, prefill_tokens;
+    uint64_t kv_tokens;   /* n_pages * KV_PAGE_TOKENS */
+};
+/* Without loading weights. ERR_IO, ERR_INVALID (what does not fit, with both numbers). */
+MUST_CHECK enum err_code engine_make_plan(struct engine_plan *out, const struct engine_options *o,
+                                          struct err *e);
+
+/* Reads, checks and reserves everything, then starts the threads. A failure leaves nothing behind. */
+MUST_CHECK enum err_code engine_open(struct engine **out, const struct engine_options *o,
+                                     struct err *e);
+/* Ends running requests (GEN_ERROR, ERR_CLOSED, which are dropped with the engine) and all threads. */
+void engine_close(struct engine *en);
+
+/* Takes req in any case. ERR_BUSY: the queue is full. ERR_CLOSED: draining. ERR_INVALID: it can never
+ * fit, with both numbers. On ERR_OK *id names it until its GEN_DONE or GEN_ERROR was taken. */
+MUST_CHECK enum err_code engine_submit(struct engine *en, struct gen_request *req, struct req_id *id,
+                                       struct err *e);
+/* Its pages are free within a step; it ends with GEN_DONE (choices FINISH_CANCELLED) all the same. */
+void engine_cancel(struct engine *en, struct req_id id);
+/* All events so far, oldest first, linked by mail.next; the caller frees each with gen_event_free(). */
+struct gen_event *engine_take_events(struct engine *en);
+
+/* Takes no new requests (ERR_CLOSED); running ones go on. */
+void engine_drain(struct engine *en);
+
+enum { ENGINE_HIST_BUCKETS = 24 };
+struct engine_hist { /* cumulative counts are made by the reader */
+    uint64_t count[ENGINE_HIST_BUCKETS]; /* last: above all bounds */
+    uint64_t n;
+    double sum;
+};
+/* Bounds of the histograms, in seconds resp. tokens; ENGINE_HIST_BUCKETS - 1 of them. */
+extern const double engine_hist_seconds[ENGINE_HIST_BUCKETS - 1];
+extern const double engine_hist_tokens[ENGINE_HIST_BUCKETS - 1];
+
+struct engine_stats {
+    uint32_t running, waiting;           /* sequences; requests */
+    uint32_t pages, pages_used, pages_cached; /* used: held by sequences; cached: kept for reuse only */
+    uint64_t prompt_tokens, generation_tokens, cached_tokens; /* exact totals */
+    uint64_t prefix_queries, prefix_hits;                     /* tokens asked, tokens found */
+    uint64_t finished_stop, finished_length, cancelled, failed, refused_busy, refused_size;
+    uint64_t prefill_steps, decode_steps;
+    uint64_t rows_dense, rows_sparse;    /* tokens run by attention path */
+    struct engine_hist ttft_s, inter_token_s, e2e_s, queue_s, prefill_s, decode_s;
+    struct engine_hist prompt_len, generation_len, step_tokens;
+    uint64_t last_step_us;               /* clock_us() when a step last ended, or the idle heartbeat */
+    bool step_in_flight;                 /* a step has begun and not ended: with last_step_us, stuck or not */
+    bool draining;
+};
+void engine_get_stats(struct engine *en, struct engine_stats *out);
+
+const struct model_config *engine_model(const struct engine *en);
+const struct tokenizer *engine_tokenizer(const struct engine *en);
+const struct chat_format *engine_chat_format(const struct engine *en);
+const struct engine_plan *engine_get_plan(const struct engine *en);
+const char *engine_backend_name(const struct engine *en); /* "cpu avx512 fast" */
+/* A hash of build, model and numeric settings: equal fingerprints promise equal tokens. */
+const char *engine_fingerprint(const struct engine *en);
+
+#endif
