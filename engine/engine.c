@@ -1,0 +1,476 @@
+/* engine.c - see engine.h: opening in order, the scheduler's thread, and the two mailboxes around it. */
+#include "engine.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/thread.h"
+#include "cpu/cpu_ops.h"
+#include "exec/worker.h"
+#include "model/forward.h"
+#include "plan.h"
+#include "sched/scheduler.h"
+
+#include <inttypes.h>
+#include <malloc.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HEARTBEAT_US = 500000, DECODE_BUDGET_US = 0 /* the scheduler's own default */ };
+
+/* One per request inside. The loop thread hands slots out and takes them back; the scheduler's thread
+ * only reads cancel_gen. */
+struct request_slot {
+    uint32_t gen;
+    bool in_use;
+    _Atomic uint32_t cancel_gen; /* the generation to cancel; 0: none (generations start at 1) */
+};
+
+struct engine {
+    struct engine_options options;
+    struct model_config cfg;
+    struct plan_detail detail;
+    struct tokenizer *tok;
+    const struct chat_format *format;
+    struct weights *weights;
+    struct ops *ops;
+    struct forward *forward;
+    struct workers *workers;
+    struct scheduler_config sched_cfg;
+    struct scheduler *sched;
+    char fingerprint[24];
+
+    struct mailbox inbox; /* gen_request, from the loop */
+    struct mailbox done;  /* batch, from the workers; a kick of inbox follows */
+    struct mailbox out;   /* gen_event, to the loop */
+    pthread_t thread;
+    bool thread_started;
+    _Atomic bool stopping, cancels, draining;
+    _Atomic uint64_t refused_busy, refused_size;
+
+    struct request_slot *slot; /* [max_requests] */
+    uint32_t *free_slot;       /* the loop's stack of free slots */
+    uint32_t n_free;
+
+    pthread_mutex_t stats_lock;
+    struct engine_stats stats; /* under stats_lock: the scheduler's thread writes, anyone copies */
+};
+
+static void emit(void *arg, struct gen_event *ev)
+{
+    struct engine *en = arg;
+    if (mailbox_put(&en->out, &ev->mail) && en->options.wake)
+        en->options.wake(en->options.wake_arg);
+}
+
+static void batch_done(void *arg, struct batch *b)
+{
+    struct engine *en = arg;
+    mailbox_put(&en->done, &b->mail);
+    mailbox_kick(&en->inbox);
+}
+
+static void publish_stats(struct engine *en, bool in_flight)
+{
+    struct engine_stats s = {0};
+    scheduler_get_stats(en->sched, &s);
+    s.last_step_us = clock_us();
+    s.step_in_flight = in_flight;
+    mutex_lock(&en->stats_lock);
+    if (in_flight) /* a step that hangs shows by the time of the last one that ended */
+        s.last_step_us = en->stats.last_step_us;
+    en->stats = s;
+    mutex_unlock(&en->stats_lock);
+}
+
+static void submit_all(struct engine *en, struct mail *requests)
+{
+    for (struct mail *m = requests, *next; m; m = next) {
+        next = m->next;
+        scheduler_submit(en->sched, (struct gen_request *)m, clock_us());
+    }
+}
+
+static void take_cancels(struct engine *en, uint64_t now_us)
+{
+    if (!atomic_exchange(&en->cancels, false))
+        return;
+    /* A cancel was sent after its request, so with the flag seen the request is here or in the box. */
+    submit_all(en, mailbox_take(&en->inbox));
+    for (uint32_t i = 0; i < en->detail.max_requests; i++) {
+        uint32_t gen = atomic_exchange(&en->slot[i].cancel_gen, 0);
+        if (gen)
+            scheduler_cancel(en->sched, (struct req_id){.slot = i, .gen = gen}, now_us);
+    }
+}
+
+/* Everything that has come in, then one turn. Returns how many batches ended. */
+static uint32_t handle_messages(struct engine *en, struct mail *requests)
+{
+    uint32_t n_done = 0;
+    submit_all(en, requests);
+    take_cancels(en, clock_us());
+    for (struct mail *m = mailbox_take(&en->done), *next; m; m = next) {
+        next = m->next;
+        scheduler_step_done(en->sched, (struct batch *)m, clock_us());
+        n_done++;
+    }
+    return n_done;
+}
+
+static void *scheduler_main(void *arg)
+{
+    struct engine *en = arg;
+    bool was_in_flight = false;
+    while (!atomic_load(&en->stopping)) {
+        uint64_t now = clock_us();
+        uint64_t wake_us = scheduler_turn(en->sched, now);
+        uint64_t wait = wake_us > now ? wake_us - now : 1;
+        struct mail *requests = mailbox_wait(&en->inbox, wait < HEARTBEAT_US ? wait : HEARTBEAT_US);
+        uint32_t n_done = handle_messages(en, requests);
+        bool idle = scheduler_idle(en->sched);
+        publish_stats(en, was_in_flight && !idle && n_done == 0);
+        was_in_flight = !idle;
+    }
+    return NULL;
+}
+
+/* Waits for the batches that are out, so that the workers can end. */
+static void settle(struct engine *en)
+{
+    struct engine_stats s;
+    for (;;) {
+        handle_messages(en, mailbox_take(&en->inbox));
+        scheduler_get_stats(en->sched, &s);
+        if (!s.step_in_flight)
+            return;
+        struct mail *late = mailbox_wait(&en->inbox, 10000);
+        handle_messages(en, late);
+    }
+}
+
+/* Hashes what decides the tokens. */
+static void make_fingerprint(struct engine *en)
+{
+    const struct engine_options *o = &en->options;
+    struct model_config cfg = en->cfg;
+    uint32_t settings[] = {(uint32_t)o->precision, (uint32_t)o->latent, (uint32_t)o->index,
+                           (uint32_t)o->load_dummy, cfg.n_layers, (uint32_t)en->weights->file_bytes};
+    uint64_t h = hash_bytes(1, settings, sizeof settings);
+    const struct matrix *sample[] = {&en->weights->embed, &en->weights->head,
+                                     &en->weights->layer[cfg.n_layers - 1].o};
+    h = hash_bytes(h, cfg.model_type, sizeof cfg.model_type);
+    for (size_t i = 0; i < sizeof sample / sizeof *sample; i++) {
+        size_t bytes = (size_t)sample[i]->n_out * sample[i]->n_in * dtype_bytes(sample[i]->dtype);
+        h = hash_bytes(h, sample[i]->data, bytes < 4096 ? bytes : 4096);
+    }
+    h = hash_bytes(h, en->ops->name, strlen(en->ops->name));
+    h = hash_bytes(h, __VERSION__, sizeof __VERSION__ - 1); /* the compiler orders the arithmetic */
+    snprintf(en->fingerprint, sizeof en->fingerprint, "fp_%016" PRIx64, h);
+}
+
+/* Configuration and tokenizer: what both a plan and an engine need. *tok_bytes: what it took. */
+static enum err_code read_model(const struct engine_options *o, struct model_config *cfg,
+                                struct tokenizer **tok, size_t *tok_bytes, struct err *e)
+{
+    if (!o->model_dir)
+        return err_set(e, ERR_INVALID, "model: no directory was given");
+    if (model_config_read(cfg, o->model_dir, e))
+        return e->code;
+    if (o->n_layers) {
+        if (o->n_layers > cfg->n_layers)
+            return err_set(e, ERR_INVALID, "layers: %u asked for, the model has %u", o->n_layers,
+                           cfg->n_layers);
+        model_config_cut(cfg, o->n_layers);
+    }
+    struct mallinfo2 before = mallinfo2();
+    if (tokenizer_open(tok, o->model_dir, e))
+        return e->code;
+    struct mallinfo2 after = mallinfo2();
+    size_t was = before.uordblks + before.hblkhd, is = after.uordblks + after.hblkhd;
+    *tok_bytes = is > was ? is - was : 0;
+    return ERR_OK;
+}
+
+static enum err_code check_options(const struct engine_options *o, struct err *e)
+{
+    if (o->max_seqs < 1 || o->max_seqs > 4096)
+        return err_set(e, ERR_INVALID, "max_seqs: %u is outside 1..4096", o->max_seqs);
+    if (o->max_queued < 1 || o->max_queued > 1000000)
+        return err_set(e, ERR_INVALID, "max_queued: %u is outside 1..1000000", o->max_queued);
+    if (o->prefill_tokens < 1 || o->prefill_tokens > 65536)
+        return err_set(e, ERR_INVALID, "prefill_tokens: %u is outside 1..65536", o->prefill_tokens);
+    return ERR_OK;
+}
+
+static enum dtype dummy_dtype(const struct model_config *cfg)
+{
+    return cfg->fp8_blocks ? DT_F8_E4M3 : DT_BF16;
+}
+
+static enum err_code weight_size(size_t *out, const struct engine_options *o,
+                                 const struct model_config *cfg, struct err *e)
+{
+    if (!o->load_dummy)
+        return plan_weight_bytes(out, o->model_dir, cfg, e);
+    *out = weights_bytes(cfg, dummy_dtype(cfg));
+    return ERR_OK;
+}
+
+enum err_code engine_make_plan(struct engine_plan *out, const struct engine_options *o, struct err *e)
+{
+    struct model_config cfg;
+    struct plan_detail detail;
+    struct tokenizer *tok = NULL;
+    size_t tok_bytes = 0, weight_bytes = 0;
+    if (check_options(o, e) || read_model(o, &cfg, &tok, &tok_bytes, e))
+        return e->code;
+    if (!weight_size(&weight_bytes, o, &cfg, e) &&
+        !plan_make(&detail, o, &cfg, weight_bytes, tok_bytes, e)) {
+        *out = detail.plan;
+        e->code = ERR_OK;
+    }
+    tokenizer_close(tok);
+    return e->code;
+}
+
+/* A vocabulary larger than the embedding would let a prompt read beyond it. */
+static enum err_code check_vocabulary(const struct engine *en, struct err *e)
+{
+    if (tokenizer_n_ids(en->tok) > en->cfg.vocab_size)
+        return err_set(e, ERR_INVALID, "tokenizer.json has ids up to %u, vocab_size is %u",
+                       tokenizer_n_ids(en->tok) - 1, en->cfg.vocab_size);
+    return ERR_OK;
+}
+
+static enum err_code open_model(struct engine *en, struct err *e)
+{
+    const struct engine_options *o = &en->options;
+    size_t tok_bytes = 0, weight_bytes = 0;
+    const char *why = "asked for";
+    if (check_options(o, e) || read_model(o, &en->cfg, &en->tok, &tok_bytes, e) ||
+        check_vocabulary(en, e))
+        return e->code;
+    if (o->chat_format) {
+        en->format = chat_format_by_name(o->chat_format);
+        if (!en->format)
+            return err_set(e, ERR_INVALID, "chat_format: %s is not known", o->chat_format);
+    } else {
+        en->format = chat_format_detect(en->tok, en->cfg.model_type, &why);
+    }
+    log_info("engine", "chat_format=%s because=\"%s\"", chat_format_name(en->format), why);
+    if (weight_size(&weight_bytes, o, &en->cfg, e) ||
+        plan_make(&en->detail, o, &en->cfg, weight_bytes, tok_bytes, e))
+        return e->code;
+    if (o->load_dummy ? weights_dummy(&en->weights, &en->cfg, dummy_dtype(&en->cfg), 1, e)
+                      : weights_open(&en->weights, o->model_dir, &en->cfg, o->progress,
+                                     o->progress_arg, e))
+        return e->code;
+    if (cpu_ops_open(&en->ops, &en->cfg, &en->detail.limits, e) ||
+        forward_create(&en->forward, en->ops, en->weights, e))
+        return e->code;
+    make_fingerprint(en);
+    return ERR_OK;
+}
+
+static enum err_code start_scheduler(struct engine *en, struct err *e)
+{
+    const struct plan_detail *d = &en->detail;
+    if (workers_create(&en->workers, en->forward, &d->limits, d->plan.prefill_tokens > d->plan.max_seqs
+                       ? d->plan.prefill_tokens : d->plan.max_seqs, e))
+        return e->code;
+    struct executor *exec = workers_executor(en->workers);
+    exec->done = batch_done;
+    exec->done_arg = en;
+    en->sched_cfg = (struct scheduler_config){
+        .n_pages = d->plan.n_pages,
+        .max_requests = d->max_requests,
+        .max_seqs = d->plan.max_seqs,
+        .max_context = d->plan.max_context,
+        .prefill_tokens = d->plan.prefill_tokens,
+        .max_out = d->plan.prefill_tokens > d->plan.max_seqs ? d->plan.prefill_tokens
+                                                             : d->plan.max_seqs,
+        .prefix_cache = en->options.prefix_cache,
+        .index_topk = en->cfg.has_indexer ? en->cfg.index_topk : 0,
+        .expand_tokens = model_expand_tokens(&en->cfg),
+        .page_bytes = d->plan.page_bytes,
+        .eos_id = en->cfg.eos_id,
+        .n_eos = en->cfg.n_eos,
+        .tok = en->tok,
+        .exec = exec,
+        .emit = emit,
+        .emit_arg = en,
+        .decode_budget_us = DECODE_BUDGET_US};
+    if (scheduler_create(&en->sched, &en->sched_cfg, e))
+        return e->code;
+    publish_stats(en, false);
+    if (thread_start(&en->thread, "sched", scheduler_main, en, e))
+        return e->code;
+    en->thread_started = true;
+    return ERR_OK;
+}
+
+enum err_code engine_open(struct engine **out, const struct engine_options *o, struct err *e)
+{
+    struct engine *en = FAULT("engine.open") ? NULL : calloc(1, sizeof *en);
+    if (!en)
+        return err_set(e, ERR_NOMEM, "engine");
+    en->options = *o;
+    mailbox_init(&en->inbox);
+    mailbox_init(&en->done);
+    mailbox_init(&en->out);
+    pthread_mutex_init(&en->stats_lock, NULL);
+    if (open_model(en, e))
+        goto close_engine;
+    en->slot = calloc(en->detail.max_requests, sizeof *en->slot);
+    en->free_slot = calloc(en->detail.max_requests, sizeof *en->free_slot);
+    if (!en->slot || !en->free_slot) {
+        err_set(e, ERR_NOMEM, "engine: %u request slots", en->detail.max_requests);
+        goto close_engine;
+    }
+    for (uint32_t i = 0; i < en->detail.max_requests; i++)
+        en->free_slot[en->n_free++] = en->detail.max_requests - 1 - i;
+    if (start_scheduler(en, e))
+        goto close_engine;
+    *out = en;
+    return ERR_OK;
+close_engine:
+    engine_close(en);
+    return e->code;
+}
+
+void engine_close(struct engine *en)
+{
+    if (!en)
+        return;
+    atomic_store(&en->stopping, true);
+    if (en->thread_started) {
+        mailbox_kick(&en->inbox);
+        thread_join(en->thread);
+        settle(en);
+    }
+    workers_destroy(en->workers);
+    if (en->sched)
+        scheduler_destroy(en->sched);
+    forward_destroy(en->forward);
+    if (en->ops)
+        en->ops->close(en->ops);
+    if (en->weights)
+        weights_close(en->weights);
+    if (en->tok)
+        tokenizer_close(en->tok);
+    for (struct mail *m = mailbox_take(&en->out), *next; m; m = next) {
+        next = m->next;
+        gen_event_free((struct gen_event *)m);
+    }
+    mailbox_destroy(&en->inbox);
+    mailbox_destroy(&en->done);
+    mailbox_destroy(&en->out);
+    pthread_mutex_destroy(&en->stats_lock);
+    free(en->slot);
+    free(en->free_slot);
+    free(en);
+}
+
+enum err_code engine_submit(struct engine *en, struct gen_request *req, struct req_id *id,
+                            struct err *e)
+{
+    e->code = ERR_OK;
+    if (atomic_load(&en->draining)) {
+        err_set(e, ERR_CLOSED, "the server is draining");
+    } else if (scheduler_can_ever_fit(&en->sched_cfg, req, e)) {
+        atomic_fetch_add(&en->refused_size, 1);
+    } else if (!en->n_free) {
+        err_set(e, ERR_BUSY, "%u requests are inside, which is the bound", en->detail.max_requests);
+        atomic_fetch_add(&en->refused_busy, 1);
+    }
+    if (e->code) {
+        gen_request_free(req);
+        return e->code;
+    }
+    struct request_slot *slot = &en->slot[en->free_slot[--en->n_free]];
+    assert(!slot->in_use);
+    slot->in_use = true;
+    if (++slot->gen == 0)
+        slot->gen = 1; /* 0 means "no cancel" */
+    req->id = (struct req_id){.slot = (uint32_t)(slot - en->slot), .gen = slot->gen};
+    req->submitted_us = clock_us();
+    *id = req->id;
+    mailbox_put(&en->inbox, &req->mail);
+    return ERR_OK;
+}
+
+void engine_cancel(struct engine *en, struct req_id id)
+{
+    if (id.slot >= en->detail.max_requests)
+        return;
+    struct request_slot *slot = &en->slot[id.slot];
+    if (!slot->in_use || slot->gen != id.gen)
+        return;
+    atomic_store(&slot->cancel_gen, id.gen);
+    atomic_store(&en->cancels, true);
+    mailbox_kick(&en->inbox);
+}
+
+struct gen_event *engine_take_events(struct engine *en)
+{
+    struct mail *all = mailbox_take(&en->out);
+    for (struct mail *m = all; m; m = m->next) {
+        const struct gen_event *ev = (const struct gen_event *)m;
+        if (ev->kind != GEN_DONE && ev->kind != GEN_ERROR)
+            continue;
+        struct request_slot *slot = &en->slot[ev->id.slot];
+        assert(slot->in_use && slot->gen == ev->id.gen);
+        slot->in_use = false;
+        en->free_slot[en->n_free++] = ev->id.slot;
+    }
+    return (struct gen_event *)all;
+}
+
+void engine_drain(struct engine *en)
+{
+    atomic_store(&en->draining, true);
+}
+
+void engine_get_stats(struct engine *en, struct engine_stats *out)
+{
+    mutex_lock(&en->stats_lock);
+    *out = en->stats;
+    mutex_unlock(&en->stats_lock);
+    out->refused_busy = atomic_load(&en->refused_busy);
+    out->refused_size = atomic_load(&en->refused_size);
+    out->draining = atomic_load(&en->draining);
+}
+
+const struct model_config *engine_model(const struct engine *en)
+{
+    return &en->cfg;
+}
+
+const struct tokenizer *engine_tokenizer(const struct engine *en)
+{
+    return en->tok;
+}
+
+const struct chat_format *engine_chat_format(const struct engine *en)
+{
+    return en->format;
+}
+
+const struct engine_plan *engine_get_plan(const struct engine *en)
+{
+    return &en->detail.plan;
+}
+
+const char *engine_backend_name(const struct engine *en)
+{
+    return en->ops->name;
+}
+
+const char *engine_fingerprint(const struct engine *en)
+{
+    return en->fingerprint;
+}

@@ -1,0 +1,188 @@
+/* forward.c - see forward.h. Source: the specification's sections 3 (residual stream), 4 (MLA),
+ * 5 (indexer), 6 (sparse attention), 7 (experts). */
+#include "model/forward.h"
+
+#include "base/fault.h"
+
+#include <stdlib.h>
+
+struct lane_buffers {
+    act *x;         /* [rows, hidden] residual stream */
+    act *h;         /* [rows, hidden] normalised input of a half layer */
+    act *q_low;     /* [rows, q_lora] low-rank query, before and after its norm */
+    act *q_norm;
+    act *q;         /* [rows, heads, nope + rope] */
+    act *kv;        /* [rows, kv_lora + rope] */
+    act *o;         /* [rows, heads * v] */
+    act *index_k;   /* [rows, index_dim] */
+    act *index_q;   /* [rows, index_heads, index_dim] */
+    act *index_w;   /* [rows, index_heads] */
+    int32_t *sel;   /* [rows, index_topk], kept for the layers that share it */
+};
+
+struct forward {
+    struct ops *ops;
+    const struct model_config *cfg;
+    const struct weights *w;
+    struct lane_buffers lane[N_LANES];
+};
+
+/* Elements of each buffer per row, in the order of struct lane_buffers. */
+enum { N_BUFFERS = 10 };
+static void row_elements(const struct model_config *c, size_t out[N_BUFFERS])
+{
+    size_t q_low = c->q_lora_rank, index = c->has_indexer ? c->index_dim : 0;
+    size_t each[N_BUFFERS] = {c->hidden_size,
+                              c->hidden_size,
+                              q_low,
+                              q_low,
+                              (size_t)c->n_heads * model_qk_dim(c),
+                              c->kv_lora_rank + c->rope_dim,
+                              (size_t)c->n_heads * c->v_dim,
+                              index,
+                              index * c->index_heads,
+                              c->has_indexer ? c->index_heads : 0};
+    for (int i = 0; i < N_BUFFERS; i++)
+        out[i] = each[i];
+}
+
+size_t forward_act_elements(const struct model_config *cfg, const struct ops_limits *limits)
+{
+    size_t each[N_BUFFERS], sum = 0;
+    row_elements(cfg, each);
+    for (int i = 0; i < N_BUFFERS; i++)
+        sum += each[i];
+    return sum * ((size_t)limits->max_rows[LANE_PREFILL] + limits->max_rows[LANE_DECODE]);
+}
+
+static enum err_code reserve_lane(struct forward *f, enum lane l, struct err *e)
+{
+    struct lane_buffers *b = &f->lane[l];
+    act **buffer[N_BUFFERS] = {&b->x,  &b->h, &b->q_low,   &b->q_norm,  &b->q,
+                               &b->kv, &b->o, &b->index_k, &b->index_q, &b->index_w};
+    size_t each[N_BUFFERS], rows = f->ops->limits.max_rows[l];
+    row_elements(f->cfg, each);
+    for (int i = 0; i < N_BUFFERS; i++) {
+        if (!each[i])
+            continue;
+        *buffer[i] = f->ops->alloc_act(f->ops, each[i] * rows);
+        if (!*buffer[i])
+            return err_set(e, ERR_NOMEM, "activations: %zu rows of %zu values", rows, each[i]);
+    }
+    if (f->cfg->has_indexer) {
+        b->sel = f->ops->alloc_sel(f->ops, l);
+        if (!b->sel)
+            return err_set(e, ERR_NOMEM, "selections: %zu rows of %u positions", rows,
+                           f->cfg->index_topk);
+    }
+    return ERR_OK;
+}
+
+enum err_code forward_create(struct forward **out, struct ops *o, const struct weights *w,
+                             struct err *e)
+{
+    struct forward *f = FAULT("forward.create") ? NULL : calloc(1, sizeof *f);
+    if (!f)
+        return err_set(e, ERR_NOMEM, "forward");
+    f->ops = o;
+    f->cfg = o->cfg;
+    f->w = w;
+    for (enum lane l = 0; l < N_LANES; l++) {
+        if (reserve_lane(f, l, e)) {
+            forward_destroy(f);
+            return e->code;
+        }
+    }
+    *out = f;
+    return ERR_OK;
+}
+
+void forward_destroy(struct forward *f)
+{
+    free(f);
+}
+
+/* Whether some row of the step sees more tokens than it may attend to. */
+static bool step_selects(const struct step *s)
+{
+    for (uint32_t i = 0; i < s->n_seqs; i++) {
+        if (s->seq[i].top_k != TOP_K_DENSE && s->seq[i].pos0 + s->seq[i].n_rows > s->seq[i].top_k)
+            return true;
+    }
+    return false;
+}
+
+/* b->h, normalised, to b->q; the low-rank query stays in b->q_norm for the indexer. */
+static void project_queries(struct forward *f, enum lane l, const struct layer_weights *w, uint32_t n)
+{
+    struct lane_buffers *b = &f->lane[l];
+    struct ops *o = f->ops;
+    if (f->cfg->q_lora_rank) {
+        o->linear(o, l, &w->q_a, b->h, n, b->q_low, false);
+        o->rms_norm(o, l, b->q_low, w->q_a_norm, f->cfg->low_rank_eps, n, f->cfg->q_lora_rank,
+                    b->q_norm);
+        o->linear(o, l, &w->q_b, b->q_norm, n, b->q, false);
+    } else {
+        o->linear(o, l, &w->q, b->h, n, b->q, false);
+    }
+    o->rope_q(o, l, b->q);
+}
+
+/* The indexer's keys are stored by every step, whether or not it selects: later tokens need them. */
+static void run_indexer(struct forward *f, enum lane l, uint32_t layer, uint32_t n, bool selects)
+{
+    struct lane_buffers *b = &f->lane[l];
+    const struct layer_weights *w = &f->w->layer[layer];
+    struct ops *o = f->ops;
+    o->linear(o, l, &w->index_k, b->h, n, b->index_k, false);
+    o->index_store(o, l, layer, b->index_k, w->index_norm, w->index_norm_bias);
+    if (!selects)
+        return;
+    o->linear(o, l, &w->index_q, b->q_norm, n, b->index_q, false);
+    o->linear(o, l, &w->index_w, b->h, n, b->index_w, false);
+    o->index_select(o, l, layer, b->index_q, b->index_w, b->sel);
+}
+
+const act *forward_layers(struct forward *f, enum lane l, const struct step *s)
+{
+    struct lane_buffers *b = &f->lane[l];
+    const struct model_config *c = f->cfg;
+    struct ops *o = f->ops;
+    uint32_t n = s->n_rows;
+    bool selects = c->has_indexer && step_selects(s);
+
+    o->embed(o, l, &f->w->embed, b->x);
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        const struct layer_weights *w = &f->w->layer[i];
+        o->rms_norm(o, l, b->x, w->input_norm, c->rms_eps, n, c->hidden_size, b->h);
+        project_queries(f, l, w, n);
+        o->linear(o, l, &w->kv_a, b->h, n, b->kv, false);
+        o->kv_store(o, l, i, b->kv, w->kv_a_norm);
+        if (c->has_indexer && c->index_full[i])
+            run_indexer(f, l, i, n, selects);
+        o->attend(o, l, i, &w->kv_b, b->q, selects ? b->sel : NULL, b->o);
+        o->linear(o, l, &w->o, b->o, n, b->x, true);
+
+        o->rms_norm(o, l, b->x, w->post_norm, c->rms_eps, n, c->hidden_size, b->h);
+        if (model_is_moe(c, i))
+            o->moe(o, l, w, b->h, n, b->x);
+        else
+            o->ffn(o, l, &w->dense, b->h, n, b->x);
+    }
+    return b->x;
+}
+
+enum err_code forward_step(struct forward *f, enum lane l, const struct step *s, struct err *e)
+{
+    struct ops *o = f->ops;
+    assert(s->n_rows >= 1 && s->n_rows <= o->limits.max_rows[l]);
+    o->begin(o, l, s);
+    const act *x = forward_layers(f, l, s);
+    for (uint32_t i = 0; i < s->n_out; i += o->limits.max_out_rows) {
+        uint32_t rest = s->n_out - i;
+        uint32_t k = rest < o->limits.max_out_rows ? rest : o->limits.max_out_rows;
+        float *logits = o->logits(o, l, x, f->w->final_norm, &f->w->head, i, k);
+        o->sample(o, l, logits, i, k);
+    }
+    return o->finish(o, l, e);
+}

@@ -1,0 +1,170 @@
+/* plan.c - see plan.h. */
+#include "plan.h"
+
+#include "cpu/cpu_ops.h"
+#include "model/forward.h"
+
+#include <inttypes.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MIN_CONTEXT = KV_PAGE_TOKENS,
+    OUT_ROWS = 64,        /* rows of logits at once: prompt log-probabilities come in such pieces */
+    KV_SHARE_PERCENT = 60 /* of the memory left, at most, when nobody says how much */
+};
+
+void engine_options_default(struct engine_options *o)
+{
+    *o = (struct engine_options){.precision = PRECISION_FAST,
+                                 .latent = LATENT_BF16,
+                                 .index = INDEX_FP8,
+                                 .max_seqs = 16,
+                                 .max_queued = 64,
+                                 .prefill_tokens = 512,
+                                 .prefix_cache = true};
+}
+
+static uint64_t read_number(const char *path)
+{
+    FILE *f = fopen(path, "r");
+    uint64_t v = UINT64_MAX;
+    if (f && fscanf(f, "%" SCNu64, &v) != 1)
+        v = UINT64_MAX; /* "max" */
+    if (f)
+        fclose(f);
+    return v;
+}
+
+uint64_t plan_available_bytes(void)
+{
+    uint64_t available = UINT64_MAX, kib;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "MemAvailable: %" SCNu64 " kB", &kib) == 1)
+            available = kib * 1024;
+    }
+    if (f)
+        fclose(f);
+    uint64_t limit = read_number("/sys/fs/cgroup/memory.max");
+    uint64_t used = read_number("/sys/fs/cgroup/memory.current");
+    if (limit != UINT64_MAX && used != UINT64_MAX) {
+        uint64_t left = limit > used ? limit - used : 0;
+        available = left < available ? left : available;
+    }
+    return available;
+}
+
+/* "model.layers.61.x" -> 61; names of no layer give 0, which every model has. */
+static uint32_t layer_of(const char *name)
+{
+    static const char prefix[] = "model.layers.";
+    if (strncmp(name, prefix, sizeof prefix - 1) != 0)
+        return 0;
+    return (uint32_t)strtoul(name + sizeof prefix - 1, NULL, 10);
+}
+
+enum err_code plan_weight_bytes(size_t *out, const char *dir, const struct model_config *cfg,
+                                struct err *e)
+{
+    struct safetensors *st = NULL;
+    size_t sum = 0;
+    if (safetensors_open_dir(&st, dir, e))
+        return e->code;
+    for (size_t i = 0; i < safetensors_count(st); i++) {
+        const struct tensor *t = safetensors_at(st, i);
+        if (layer_of(t->name) < cfg->n_layers)
+            sum += t->bytes;
+    }
+    safetensors_close(st);
+    *out = sum;
+    return ERR_OK;
+}
+
+/* Fills limits for a context, and says what the workspace would take. */
+static size_t workspace_for(struct ops_limits *lim, const struct engine_options *o,
+                            const struct model_config *cfg, uint32_t context)
+{
+    *lim = (struct ops_limits){.precision = o->precision,
+                               .latent = o->latent,
+                               .index = o->index,
+                               .n_pages = 1,
+                               .max_context = context,
+                               .max_out_rows = o->max_seqs > OUT_ROWS ? o->max_seqs : OUT_ROWS,
+                               .n_threads = o->n_threads};
+    lim->max_rows[LANE_PREFILL] = o->prefill_tokens;
+    lim->max_rows[LANE_DECODE] = o->max_seqs;
+    return cpu_ops_plan(cfg, lim).workspace_bytes + forward_act_elements(cfg, lim) * sizeof(float);
+}
+
+static uint32_t pages_for(uint32_t tokens)
+{
+    return (tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+}
+
+/* The context asked for, or the longest one that the model has and kv_limit bytes hold. */
+static enum err_code choose_context(uint32_t *out, const struct engine_options *o,
+                                    const struct model_config *cfg, size_t page_bytes,
+                                    uint64_t kv_limit, struct err *e)
+{
+    uint64_t fits = kv_limit / page_bytes * KV_PAGE_TOKENS;
+    if (o->max_context > cfg->max_position)
+        return err_set(e, ERR_INVALID, "max_context %u is above the model's %u tokens",
+                       o->max_context, cfg->max_position);
+    uint32_t want = o->max_context ? o->max_context : cfg->max_position;
+    if (fits < MIN_CONTEXT || (o->max_context && fits < o->max_context))
+        return err_set(e, ERR_INVALID,
+                       "a context of %u tokens needs %" PRIu64 " bytes of KV pages, %" PRIu64
+                       " are there",
+                       o->max_context ? o->max_context : (unsigned)MIN_CONTEXT,
+                       (uint64_t)pages_for(o->max_context ? o->max_context : MIN_CONTEXT) * page_bytes,
+                       kv_limit);
+    *out = fits < want ? (uint32_t)fits : want;
+    return ERR_OK;
+}
+
+enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
+                        const struct model_config *cfg, size_t weight_bytes, size_t tokenizer_bytes,
+                        struct err *e)
+{
+    struct plan_detail d = {0};
+    size_t page_bytes = kv_page_bytes(cfg, o->latent, o->index);
+    uint32_t longest = o->max_context ? o->max_context : cfg->max_position, context = 0;
+    size_t workspace = workspace_for(&d.limits, o, cfg, longest);
+    uint64_t available = plan_available_bytes(), fixed = (uint64_t)weight_bytes + workspace;
+    uint64_t left = available > fixed ? available - fixed : 0;
+    uint64_t limit = o->kv_bytes ? o->kv_bytes : left / 100 * KV_SHARE_PERCENT;
+    if (o->kv_bytes > left)
+        return err_set(e, ERR_INVALID,
+                       "KV memory of %" PRIu64 " bytes: only %" PRIu64
+                       " are left after weights and workspace",
+                       o->kv_bytes, left);
+    if (choose_context(&context, o, cfg, page_bytes, limit, e))
+        return e->code;
+    workspace = workspace_for(&d.limits, o, cfg, context);
+    /* Unasked: room for one full context and for every other sequence a quarter of one. */
+    uint64_t pages = pages_for(context) + (uint64_t)(o->max_seqs - 1) * pages_for(context / 4);
+    if (o->kv_bytes || pages * page_bytes > limit)
+        pages = limit / page_bytes;
+    if (pages > UINT32_MAX / KV_PAGE_TOKENS)
+        pages = UINT32_MAX / KV_PAGE_TOKENS;
+    d.limits.n_pages = (uint32_t)pages;
+    d.max_requests = o->max_seqs + o->max_queued;
+    d.plan = (struct engine_plan){.weight_bytes = weight_bytes,
+                                  .kv_bytes = pages * page_bytes,
+                                  .workspace_bytes = workspace,
+                                  .tokenizer_bytes = tokenizer_bytes,
+                                  .page_bytes = page_bytes,
+                                  .n_pages = (uint32_t)pages,
+                                  .max_context = context,
+                                  .max_seqs = o->max_seqs,
+                                  .prefill_tokens = o->prefill_tokens,
+                                  .kv_tokens = pages * KV_PAGE_TOKENS};
+    d.plan.total_bytes = weight_bytes + d.plan.kv_bytes + workspace + tokenizer_bytes;
+    memcpy(d.plan.model_type, cfg->model_type, sizeof d.plan.model_type);
+    *out = d;
+    return ERR_OK;
+}
