@@ -1,8 +1,8 @@
 /* weights.h - a checkpoint's tensors, found, checked and arranged by layer.
  *
- * On a CPU the matrices point into the mapped files: there is no second copy of the model. Vectors
- * (norm gains, biases) are small and become fp32. All sizes are checked against the config here, once,
- * so the layers need not.
+ * On a CPU the matrices point into the mapped files: there is no second copy of the model (except
+ * of what a file does not align). Vectors (norm gains, biases) are small and become fp32. All sizes
+ * are checked against the config here, once, so the layers need not.
  * Thread: built by one, then read by all.
  */
 #ifndef GAZE_MODEL_WEIGHTS_H
@@ -11,7 +11,8 @@
 #include "model/config.h"
 #include "model/safetensors.h"
 
-/* y = W x. Row-major [n_out, n_in]. FP8 values are multiplied by scale[out / 128][in / 128]. */
+/* y = W x. Row-major [n_out, n_in]. FP8 values are multiplied by scale[out / 128][in / 128]. data
+ * is aligned to its dtype's size and no better. */
 struct matrix {
     const void *data;
     enum dtype dtype;   /* DT_F32, DT_F16, DT_BF16 or DT_F8_E4M3 */
@@ -27,7 +28,7 @@ struct layer_weights {
     float *input_norm, *post_norm; /* [hidden] */
     struct matrix q;               /* q_proj, when q_lora_rank is 0 */
     struct matrix q_a, q_b;
-    float *q_a_norm;  /* [q_lora] */
+    float *q_a_norm;    /* [q_lora] */
     struct matrix kv_a; /* [kv_lora + rope, hidden]: latent rows first */
     float *kv_a_norm;   /* [kv_lora] */
     struct matrix kv_b; /* [heads * (nope + v), kv_lora]: per head W_UK then W_UV */
@@ -47,7 +48,7 @@ struct weights {
     struct matrix embed, head; /* head is embed when tied */
     float *final_norm;
     struct layer_weights *layer; /* [n_layers] */
-    size_t file_bytes;           /* of the tensors in use */
+    size_t file_bytes;           /* of the tensors in use; 0 for dummy weights */
     void *owned;                 /* what weights_close() frees; opaque */
 };
 
@@ -60,12 +61,39 @@ typedef void weights_progress(void *arg, size_t done_bytes, size_t total_bytes);
 MUST_CHECK enum err_code weights_open(struct weights **out, const char *dir,
                                       const struct model_config *cfg, weights_progress *progress,
                                       void *arg, struct err *e);
-/* Random weights of a sane scale in the given dtype (DT_BF16 or DT_F8_E4M3), the same for a seed. */
+/* Random weights of a sane scale in the given dtype (DT_BF16 or DT_F8_E4M3), the same for a seed.
+ * ERR_NOMEM. */
 MUST_CHECK enum err_code weights_dummy(struct weights **out, const struct model_config *cfg,
                                        enum dtype dtype, uint64_t seed, struct err *e);
 void weights_close(struct weights *w);
 
-/* Bytes of parameters that weights_open() would map for cfg if every matrix had this dtype. */
+/* Bytes of parameters that weights_open() would map for cfg if every matrix had this dtype (for
+ * DT_F8_E4M3: with scales, and BF16 where the family is never quantised). */
 size_t weights_bytes(const struct model_config *cfg, enum dtype dtype);
+
+/* The list of a model's parameters, walked once for each use: reading, inventing, counting. A walk
+ * calls the source with each one's name in a checkpoint and its size; the source fills *out. */
+enum param_use {
+    PARAM_LINEAR, /* a matrix that FP8 checkpoints quantise */
+    PARAM_PLAIN,  /* one that stays as it was trained: embedding, head, router, weights_proj */
+    PARAM_GAIN,   /* a norm's vector */
+    PARAM_BIAS
+};
+struct weights_source {
+    enum err_code (*matrix)(struct weights_source *s, const char *name, enum param_use use,
+                            uint32_t n_out, uint32_t n_in, struct matrix *out, struct err *e);
+    enum err_code (*vector)(struct weights_source *s, const char *name, enum param_use use,
+                            uint32_t n, float **out, struct err *e);
+};
+/* Gives a struct weights whose layer and expert tables are there, all zero, and whose memory comes
+ * from weights_alloc(); close it with weights_close() also after a failed walk. */
+MUST_CHECK enum err_code weights_create(struct weights **out, const struct model_config *cfg,
+                                        struct err *e);
+/* bytes that live as long as w, aligned to 16; NULL: no memory. */
+void *weights_alloc(struct weights *w, size_t bytes);
+/* Names lack ".weight" for matrices (their scales are called otherwise) and are whole for vectors.
+ * w may be NULL: then the source is asked, and what it gives is thrown away. */
+MUST_CHECK enum err_code weights_walk(struct weights *w, const struct model_config *cfg,
+                                      struct weights_source *s, struct err *e);
 
 #endif
