@@ -71,6 +71,8 @@ static inline uint8_t e4m3_round(float x)
     return (uint8_t)(sign | code);
 }
 
+extern const float e4m3_table[256]; /* e4m3_value() of each code */
+
 /* The smallest power of two s with amax / s <= 448, amax being raised to E4M3_AMAX_FLOOR. */
 static inline float ue8m0_scale(float amax)
 {

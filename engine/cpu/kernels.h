@@ -2,7 +2,8 @@
  *
  * Each table is equal to itself bit for bit whatever the sizes around it (a dot product's order depends on
  * its own length alone, for any number of rows at a time); tables differ from each other by rounding.
- * kernels_avx512.c, kernels_avx2.c and kernels_portable.c fill one table each.
+ * kernels_avx512.c, kernels_avx2.c and kernels_portable.c fill one table each; the products are in
+ * kernels_gemm_*.c. Any size and alignment will do; nothing beyond the named elements is touched.
  */
 #ifndef GAZE_CPU_KERNELS_H
 #define GAZE_CPU_KERNELS_H
@@ -10,6 +11,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+enum { KERNELS_MAX_INDEX_DIM = 256 }; /* of the fp8 index scores, which widen keys on the stack */
 
 struct kernels {
     const char *name; /* "avx512" "avx2" "portable" */

@@ -1,0 +1,30 @@
+/* kernels_gemm_avx512.c - products with fp32 rows of x on AVX-512. */
+#if defined(__x86_64__)
+#include "cpu/kernels_avx512.h"
+#include "cpu/kernels_sets.h"
+
+enum { V_LANES = 16 };
+#define V_TILE_X 4
+#define V __m512
+#define v_zero _mm512_setzero_ps
+#define v_fma _mm512_fmadd_ps
+#define v_all _mm512_set1_ps
+
+static inline void v_put1(float *y, __m512 a, bool add)
+{
+    float sum = lanes_sum(a);
+    *y = add ? *y + sum : sum;
+}
+static inline void v_put4(float *y, __m512 a, __m512 b, __m512 c, __m512 d, bool add)
+{
+    __m128 sum = lanes_sum4(a, b, c, d);
+    _mm_storeu_ps(y, add ? _mm_add_ps(_mm_loadu_ps(y), sum) : sum);
+}
+
+#include "cpu/kernels_gemm.h"
+
+GEMM_PLAIN(gemm_f32_f32_avx512, FORM_F32, FORM_F32, float, float)
+GEMM_PLAIN(gemm_bf16_f32_avx512, FORM_BF16, FORM_F32, uint16_t, float)
+GEMM_PLAIN(gemm_f16_f32_avx512, FORM_F16, FORM_F32, uint16_t, float)
+GEMM_SCALED(gemm_fp8_f32_avx512, FORM_F32, float)
+#endif
