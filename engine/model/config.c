@@ -475,8 +475,8 @@ static enum err_code read_generation(struct model_config *c, const cJSON *o, str
     double top_k = 0; /* some files say -1 for off */
     if (!cJSON_IsObject(o))
         return err_set(e, ERR_INVALID, "must be a JSON object");
-    if (json_get_u32(o, "bos_token_id", 0, c->vocab_size - 1, &c->bos_id, e) ||
-        read_eos(c, o, e) || get_f32(o, "temperature", 0, 100, &c->temperature, e) ||
+    if (json_get_u32(o, "bos_token_id", 0, c->vocab_size - 1, &c->bos_id, e) || read_eos(c, o, e) ||
+        get_f32(o, "temperature", 0, 100, &c->temperature, e) ||
         get_f32(o, "top_p", 1e-6, 1, &c->top_p, e) ||
         json_get_f64(o, "top_k", -1, INT32_MAX, &top_k, e))
         return e->code;

@@ -1,9 +1,9 @@
 /* safetensors.c - see safetensors.h.
  *
  * The format: 8 bytes of header length (little-endian), a JSON object {name: {dtype, shape,
- * data_offsets}}, then the data that the offsets count from. A real checkpoint is 163 such files with
- * 92,425 tensors, so nothing here looks a name up by walking a list: headers are read member by member,
- * and one sorted table serves all look-ups.
+ * data_offsets}}, then the data that the offsets count from. A real checkpoint is 163 such files
+ * with 92,425 tensors, so nothing here looks a name up by walking a list: headers are read member
+ * by member, and one sorted table serves all look-ups.
  */
 #include "model/safetensors.h"
 
@@ -164,8 +164,8 @@ static enum err_code make_room(struct safetensors *st, size_t more, struct err *
 {
     if (st->max_entries - st->n_entries >= more)
         return ERR_OK;
-    size_t max = st->n_entries + more > 2 * st->max_entries ? st->n_entries + more
-                                                            : 2 * st->max_entries;
+    size_t max =
+        st->n_entries + more > 2 * st->max_entries ? st->n_entries + more : 2 * st->max_entries;
     struct entry *p = FAULT("safetensors.table") ? NULL : realloc(st->entry, max * sizeof *p);
     if (!p)
         return err_set(e, ERR_NOMEM, "a table of %zu tensors", max);
@@ -295,9 +295,10 @@ close_fd:
     return e->code;
 }
 
-/* Opens n files of dir (dir NULL: names are paths) into a new table that is sorted, nothing more. */
-static enum err_code open_shards(struct safetensors **out, const char *dir,
-                                 const char *const *name, size_t n, struct err *e)
+/* Opens n files of dir (dir NULL: names are paths) into a new table that is sorted, nothing more.
+ */
+static enum err_code open_shards(struct safetensors **out, const char *dir, const char *const *name,
+                                 size_t n, struct err *e)
 {
     struct safetensors *st = FAULT("safetensors.open") ? NULL : calloc(1, sizeof *st);
     if (!st)
@@ -396,8 +397,8 @@ static enum err_code read_weight_map(const cJSON *tree, struct place **places, s
     return ERR_OK;
 }
 
-/* Every tensor of the index must be where it says. Tensors that it leaves out are usable all the same:
- * some published indexes lack their scales. */
+/* Every tensor of the index must be where it says. Tensors that it leaves out are usable all the
+ * same: some published indexes lack their scales. */
 static enum err_code compare_index(struct safetensors *st, const struct place *p, size_t n,
                                    struct err *e)
 {

@@ -12,11 +12,11 @@
 #include <unistd.h>
 
 enum {
-    BLOCK = 128,                  /* rows and columns of one FP8 scale */
-    NAME_BYTES = 128,             /* the longest name of the family has some 70 */
+    BLOCK = 128,                   /* rows and columns of one FP8 scale */
+    NAME_BYTES = 128,              /* the longest name of the family has some 70 */
     ARENA_BLOCK_BYTES = 256 << 10, /* the layers' tables and vectors come out of few of these */
-    AHEAD_BYTES = 64 << 20,       /* asked of the disk before we touch it */
-    PROGRESS_BYTES = 16 << 20     /* between two calls */
+    AHEAD_BYTES = 64 << 20,        /* asked of the disk before we touch it */
+    PROGRESS_BYTES = 16 << 20      /* between two calls */
 };
 
 /* ---- the list of parameters ---- */
@@ -133,8 +133,7 @@ static enum err_code walk_layer(struct walk *k, uint32_t i, struct layer_weights
     k->prefix_len = 0;
     k->prefix_len = (size_t)snprintf(k->name, NAME_BYTES, "model.layers.%u.", i);
     if (gain(k, "input_layernorm.weight", c->hidden_size, &out->input_norm) ||
-        walk_attention(k, out) ||
-        (c->has_indexer && c->index_full[i] && walk_indexer(k, out)) ||
+        walk_attention(k, out) || (c->has_indexer && c->index_full[i] && walk_indexer(k, out)) ||
         gain(k, "post_attention_layernorm.weight", c->hidden_size, &out->post_norm))
         return k->e->code;
     return model_is_moe(c, i) ? walk_moe(k, out) : walk_ffn(k, "mlp", c->dense_width, &out->dense);
@@ -435,8 +434,8 @@ static int by_address(const void *a, const void *b)
                                                      : 0;
 }
 
-/* Touches every page of the used tensors once, in the files' order, so that the disk reads forward and
- * the first request does not wait for it. */
+/* Touches every page of the used tensors once, in the files' order, so that the disk reads forward
+ * and the first request does not wait for it. */
 static enum err_code touch_pages(struct weights *w, weights_progress *progress, void *arg,
                                  struct err *e)
 {
