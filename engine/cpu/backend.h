@@ -20,7 +20,8 @@ struct cpu_lane {
     uint32_t *row_pos;       /* [max_rows] its position */
     void *x_bf16;            /* rounded input rows of a product: max_rows x widest input */
     float *logits;           /* [max_out_rows, vocab] */
-    void *linear_scratch, *moe_scratch, *attend_scratch, *index_scratch; /* each family's own */
+    /* each family's own */
+    void *linear_scratch, *moe_scratch, *attend_scratch, *index_scratch, *sample_scratch;
 };
 
 struct cpu_backend {
