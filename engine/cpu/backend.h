@@ -13,12 +13,15 @@
 #include "cpu/pool.h"
 #include "model/ops.h"
 
+enum { CPU_MAX_EXPERTS = 1024 }; /* what the router has room for on its stack */
+
 struct cpu_lane {
     const struct step *step; /* between begin and finish */
     struct err err;          /* first error of the step */
     uint32_t *row_seq;       /* [max_rows] the sequence of each row of the step */
     uint32_t *row_pos;       /* [max_rows] its position */
-    void *x_bf16;            /* rounded input rows of a product: max_rows x widest input */
+    uint16_t *x_bf16;        /* rounded input rows of a product: max_rows x widest input */
+    size_t x_bf16_elements;
     float *logits;           /* [max_out_rows, vocab] */
     /* each family's own */
     void *linear_scratch, *moe_scratch, *attend_scratch, *index_scratch, *sample_scratch;
@@ -64,8 +67,31 @@ struct product {
     float *y;
     size_t ldy;
     bool add;
+    bool exact; /* fp32 rows of x in the fast precision as well */
 };
 void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p);
+
+/* Whether the fast precision rounds the rows of x that meet w: bf16 and fp8 weights have kernels for that,
+ * fp32 and f16 weights do not. */
+bool cpu_takes_bf16(const struct cpu_backend *b, const struct matrix *w);
+/* The product of rows [out0, out0 + n_out) of w on the calling thread; x as `x_bf16` says. */
+struct block_product {
+    const struct matrix *w;
+    uint32_t out0, n_out;
+    const void *x;
+    bool x_bf16;
+    size_t ldx;
+    uint32_t n;
+    float *y;
+    size_t ldy;
+    bool add;
+};
+void cpu_block_product(const struct kernels *k, const struct block_product *p);
+
+/* pool_run(), or a plain loop when the whole job is worth less than waking anybody. Costs are guesses in
+ * nanoseconds of one thread; they decide where work runs, never what comes out. */
+void cpu_run(struct cpu_backend *b, enum lane l, uint32_t n_chunks, double cost_ns, pool_fn *fn, void *arg);
+double cpu_product_cost_ns(const struct matrix *w, uint32_t n_out, uint32_t n);
 
 /* Where a position's slot is. */
 static inline const unsigned char *cpu_page(const unsigned char *plane, size_t page_bytes,

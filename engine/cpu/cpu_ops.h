@@ -13,7 +13,8 @@
  * cfg must outlive it; end it with ops->close(). */
 MUST_CHECK enum err_code cpu_ops_open(struct ops **out, const struct model_config *cfg,
                                       const struct ops_limits *limits, struct err *e);
-/* What cpu_ops_open() with these limits (and alloc_act() of forward's buffers) would reserve. */
+/* What cpu_ops_open() with these limits would reserve; alloc_act() and alloc_sel() come on top. When not even
+ * addresses can be had for it, workspace_bytes is absurdly large. */
 struct ops_plan cpu_ops_plan(const struct model_config *cfg, const struct ops_limits *limits);
 
 #endif

@@ -1,0 +1,435 @@
+/* moe.c - feed-forward networks: the dense one, and the router with its experts.
+ *
+ * A block of rows becomes groups: each chosen expert with the rows that chose it, and the shared expert with all.
+ * Two fork-joins do the whole block: gate, up and silu of all groups, cut by output columns; then all
+ * downs, cut by columns of y, where each chunk has every expert's part of its columns and adds them up.
+ * The sum of a row runs over its slots in the order of choice, then the shared expert, whatever else is
+ * in the block; each weight is read once per block.
+ */
+#include "cpu/backend.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { MAX_ROWS = 512 };              /* of a block */
+enum { BLOCK_BYTES = 64 << 20 };      /* of a block's inputs and middles; a block has fewer rows then */
+enum { MID_COLUMNS = 64 };            /* of gate and up in a chunk */
+enum { MID_ROWS = 192, TILE_ROWS = 48 }; /* rows of a chunk; rows between two uses of its buffers */
+enum { SUM_COLUMNS = 32 };            /* of y in a chunk; half of it for large blocks */
+enum { SUM_BYTES = 256 << 10 };       /* of a chunk's outputs, for them to stay in L2 */
+enum { ROUTE_ROWS = 16 };             /* in a chunk of the router */
+
+struct group {
+    const struct ffn_weights *w;
+    uint32_t first, n;      /* its rows among the block's pairs */
+    size_t mid;             /* where its middle values start, in elements */
+    uint32_t chunk0;        /* its first chunk of the gate fork-join */
+    bool in_bf16, mid_bf16; /* what its kernels take */
+};
+
+struct moe_scratch {
+    uint32_t max_rows; /* of a block */
+    float *router;     /* [rows, n_experts] logits, then scores */
+    uint32_t *chosen;  /* [rows, n_active] experts, best first */
+    float *weight;     /* [rows, n_active] */
+    uint32_t *pair;    /* [rows, n_active] where the slot stands among the pairs */
+    uint32_t *row;     /* [pairs] the row of each; the shared expert's come last */
+    uint32_t *start;   /* [n_experts + 1] */
+    struct group *group;
+    unsigned char *in, *mid; /* elements of 4 bytes, or 2 when rounded */
+    float **out;             /* [workers] [pairs, SUM_COLUMNS] */
+};
+
+struct moe_job {
+    struct cpu_backend *b;
+    struct moe_scratch *s;
+    const struct layer_weights *w; /* NULL: one plain network */
+    const float *x;
+    float *y;
+    uint32_t n, n_active, n_groups, n_pairs, hidden;
+    uint32_t columns; /* of a down chunk */
+    uint32_t shared;  /* the group of the shared expert; n_groups: none */
+    double cost_ns;
+};
+
+/* ---- router ---- */
+
+static uint32_t best_of(const float *score, const bool *out, uint32_t n)
+{
+    uint32_t best = n;
+    for (uint32_t i = 0; i < n; i++)
+        if (!out[i] && (best == n || score[i] > score[best]))
+            best = i;
+    return best;
+}
+
+static float group_score(const struct model_config *c, const float *score, uint32_t n)
+{
+    float first = score[0], second = -INFINITY;
+    for (uint32_t i = 1; i < n; i++) {
+        if (score[i] > first) {
+            second = first;
+            first = score[i];
+        } else if (score[i] > second) {
+            second = score[i];
+        }
+    }
+    return c->group_by_best_two && n > 1 ? first + second : first;
+}
+
+/* Leaves the experts of the best groups in; out[] of all others becomes true. */
+static void keep_groups(const struct model_config *c, const float *score, bool *out)
+{
+    float of_group[CPU_MAX_EXPERTS];
+    bool kept[CPU_MAX_EXPERTS] = {false};
+    uint32_t size = c->n_experts / c->n_group;
+    for (uint32_t g = 0; g < c->n_group; g++)
+        of_group[g] = group_score(c, score + g * size, size);
+    for (uint32_t i = 0; i < c->n_group_kept; i++)
+        kept[best_of(of_group, kept, c->n_group)] = true;
+    for (uint32_t e = 0; e < c->n_experts; e++)
+        out[e] = !kept[e / size];
+}
+
+/* z: logits in, the scores that weigh out. */
+static void score_experts(const struct model_config *c, float *z)
+{
+    if (c->sigmoid_router) {
+        for (uint32_t e = 0; e < c->n_experts; e++)
+            z[e] = 1.0f / (1.0f + expf(-z[e]));
+        return;
+    }
+    float max = z[0], sum = 0.0f;
+    for (uint32_t e = 1; e < c->n_experts; e++)
+        max = z[e] > max ? z[e] : max;
+    for (uint32_t e = 0; e < c->n_experts; e++)
+        sum += z[e] = expf(z[e] - max);
+    for (uint32_t e = 0; e < c->n_experts; e++)
+        z[e] /= sum;
+}
+
+static void route_row(const struct model_config *c, const float *bias, float *z, uint32_t *chosen,
+                      float *weight)
+{
+    float biased[CPU_MAX_EXPERTS], sum = 0.0f;
+    bool out[CPU_MAX_EXPERTS] = {false};
+    score_experts(c, z);
+    for (uint32_t e = 0; e < c->n_experts; e++)
+        biased[e] = bias ? z[e] + bias[e] : z[e];
+    if (c->n_group > 1)
+        keep_groups(c, biased, out);
+    for (uint32_t i = 0; i < c->n_active; i++) {
+        chosen[i] = best_of(biased, out, c->n_experts);
+        out[chosen[i]] = true;
+        weight[i] = z[chosen[i]];
+        sum += weight[i];
+    }
+    for (uint32_t i = 0; i < c->n_active; i++)
+        weight[i] = (c->norm_topk ? weight[i] / (sum + 1e-20f) : weight[i]) * c->routed_scale;
+}
+
+static void route_rows(const struct moe_job *j, uint32_t row0, uint32_t row1)
+{
+    const struct model_config *c = j->b->ops.cfg;
+    const float *bias = c->router_bias ? j->w->router_bias : NULL;
+    for (uint32_t i = row0; i < row1; i++)
+        route_row(c, bias, j->s->router + (size_t)i * c->n_experts,
+                  j->s->chosen + (size_t)i * c->n_active, j->s->weight + (size_t)i * c->n_active);
+}
+
+static void route_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    (void)worker;
+    const struct moe_job *j = arg;
+    uint32_t row0 = chunk * ROUTE_ROWS, row1 = j->n - row0 < ROUTE_ROWS ? j->n : row0 + ROUTE_ROWS;
+    struct block_product p = {.w = &j->w->router, .n_out = j->w->router.n_out,
+                              .x = j->x + (size_t)row0 * j->hidden, .ldx = j->hidden, .n = row1 - row0,
+                              .y = j->s->router + (size_t)row0 * j->w->router.n_out,
+                              .ldy = j->w->router.n_out};
+    cpu_block_product(j->b->k, &p);
+    route_rows(j, row0, row1);
+}
+
+/* Always fp32. Few rows split the router's columns, many are split themselves. */
+static void route(struct moe_job *j, enum lane l)
+{
+    const struct matrix *r = &j->w->router;
+    if (j->n <= ROUTE_ROWS) {
+        struct product p = {.w = r, .n_out = r->n_out, .x = j->x, .ldx = j->hidden, .n = j->n,
+                            .y = j->s->router, .ldy = r->n_out, .exact = true};
+        cpu_product(j->b, l, &p);
+        route_rows(j, 0, j->n);
+        return;
+    }
+    double cost = 4 * cpu_product_cost_ns(r, r->n_out, j->n);
+    cpu_run(j->b, l, (j->n + ROUTE_ROWS - 1) / ROUTE_ROWS, cost, route_chunk, j);
+}
+
+/* ---- groups ---- */
+
+static void add_group(struct moe_job *j, const struct ffn_weights *w, uint32_t first, uint32_t n)
+{
+    struct group *g = &j->s->group[j->n_groups];
+    *g = (struct group){.w = w, .first = first, .n = n,
+                        .in_bf16 = cpu_takes_bf16(j->b, &w->gate) && cpu_takes_bf16(j->b, &w->up),
+                        .mid_bf16 = cpu_takes_bf16(j->b, &w->down)};
+    if (j->n_groups) {
+        const struct group *last = g - 1;
+        uint32_t width = last->w->gate.n_out;
+        g->mid = last->mid + (size_t)last->n * width;
+        g->chunk0 = last->chunk0 + (width + MID_COLUMNS - 1) / MID_COLUMNS *
+                                       ((last->n + MID_ROWS - 1) / MID_ROWS);
+    }
+    j->n_groups++;
+    j->n_pairs = first + n;
+    j->cost_ns += cpu_product_cost_ns(&w->gate, w->gate.n_out, n);
+}
+
+static uint32_t gate_chunks(const struct moe_job *j)
+{
+    const struct group *g = &j->s->group[j->n_groups - 1];
+    return g->chunk0 + (g->w->gate.n_out + MID_COLUMNS - 1) / MID_COLUMNS *
+                           ((g->n + MID_ROWS - 1) / MID_ROWS);
+}
+
+/* Sorts the chosen slots by expert (rows ascending within one) and makes the groups. */
+static void group_experts(struct moe_job *j)
+{
+    const struct model_config *c = j->b->ops.cfg;
+    struct moe_scratch *s = j->s;
+    uint32_t n_slots = j->n * c->n_active;
+    memset(s->start, 0, (c->n_experts + 1) * sizeof *s->start);
+    for (uint32_t i = 0; i < n_slots; i++)
+        s->start[s->chosen[i] + 1]++;
+    for (uint32_t e = 0; e < c->n_experts; e++) {
+        if (s->start[e + 1])
+            add_group(j, &j->w->expert[e], s->start[e], s->start[e + 1]);
+        s->start[e + 1] += s->start[e];
+    }
+    for (uint32_t i = 0; i < n_slots; i++) {
+        s->pair[i] = s->start[s->chosen[i]]++;
+        s->row[s->pair[i]] = i / c->n_active;
+    }
+    j->shared = j->n_groups;
+    if (c->n_shared) {
+        for (uint32_t i = 0; i < j->n; i++)
+            s->row[n_slots + i] = i;
+        add_group(j, &j->w->shared, n_slots, j->n);
+    }
+}
+
+/* ---- inputs ---- */
+
+static void *in_row(const struct moe_job *j, uint32_t pair)
+{
+    return j->s->in + (size_t)pair * j->hidden * sizeof(float);
+}
+
+static void gather_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    (void)worker;
+    const struct moe_job *j = arg;
+    const struct group *g = &j->s->group[chunk];
+    const struct kernels *k = j->b->k;
+    for (uint32_t i = 0; i < g->n; i++) {
+        const float *x = j->x + (size_t)j->s->row[g->first + i] * j->hidden;
+        unsigned char *to = in_row(j, g->first);
+        if (g->in_bf16)
+            k->f32_to_bf16(x, (uint16_t *)(void *)to + (size_t)i * j->hidden, j->hidden);
+        else
+            memcpy(to + (size_t)i * j->hidden * sizeof *x, x, j->hidden * sizeof *x);
+    }
+}
+
+/* ---- gate, up, silu ---- */
+
+static const struct group *group_of(const struct moe_job *j, uint32_t chunk)
+{
+    uint32_t low = 0, high = j->n_groups;
+    while (high - low > 1) {
+        uint32_t mid = (low + high) / 2;
+        if (j->s->group[mid].chunk0 <= chunk)
+            low = mid;
+        else
+            high = mid;
+    }
+    return &j->s->group[low];
+}
+
+static void gate_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    (void)worker;
+    const struct moe_job *j = arg;
+    const struct kernels *k = j->b->k;
+    const struct group *g = group_of(j, chunk);
+    uint32_t width = g->w->gate.n_out, n_columns = (width + MID_COLUMNS - 1) / MID_COLUMNS;
+    uint32_t c0 = (chunk - g->chunk0) % n_columns * MID_COLUMNS;
+    uint32_t r0 = (chunk - g->chunk0) / n_columns * MID_ROWS;
+    uint32_t r1 = g->n - r0 < MID_ROWS ? g->n : r0 + MID_ROWS;
+    uint32_t n_c = width - c0 < MID_COLUMNS ? width - c0 : MID_COLUMNS;
+    size_t in_bytes = g->in_bf16 ? sizeof(uint16_t) : sizeof(float);
+    float gate[TILE_ROWS * MID_COLUMNS], up[TILE_ROWS * MID_COLUMNS];
+
+    for (uint32_t r = r0; r < r1; r += TILE_ROWS) {
+        struct block_product p = {.w = &g->w->gate, .out0 = c0, .n_out = n_c, .x_bf16 = g->in_bf16,
+                                  .ldx = j->hidden, .n = r1 - r < TILE_ROWS ? r1 - r : TILE_ROWS,
+                                  .y = gate, .ldy = MID_COLUMNS};
+        p.x = (unsigned char *)in_row(j, g->first) + (size_t)r * j->hidden * in_bytes;
+        cpu_block_product(k, &p);
+        p.w = &g->w->up;
+        p.y = up;
+        cpu_block_product(k, &p);
+        for (uint32_t i = 0; i < p.n; i++) {
+            float *gi = gate + i * MID_COLUMNS;
+            size_t at = (size_t)(r + i) * width + c0;
+            float *mid = (float *)(void *)j->s->mid + g->mid;
+            if (g->mid_bf16) {
+                k->silu_mul(gi, up + i * MID_COLUMNS, gi, n_c);
+                k->f32_to_bf16(gi, (uint16_t *)(void *)mid + at, n_c);
+            } else {
+                k->silu_mul(gi, up + i * MID_COLUMNS, mid + at, n_c);
+            }
+        }
+    }
+}
+
+/* ---- down, and the sum of a row's experts ---- */
+
+static void down_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    const struct moe_job *j = arg;
+    const struct kernels *k = j->b->k;
+    const struct moe_scratch *s = j->s;
+    uint32_t c0 = chunk * j->columns, n_c = j->hidden - c0 < j->columns ? j->hidden - c0 : j->columns;
+    float *out = s->out[worker];
+    for (uint32_t i = 0; i < j->n_groups; i++) {
+        const struct group *g = &s->group[i];
+        struct block_product p = {.w = &g->w->down, .out0 = c0, .n_out = n_c, .x_bf16 = g->mid_bf16,
+                                  .x = (float *)(void *)s->mid + g->mid, .ldx = g->w->down.n_in,
+                                  .n = g->n, .y = out + (size_t)g->first * j->columns,
+                                  .ldy = j->columns};
+        if (!j->w) {
+            p.y = j->y + c0;
+            p.ldy = j->hidden;
+            p.add = true;
+        }
+        cpu_block_product(k, &p);
+    }
+    if (!j->w)
+        return;
+    for (uint32_t i = 0; i < j->n; i++) {
+        float sum[SUM_COLUMNS] = {0};
+        for (uint32_t a = 0; a < j->n_active; a++) {
+            size_t slot = (size_t)i * j->n_active + a;
+            k->axpy_f32(s->weight[slot], out + (size_t)s->pair[slot] * j->columns, sum, n_c);
+        }
+        if (j->shared < j->n_groups)
+            k->axpy_f32(1.0f, out + (size_t)(s->group[j->shared].first + i) * j->columns, sum, n_c);
+        k->axpy_f32(1.0f, sum, j->y + (size_t)i * j->hidden + c0, n_c);
+    }
+}
+
+static void run_groups(struct moe_job *j, enum lane l)
+{
+    size_t row_bytes = (size_t)j->n_pairs * sizeof(float);
+    j->columns = row_bytes * SUM_COLUMNS > SUM_BYTES ? SUM_COLUMNS / 2 : SUM_COLUMNS;
+    cpu_run(j->b, l, j->n_groups, (double)j->n_pairs * j->hidden / 8.0, gather_chunk, j);
+    cpu_run(j->b, l, gate_chunks(j), 2 * j->cost_ns, gate_chunk, j);
+    cpu_run(j->b, l, (j->hidden + j->columns - 1) / j->columns, j->cost_ns, down_chunk, j);
+}
+
+/* ---- the ops ---- */
+
+static void op_ffn(struct ops *o, enum lane l, const struct ffn_weights *w, const act *x, uint32_t n,
+                   act *y)
+{
+    struct cpu_backend *b = cpu_of(o);
+    struct moe_scratch *s = b->lane[l].moe_scratch;
+    uint32_t hidden = o->cfg->hidden_size;
+    for (uint32_t i = 0; i < n; i += s->max_rows) {
+        struct moe_job j = {.b = b, .s = s, .x = (const float *)x + (size_t)i * hidden,
+                            .y = (float *)y + (size_t)i * hidden, .hidden = hidden,
+                            .n = n - i < s->max_rows ? n - i : s->max_rows};
+        for (uint32_t r = 0; r < j.n; r++)
+            s->row[r] = r;
+        add_group(&j, w, 0, j.n);
+        run_groups(&j, l);
+    }
+}
+
+static void op_moe(struct ops *o, enum lane l, const struct layer_weights *w, const act *x, uint32_t n,
+                   act *y)
+{
+    struct cpu_backend *b = cpu_of(o);
+    struct moe_scratch *s = b->lane[l].moe_scratch;
+    uint32_t hidden = o->cfg->hidden_size;
+    for (uint32_t i = 0; i < n; i += s->max_rows) {
+        struct moe_job j = {.b = b, .s = s, .w = w, .x = (const float *)x + (size_t)i * hidden,
+                            .y = (float *)y + (size_t)i * hidden, .hidden = hidden,
+                            .n = n - i < s->max_rows ? n - i : s->max_rows,
+                            .n_active = o->cfg->n_active};
+        route(&j, l);
+        group_experts(&j);
+        run_groups(&j, l);
+    }
+}
+
+static size_t mid_elements(const struct model_config *c)
+{
+    size_t moe = c->n_experts ? (size_t)(c->n_active + c->n_shared) * c->expert_width : 0;
+    return moe > c->dense_width ? moe : c->dense_width;
+}
+
+static enum err_code reserve_lane(struct cpu_backend *b, enum lane l, struct err *e)
+{
+    const struct model_config *c = b->ops.cfg;
+    size_t slots = c->n_experts ? c->n_active : 0, pairs = slots + 1;
+    size_t row_bytes = sizeof(float) * (pairs * c->hidden_size + mid_elements(c));
+    size_t rows = b->ops.limits.max_rows[l], fit = BLOCK_BYTES / row_bytes;
+    rows = rows < MAX_ROWS ? rows : MAX_ROWS;
+    rows = fit < 1 ? 1 : rows < fit ? rows : fit;
+
+    struct moe_scratch *s = cpu_reserve(b, sizeof *s);
+    if (!s)
+        return err_set(e, ERR_NOMEM, "feed-forward workspace");
+    uint32_t n_workers = pool_n_workers(b->pool);
+    s->max_rows = (uint32_t)rows;
+    s->router = cpu_reserve(b, rows * c->n_experts * sizeof *s->router);
+    s->chosen = cpu_reserve(b, rows * slots * sizeof *s->chosen);
+    s->weight = cpu_reserve(b, rows * slots * sizeof *s->weight);
+    s->pair = cpu_reserve(b, rows * slots * sizeof *s->pair);
+    s->row = cpu_reserve(b, rows * pairs * sizeof *s->row);
+    s->start = cpu_reserve(b, (c->n_experts + 1) * sizeof *s->start);
+    s->group = cpu_reserve(b, (c->n_experts + 1) * sizeof *s->group);
+    s->in = cpu_reserve(b, rows * pairs * c->hidden_size * sizeof(float));
+    s->mid = cpu_reserve(b, rows * mid_elements(c) * sizeof(float));
+    s->out = cpu_reserve(b, n_workers * sizeof *s->out);
+    bool whole = s->router && s->chosen && s->weight && s->pair && s->row && s->start && s->group &&
+                 s->in && s->mid && s->out;
+    for (uint32_t i = 0; whole && slots && i < n_workers; i++) {
+        /* a pool thread's buffer serves both lanes, one after the other */
+        if (l > 0 && i + 1 < pool_n_threads(b->pool)) {
+            const struct moe_scratch *first = b->lane[0].moe_scratch;
+            if (first->max_rows >= s->max_rows) {
+                s->out[i] = first->out[i];
+                continue;
+            }
+        }
+        s->out[i] = cpu_reserve(b, rows * pairs * SUM_COLUMNS * sizeof(float));
+        whole = s->out[i] != NULL;
+    }
+    if (!whole)
+        return err_set(e, ERR_NOMEM, "feed-forward workspace of %zu rows", rows);
+    b->lane[l].moe_scratch = s;
+    return ERR_OK;
+}
+
+enum err_code cpu_moe_init(struct cpu_backend *b, struct err *e)
+{
+    b->ops.ffn = op_ffn;
+    b->ops.moe = op_moe;
+    for (int l = 0; l < N_LANES; l++)
+        if (reserve_lane(b, (enum lane)l, e))
+            return e->code;
+    return ERR_OK;
+}
