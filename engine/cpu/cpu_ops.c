@@ -108,11 +108,6 @@ static act *op_alloc_act(struct ops *o, size_t elements)
     return cpu_reserve(cpu_of(o), elements * sizeof(float));
 }
 
-static int32_t *op_alloc_sel(struct ops *o, enum lane l)
-{
-    return cpu_reserve(cpu_of(o), sizeof(int32_t) * o->limits.max_rows[l] * o->cfg->index_topk);
-}
-
 static void op_close(struct ops *o)
 {
     struct cpu_backend *b = cpu_of(o);
@@ -191,10 +186,10 @@ static enum err_code reserve_workspace(struct cpu_backend *b, struct err *e)
         if (!lane->row_seq || !lane->row_pos)
             return err_set(e, ERR_NOMEM, "a lane of %u rows", lim->max_rows[l]);
     }
-    if (cpu_linear_init(b, e) || cpu_moe_init(b, e) || cpu_kv_init(b, e) || cpu_attend_init(b, e) ||
-        cpu_sample_init(b, e))
+    if (cpu_linear_init(b, e) || cpu_moe_init(b, e) || cpu_kv_init(b, e) || cpu_index_init(b, e) ||
+        cpu_attend_init(b, e) || cpu_sample_init(b, e))
         return e->code;
-    return c->has_indexer ? cpu_index_init(b, e) : ERR_OK;
+    return ERR_OK;
 }
 
 enum { ANGLE_ROWS = 256 }; /* positions of a chunk */
@@ -228,8 +223,7 @@ static enum err_code open_workspace(struct cpu_backend **out, const struct model
     if (!b)
         return err_set(e, ERR_NOMEM, "CPU back end");
     b->ops = (struct ops){.cfg = cfg, .limits = *limits, .self = b, .alloc_act = op_alloc_act,
-                          .alloc_sel = op_alloc_sel, .close = op_close, .begin = op_begin,
-                          .finish = op_finish};
+                          .close = op_close, .begin = op_begin, .finish = op_finish};
     if (!b->ops.limits.n_threads)
         b->ops.limits.n_threads = thread_n_cpus();
     b->latent_page_bytes = kv_latent_page_bytes(cfg, limits->latent);
