@@ -296,6 +296,11 @@ static enum err_code read_rope(struct model_config *c, const cJSON *o, struct er
     const cJSON *r = present(o, where) ? json_get(o, where) : NULL;
     const char *type = "default";
     double theta = 10000, gain = 1, m = 1;
+    bool interleaved = true;
+    if (json_get_bool(o, "rope_interleave", &interleaved, e))
+        return e->code;
+    if (!interleaved) /* its weights would be stored in another order */
+        return err_set(e, ERR_INVALID, "rope_interleave: false is not supported");
     if (r && !cJSON_IsObject(r))
         return err_set(e, ERR_INVALID, "%s: must be an object or null", where);
     if (newer && !present(r, "rope_theta") && !present(o, "rope_theta"))

@@ -189,7 +189,7 @@ static enum err_code read_members(struct safetensors *st, uint32_t shard, const 
         struct entry *x = &st->entry[st->n_entries];
         *x = (struct entry){.shard = shard};
         if (read_tensor(&x->t, m, data, data_bytes, e))
-            return err_prefix(e, "%.120s", m->string);
+            return err_prefix(e, "tensor %.120s", m->string); /* it may be "" */
         x->t.name = FAULT("safetensors.name") ? NULL : strdup(m->string);
         if (!x->t.name)
             return err_set(e, ERR_NOMEM, "a tensor's name");

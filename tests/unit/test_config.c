@@ -344,6 +344,7 @@ TEST(refusals_name_the_field_and_the_numbers)
         {"\"rope_parameters\":{\"rope_type\":\"llama3\"}", "rope_parameters: rope type \"llama3\""},
         {"\"rope_parameters\":{},\"rope_theta\":null", "rope_parameters: rope_theta: missing"},
         {"\"rope_parameters\":{\"rope_theta\":1}", "rope_parameters: rope_theta: 1 is outside 2"},
+        {"\"rope_interleave\":false", "rope_interleave: false is not supported"},
         {"\"rope_scaling\":[]", "rope_scaling: must be an object or null"},
         {"\"rope_scaling\":{\"type\":\"yarn\"}", "rope_scaling: factor: missing"},
         {"\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4}",

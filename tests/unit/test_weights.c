@@ -6,6 +6,8 @@
 #include "test.h"
 
 #include <math.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static const char *const fixtures[] = {"v2-lite-bf16",       "v3-bf16",     "v32-bf16", "v32-fp8",
                                        "v32-true-heads-fp8", "glm-dsa-bf16"};
@@ -188,6 +190,34 @@ TEST(every_fixture_opens_whole)
         CHECK(seen.calls == 1 && seen.last == seen.total && seen.total == w->file_bytes);
         weights_close(w);
     }
+}
+
+/* Two matrices of 30 MB, holes in a sparse file: told of every 16 MB, and at the end. */
+TEST(progress_comes_every_16_mb)
+{
+    enum { ROWS = 96000 };
+    static const char *const grown[] = {"model.embed_tokens.weight", "lm_head.weight"};
+    struct model_config c = config_of("v3-bf16");
+    struct edit d = load("v3-bf16");
+    size_t bytes = (size_t)ROWS * 160 * 2, end = d.data_bytes;
+    for (int i = 0; i < 2; i++, end += bytes) {
+        double at[2] = {(double)end, (double)(end + bytes)};
+        reshape(&d, grown[i], "[96000,160]");
+        cJSON_ReplaceItemInObjectCaseSensitive(member(&d, grown[i]), "data_offsets",
+                                               cJSON_CreateDoubleArray(at, 2));
+    }
+    store(&d);
+    char path[256];
+    struct stat sb;
+    snprintf(path, sizeof path, "%s/model.safetensors", test_tmpdir());
+    CHECK(stat(path, &sb) == 0 && truncate(path, sb.st_size + (off_t)(2 * bytes)) == 0);
+    c.vocab_size = ROWS;
+    struct weights *w = NULL;
+    struct err e = {0};
+    struct seen seen = {0};
+    CHECK_OK(weights_open(&w, test_tmpdir(), &c, note_progress, &seen, &e), e);
+    CHECK(seen.calls == 4 && seen.last == seen.total && seen.total == w->file_bytes);
+    weights_close(w);
 }
 
 static float bf16(const unsigned char *p)
