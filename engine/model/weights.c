@@ -425,13 +425,17 @@ static enum err_code read_vector(struct weights_source *s, const char *name, enu
 
 /* ---- bringing the pages in ---- */
 
+/* A tensor in use. */
+struct piece {
+    const struct tensor *t;
+    const volatile unsigned char *data; /* volatile: reading is the point */
+};
+
 static int by_address(const void *a, const void *b)
 {
-    const struct tensor *x = *(const struct tensor *const *)a;
-    const struct tensor *y = *(const struct tensor *const *)b;
-    return (uintptr_t)x->data < (uintptr_t)y->data   ? -1
-           : (uintptr_t)x->data > (uintptr_t)y->data ? 1
-                                                     : 0;
+    uintptr_t x = (uintptr_t)((const struct piece *)a)->data;
+    uintptr_t y = (uintptr_t)((const struct piece *)b)->data;
+    return x < y ? -1 : x > y;
 }
 
 /* Touches every page of the used tensors once, in the files' order, so that the disk reads forward
@@ -440,28 +444,28 @@ static enum err_code touch_pages(struct weights *w, weights_progress *progress, 
                                  struct err *e)
 {
     size_t n = 0, count = safetensors_count(w->files);
-    const struct tensor **t = FAULT("weights.touch") ? NULL : malloc((count + 1) * sizeof *t);
-    if (!t)
+    struct piece *p = FAULT("weights.touch") ? NULL : malloc((count + 1) * sizeof *p);
+    if (!p)
         return err_set(e, ERR_NOMEM, "a list of %zu tensors", count);
     for (size_t i = 0; i < count; i++) {
-        const struct tensor *x = safetensors_at(w->files, i);
-        if (x->used)
-            t[n++] = x;
-        w->file_bytes += x->used ? x->bytes : 0;
+        const struct tensor *t = safetensors_at(w->files, i);
+        if (!t->used)
+            continue;
+        p[n++] = (struct piece){t, t->data};
+        w->file_bytes += t->bytes;
     }
-    qsort(t, n, sizeof *t, by_address);
+    qsort(p, n, sizeof *p, by_address);
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t done = 0, told = 0, asked = 0, next = 0;
     for (size_t i = 0; i < n; i++) {
         for (; next < n && asked < done + AHEAD_BYTES; next++) {
-            safetensors_prefetch(t[next]);
-            asked += t[next]->bytes;
+            safetensors_prefetch(p[next].t);
+            asked += p[next].t->bytes;
         }
-        const volatile unsigned char *p = t[i]->data;
-        for (size_t at = 0; at < t[i]->bytes;) {
-            (void)p[at];
-            size_t step = page - (uintptr_t)(p + at) % page; /* to the next page's first byte */
-            step = step < t[i]->bytes - at ? step : t[i]->bytes - at;
+        for (size_t at = 0, bytes = p[i].t->bytes; at < bytes;) {
+            (void)p[i].data[at];
+            size_t step = page - (uintptr_t)(p[i].data + at) % page; /* to the next page */
+            step = step < bytes - at ? step : bytes - at;
             at += step;
             done += step;
             if (progress && done - told >= PROGRESS_BYTES) {
@@ -472,7 +476,7 @@ static enum err_code touch_pages(struct weights *w, weights_progress *progress, 
     }
     if (progress && (told < done || !done))
         progress(arg, done, w->file_bytes);
-    free(t);
+    free(p);
     return ERR_OK;
 }
 
