@@ -3,7 +3,9 @@
 
 FLAVOUR ?= release
 B := build/$(FLAVOUR)
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 PREFIX ?= /usr/local
 Q := $(if $(V),,@)
 
@@ -41,6 +43,7 @@ HTTP_SRC := $(sort $(wildcard tests/http/test_*.c))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 BENCH_SRC := $(sort $(wildcard tests/bench/bench_*.c))
 FAKE_OBJ := $(patsubst %.c,$(B)/%.o,$(sort $(wildcard tests/fakes/*.c)))
+FAKE_LIB := $(B)/tests/libfakes.a
 TEST_BIN := $(patsubst tests/%.c,$(B)/tests/%,$(UNIT_SRC) $(SIM_SRC) $(GOLDEN_SRC) $(HTTP_SRC))
 BENCH_BIN := $(patsubst tests/%.c,$(B)/tests/%,$(BENCH_SRC))
 
@@ -89,7 +92,12 @@ cuda: ## build the GPU back end (needs nvcc)
 clean: ## remove build/
 	rm -rf build
 
-$(B)/gaze: $(SERVER_OBJ) $(LIB_OBJ)
+# An archive, so that a test links only what it uses.
+$(B)/libgaze.a: $(LIB_OBJ)
+	$(Q)rm -f $@
+	$(Q)ar rcs $@ $^
+
+$(B)/gaze: $(SERVER_OBJ) $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
@@ -105,15 +113,19 @@ $(B)/%.o: %.c
 	@echo "  cc    $<"
 	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 
+$(FAKE_LIB): $(FAKE_OBJ)
+	$(Q)rm -f $@
+	$(Q)ar rcs $@ $^
+
 # A test of the server links the server's objects but not its main().
-$(B)/tests/http/%: $(B)/tests/http/%.o $(B)/tests/unit/frame.o $(FAKE_OBJ) $(LIB_OBJ) \
-                   $(filter-out $(B)/server/main.o,$(SERVER_OBJ))
+$(B)/tests/http/%: $(B)/tests/http/%.o $(B)/tests/unit/frame.o $(FAKE_LIB) \
+                   $(filter-out $(B)/server/main.o,$(SERVER_OBJ)) $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
-$(B)/tests/bench/%: $(B)/tests/bench/%.o $(LIB_OBJ)
+$(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
-$(B)/tests/%: $(B)/tests/%.o $(B)/tests/unit/frame.o $(FAKE_OBJ) $(LIB_OBJ)
+$(B)/tests/%: $(B)/tests/%.o $(B)/tests/unit/frame.o $(FAKE_LIB) $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
