@@ -2,7 +2,8 @@
  *
  * Private to the kernels_gemm_*.c files; each defines, before it includes this:
  *   V, V_LANES          a vector of fp32 values
- *   V_TILE_X            rows of x in a tile, 2..6: as many sums as the registers hold
+ *   V_TILE_X            rows of x in a tile, 2..5: as many sums as the registers hold
+ *   V_TILE_ONE          rows of W in a tile for a single row of x: 8, or 4
  *   v_zero() v_fma(a, b, c) v_all(float)
  *   v_f32(p) v_bf16(p) v_f16(p) v_fp8(p)        V_LANES values from memory, widened
  *   v_*_part(p, n)                              the first n < V_LANES of them, zeros after
@@ -191,10 +192,10 @@ ALWAYS_INLINE void tile_any_x(enum form wf, enum form xf, int nw, uint32_t nx, c
 
 ALWAYS_INLINE void gemm_run(enum form wf, enum form xf, const struct gemm *g)
 {
-    if (g->n == 1) { /* eight rows of W, to have enough sums under way */
+    if (g->n == 1) { /* more rows of W, to have enough sums under way */
         uint32_t j = 0;
-        for (; j + 8 <= g->n_out; j += 8)
-            tile(wf, xf, 8, 1, g, j, 0);
+        for (; j + V_TILE_ONE <= g->n_out; j += V_TILE_ONE)
+            tile(wf, xf, V_TILE_ONE, 1, g, j, 0);
         for (; j + 4 <= g->n_out; j += 4)
             tile(wf, xf, 4, 1, g, j, 0);
         for (; j < g->n_out; j++)

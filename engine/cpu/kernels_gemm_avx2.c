@@ -5,6 +5,7 @@
 
 enum { V_LANES = 8 };
 #define V_TILE_X 2
+#define V_TILE_ONE 8
 #define V __m256
 #define v_zero _mm256_setzero_ps
 #define v_fma _mm256_fmadd_ps

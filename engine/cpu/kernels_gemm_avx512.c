@@ -5,6 +5,7 @@
 
 enum { V_LANES = 16 };
 #define V_TILE_X 4
+#define V_TILE_ONE 8
 #define V __m512
 #define v_zero _mm512_setzero_ps
 #define v_fma _mm512_fmadd_ps

@@ -1,21 +1,17 @@
-/* kernels_gemm_portable.c - products in plain C: eight lanes that any compiler can turn into vectors. */
+/* kernels_gemm_portable.c - products in plain C: four lanes of the compiler's own
+ * vector type, which every processor can do. */
 #include "cpu/fp8.h"
 #include "cpu/kernels_sets.h"
 
-enum { V_LANES = 8 };
+enum { V_LANES = 4 };
 #define V_TILE_X 2
+#define V_TILE_ONE 4
 
-typedef struct {
-    float lane[V_LANES];
-} V;
-
-#define EACH_LANE for (int l = 0; l < V_LANES; l++)
+typedef float V __attribute__((vector_size(16)));
 
 static inline V v_all(float x)
 {
-    V v;
-    EACH_LANE v.lane[l] = x;
-    return v;
+    return (V){x, x, x, x};
 }
 static inline V v_zero(void)
 {
@@ -23,57 +19,43 @@ static inline V v_zero(void)
 }
 static inline V v_fma(V a, V b, V c)
 {
-    EACH_LANE c.lane[l] += a.lane[l] * b.lane[l];
-    return c;
-}
-static inline V v_f32_part(const float *p, uint32_t n)
-{
-    V v = v_zero();
-    for (uint32_t l = 0; l < n; l++)
-        v.lane[l] = p[l];
-    return v;
-}
-static inline V v_bf16_part(const uint16_t *p, uint32_t n)
-{
-    V v = v_zero();
-    for (uint32_t l = 0; l < n; l++)
-        v.lane[l] = bf16_value(p[l]);
-    return v;
-}
-static inline V v_f16_part(const uint16_t *p, uint32_t n)
-{
-    V v = v_zero();
-    for (uint32_t l = 0; l < n; l++)
-        v.lane[l] = f16_value(p[l]);
-    return v;
-}
-static inline V v_fp8_part(const uint8_t *p, uint32_t n)
-{
-    V v = v_zero();
-    for (uint32_t l = 0; l < n; l++)
-        v.lane[l] = e4m3_table[p[l]];
-    return v;
+    return c + a * b;
 }
 static inline V v_f32(const float *p)
 {
-    return v_f32_part(p, V_LANES);
+    return (V){p[0], p[1], p[2], p[3]};
 }
 static inline V v_bf16(const uint16_t *p)
 {
-    return v_bf16_part(p, V_LANES);
+    return (V){bf16_value(p[0]), bf16_value(p[1]), bf16_value(p[2]), bf16_value(p[3])};
 }
 static inline V v_f16(const uint16_t *p)
 {
-    return v_f16_part(p, V_LANES);
+    return (V){f16_value(p[0]), f16_value(p[1]), f16_value(p[2]), f16_value(p[3])};
 }
 static inline V v_fp8(const uint8_t *p)
 {
-    return v_fp8_part(p, V_LANES);
+    return (V){e4m3_table[p[0]], e4m3_table[p[1]], e4m3_table[p[2]], e4m3_table[p[3]]};
+}
+static inline V v_f32_part(const float *p, uint32_t n)
+{
+    return (V){p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f};
+}
+static inline V v_bf16_part(const uint16_t *p, uint32_t n)
+{
+    return (V){bf16_value(p[0]), n > 1 ? bf16_value(p[1]) : 0.0f, n > 2 ? bf16_value(p[2]) : 0.0f, 0.0f};
+}
+static inline V v_f16_part(const uint16_t *p, uint32_t n)
+{
+    return (V){f16_value(p[0]), n > 1 ? f16_value(p[1]) : 0.0f, n > 2 ? f16_value(p[2]) : 0.0f, 0.0f};
+}
+static inline V v_fp8_part(const uint8_t *p, uint32_t n)
+{
+    return (V){e4m3_table[p[0]], n > 1 ? e4m3_table[p[1]] : 0.0f, n > 2 ? e4m3_table[p[2]] : 0.0f, 0.0f};
 }
 static inline void v_put1(float *y, V a, bool add)
 {
-    const float *s = a.lane;
-    float sum = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    float sum = (a[0] + a[2]) + (a[1] + a[3]);
     *y = add ? *y + sum : sum;
 }
 static inline void v_put4(float *y, V a, V b, V c, V d, bool add)
