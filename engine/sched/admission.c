@@ -1,0 +1,163 @@
+/* admission.c - who may enter: worst case, promised as a whole, the head of the queue first. */
+#include "sched/scheduler_impl.h"
+
+#include "base/log.h"
+
+enum {
+    /* How often later requests may enter before one that does not fit yet, and how far behind it they
+     * may stand. Then the pool drains until the big one fits. */
+    MAX_PASSED = 16,
+    MAX_LOOK_BEHIND = 16
+};
+
+/* Pages in the worst case when nothing is cached; shared ones count once. */
+static uint64_t worst_pages(const struct gen_request *r)
+{
+    uint64_t total = kv_pages_for(sequence_kv_tokens(r)), shared = sequence_shared_pages(r);
+    return shared + r->n * (total - shared);
+}
+
+enum err_code scheduler_can_ever_fit(const struct scheduler_config *cfg,
+                                     const struct gen_request *r, struct err *e)
+{
+    if (r->n_prompt < 1)
+        return err_set(e, ERR_INVALID, "the prompt has no token");
+    if (r->n < 1 || r->n > REQUEST_MAX_N || r->n > cfg->max_seqs)
+        return err_set(e, ERR_INVALID, "n is %u, at most %u sequences run at once", r->n,
+                       cfg->max_seqs < REQUEST_MAX_N ? cfg->max_seqs : (unsigned)REQUEST_MAX_N);
+    if (r->n_prompt >= cfg->max_context)
+        return err_set(e, ERR_INVALID, "the prompt has %u tokens, the context holds %u",
+                       r->n_prompt, cfg->max_context);
+    if ((uint64_t)r->n_prompt + r->max_tokens > cfg->max_context)
+        return err_set(e, ERR_INVALID,
+                       "the prompt has %u tokens and max_tokens is %u, the context holds %u",
+                       r->n_prompt, r->max_tokens, cfg->max_context);
+    if (worst_pages(r) > cfg->n_pages)
+        return err_set(e, ERR_INVALID,
+                       "the request needs %llu KV pages in the worst case, the pool has %u",
+                       (unsigned long long)worst_pages(r), cfg->n_pages);
+    return ERR_OK;
+}
+
+static uint32_t effective_top_k(const struct scheduler *s, const struct gen_request *r)
+{
+    if (!s->cfg.index_topk || r->top_k_dsa == TOP_K_DENSE)
+        return TOP_K_DENSE;
+    return r->top_k_dsa && r->top_k_dsa < s->cfg.index_topk ? r->top_k_dsa : s->cfg.index_topk;
+}
+
+/* Prompt log-probabilities need every row, so such a request meets no cached page: its chain is its
+ * own, for its other choices. So is every chain when the cache is off. */
+struct prefix_key admission_key(const struct scheduler *s, const struct request *r)
+{
+    bool open = s->cfg.prefix_cache && !r->ask->prompt_logprobs;
+    return (struct prefix_key){.salt = r->ask->cache_salt,
+                               .private_id = open ? 0 : r->arrival + 1,
+                               .top_k = effective_top_k(s, r->ask)};
+}
+
+static bool fits_now(const struct scheduler *s, const struct request *r)
+{
+    uint32_t n_idle = 0;
+    if (r->ask->n > s->n_free_seqs)
+        return false;
+    uint64_t room = (uint64_t)kv_pool_n_free(s->pool) + prefix_cache_n_idle(s->cache);
+    uint32_t n_found = pages_found(s, &r->key, r->ask, &n_idle);
+    /* Idle pages that it finds stay, so they are no room any more. */
+    return room >= worst_pages(r->ask) - n_found + n_idle + s->n_promised;
+}
+
+/* Behind those of its priority that came earlier. */
+static void prefill_list_add(struct scheduler *s, struct sequence *seq)
+{
+    struct sequence *after = s->prefill_tail;
+    while (after && request_before(seq->req, after->req))
+        after = after->prev;
+    seq->prev = after;
+    seq->next = after ? after->next : s->prefill_head;
+    *(seq->next ? &seq->next->prev : &s->prefill_tail) = seq;
+    *(after ? &after->next : &s->prefill_head) = seq;
+}
+
+static void set_rules(const struct scheduler *s, struct sequence *seq, struct request *r)
+{
+    seq->req = r;
+    seq->top_k = r->key.top_k;
+    uint32_t expanded = s->cfg.expand_tokens < seq->top_k ? s->cfg.expand_tokens : seq->top_k;
+    /* Rows of the output are absorbed; a prefill would expand those below `expanded`. */
+    seq->canonical_tokens = seq->n_prompt >= expanded ? UINT32_MAX : seq->n_prompt;
+    seq->publish = !r->key.private_id;
+}
+
+/* All memory of a running request. On an error the sequences that were opened are closed again. */
+static enum err_code open_all(struct scheduler *s, struct request *r, struct err *e)
+{
+    struct gen_request *ask = r->ask;
+    uint32_t n = 0;
+    if (ask->prompt_logprobs && ask->n_prompt > 1) {
+        r->prompt_event = gen_event_new(GEN_PROMPT, r->id, ask->n_prompt - 1, 0);
+        if (!r->prompt_event)
+            return err_set(e, ERR_NOMEM, "no memory for %u log-probabilities", ask->n_prompt - 1);
+        r->prompt_sample = ask->sample;
+        r->prompt_sample.want_logprob = true;
+        r->prompt_sample.n_top = ask->n_prompt_top;
+    }
+    for (; n < ask->n; n++) {
+        struct sequence *seq = &s->sequence[s->free_seq[s->n_free_seqs - 1 - n]];
+        assert(seq->state == SEQ_FREE);
+        if (sequence_open(seq, ask, n, s->cfg.eos_id, s->cfg.n_eos, s->cfg.tok, e))
+            break;
+        set_rules(s, seq, r);
+    }
+    if (n == ask->n)
+        return ERR_OK;
+    for (uint32_t i = 0; i <= n; i++)
+        sequence_close(&s->sequence[s->free_seq[s->n_free_seqs - 1 - i]]);
+    return e->code;
+}
+
+/* It fits: from here on it runs to its end. */
+static void admit(struct scheduler *s, struct request *r, uint64_t now_us)
+{
+    struct err e;
+    list_remove(&s->queue, r);
+    r->state = REQ_RUNNING;
+    if (open_all(s, r, &e)) {
+        log_warn("sched", "request=%s error=\"%s\"", r->ask->name, e.msg);
+        request_fail(s, r, &e, now_us);
+        return;
+    }
+    for (uint32_t i = 0; i < r->ask->n; i++) {
+        struct sequence *seq = &s->sequence[s->free_seq[--s->n_free_seqs]];
+        assert(seq->choice == i);
+        seq->state = SEQ_PREFILL;
+        seq->kv_since_us = now_us;
+        r->n_live++;
+        pages_attach(s, seq);
+        prefill_list_add(s, seq);
+    }
+    s->stats.prefix_queries += r->key.private_id ? 0 : r->ask->n_prompt;
+    assert((uint64_t)kv_pool_n_free(s->pool) + prefix_cache_n_idle(s->cache) >= s->n_promised);
+}
+
+void admit_requests(struct scheduler *s, uint64_t now_us)
+{
+    struct request *r = s->queue.head;
+    uint32_t n_looked = 0;
+    if (!s->try_admission)
+        return;
+    s->try_admission = false;
+    while (r && n_looked < MAX_LOOK_BEHIND) {
+        struct request *next = r->next, *head = s->queue.head;
+        if (r != head && head->n_passed >= MAX_PASSED)
+            return;
+        if (fits_now(s, r)) {
+            if (r != head)
+                head->n_passed++;
+            admit(s, r, now_us);
+        } else {
+            n_looked++;
+        }
+        r = next;
+    }
+}

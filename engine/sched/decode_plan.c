@@ -1,0 +1,65 @@
+/* decode_plan.c - all running sequences make a decode batch; and how any batch is filled. */
+#include "sched/scheduler_impl.h"
+
+struct batch_seq *batch_add(struct batch *b, struct sequence *seq, uint32_t n_tokens,
+                            uint32_t expand_below)
+{
+    assert(b->n_seqs < b->max_seqs);
+    assert(!seq->in_flight);
+    assert(n_tokens >= 1);
+    assert(seq->n_computed + n_tokens <= seq->n_tokens);
+    assert(seq->table.n_pages * KV_PAGE_TOKENS >= seq->n_computed + n_tokens);
+    struct batch_seq *q = &b->seq[b->n_seqs++];
+    *q = (struct batch_seq){.seq_slot = seq->index,
+                            .row0 = b->n_rows,
+                            .n_tokens = n_tokens,
+                            .pos0 = seq->n_computed,
+                            .token = seq->token + seq->n_computed,
+                            .page = seq->table.page,
+                            .top_k = seq->top_k,
+                            .expand_below = expand_below,
+                            .out0 = b->n_out};
+    b->n_rows += n_tokens;
+    seq->in_flight = true;
+    seq->n_step = n_tokens;
+    return q;
+}
+
+void batch_want_token(struct batch *b, struct sequence *seq, uint32_t row)
+{
+    struct batch_seq *q = &b->seq[b->n_seqs - 1];
+    assert(b->n_out < b->max_out);
+    assert(q->seq_slot == seq->index);
+    sequence_ban(seq);
+    b->out_row[b->n_out] = row;
+    b->sample[b->n_out] = (struct sample_row){.p = &seq->ask->sample,
+                                              .position = seq->n_tokens,
+                                              .stream = seq->choice,
+                                              .history = seq->token,
+                                              .n_prompt = seq->n_prompt,
+                                              .n_history = seq->n_tokens,
+                                              .banned = seq->banned,
+                                              .n_banned = seq->n_banned};
+    b->n_out++;
+    q->n_out++;
+}
+
+bool plan_decode(struct scheduler *s, uint64_t now_us)
+{
+    struct batch *b = &s->batch[LANE_DECODE];
+    b->n_seqs = b->n_rows = b->n_out = 0;
+    if (!s->n_decoding)
+        return false;
+    for (uint32_t i = 0; i < s->cfg.max_seqs; i++) {
+        struct sequence *seq = &s->sequence[i];
+        if (seq->state != SEQ_DECODE)
+            continue;
+        assert(!seq->in_flight); /* this lane is idle, and the other one has no such sequence */
+        assert(seq->n_computed + 1 == seq->n_tokens);
+        pages_reserve(s, seq, seq->n_tokens, now_us);
+        batch_add(b, seq, 1, 0);
+        batch_want_token(b, seq, b->n_rows - 1);
+    }
+    assert(b->n_seqs == s->n_decoding);
+    return true;
+}

@@ -1,0 +1,155 @@
+/* prefill_plan.c - chunks of several prompts make a prefill batch.
+ *
+ * Half of a step goes to the prompts with the least left to run, so that a short one gets in beside long
+ * ones at once; the rest goes in order of service (priority, then arrival), so that the oldest always
+ * moves on. What one half does not need the other gets.
+ *
+ * While sequences are decoding the step is cut to a time budget (pace.h); otherwise to prefill_tokens.
+ */
+#include "sched/scheduler_impl.h"
+
+#include <math.h>
+
+struct room { /* what is left of the step */
+    uint32_t n_rows, n_given; /* rows; results for prompt log-probabilities */
+    double us;
+};
+
+static bool wants_given(const struct sequence *seq)
+{
+    return seq->choice == 0 && seq->req->prompt_event;
+}
+
+static void collect(struct scheduler *s, uint64_t now_us)
+{
+    s->n_shares = 0;
+    for (struct sequence *q = s->prefill_head; q; q = q->next) {
+        assert(q->state == SEQ_PREFILL);
+        assert(!q->in_flight);
+        if (q->choice && q->req->prompt_event)
+            continue; /* GEN_PROMPT comes before the tokens of any choice */
+        uint32_t n = pages_adopt(s, q, now_us);
+        if (n)
+            s->share[s->n_shares++] = (struct share){.seq = q, .max_rows = n};
+    }
+}
+
+/* Gives sh as much of the room as it can use. */
+static void give(const struct scheduler *s, struct share *sh, struct room *room)
+{
+    uint32_t pos = sh->seq->n_computed + sh->n_rows, n = sh->max_rows - sh->n_rows;
+    double us = pace_token_us(&s->pace, pos), fit = room->us > 0 ? floor(room->us / us) : 0;
+    n = n < room->n_rows ? n : room->n_rows;
+    n = fit < n ? (uint32_t)fit : n;
+    if (wants_given(sh->seq)) {
+        n = n < room->n_given ? n : room->n_given;
+        room->n_given -= n;
+    }
+    sh->n_rows += n;
+    room->n_rows -= n;
+    room->us -= n * us;
+}
+
+/* Least left to run first; the order of service decides ties. O(rows * prompts) at most. */
+static void give_shortest(struct scheduler *s, struct room *room)
+{
+    for (;;) {
+        struct share *best = NULL;
+        uint32_t least = UINT32_MAX;
+        for (uint32_t i = 0; i < s->n_shares; i++) {
+            struct share *sh = &s->share[i];
+            uint32_t left = sh->seq->n_prompt - sh->seq->n_computed;
+            if (sh->n_rows == 0 && left < least) {
+                best = sh;
+                least = left;
+            }
+        }
+        if (!best)
+            return;
+        give(s, best, room);
+        if (best->n_rows == 0)
+            return;
+    }
+}
+
+static void share_out(struct scheduler *s)
+{
+    struct room room = {.n_rows = s->cfg.prefill_tokens,
+                        .n_given = s->cfg.max_out > s->n_shares ? s->cfg.max_out - s->n_shares : 1,
+                        .us = INFINITY};
+    if (s->n_decoding) {
+        /* At least PACE_MIN_ROWS rows, whatever they cost. */
+        double us = pace_token_us(&s->pace, s->share[0].seq->n_computed) * PACE_MIN_ROWS;
+        double budget = (double)s->cfg.decode_budget_us;
+        room.us = us > budget ? us : budget;
+    }
+    /* With an odd number of rows the halves take turns to have one more: with one row, too, both move. */
+    struct room half = room;
+    half.n_rows = (room.n_rows + (uint32_t)(s->n_steps_planned++ & 1)) / 2;
+    half.us = room.us / 2;
+    struct room left = half;
+    give_shortest(s, &left);
+    room.n_rows -= half.n_rows - left.n_rows;
+    room.n_given = left.n_given;
+    if (room.us < INFINITY)
+        room.us -= half.us - left.us;
+    for (uint32_t i = 0; i < s->n_shares; i++)
+        give(s, &s->share[i], &room);
+    if (room.n_rows == s->cfg.prefill_tokens) { /* rounding left nothing: one row moves on */
+        s->share[0].n_rows = 1;
+    }
+}
+
+/* Results of a chunk: the prompt's own tokens where they are wanted, and the first new token. */
+static void want_results(struct batch *b, struct sequence *seq, const struct batch_seq *q)
+{
+    bool given = wants_given(seq);
+    struct batch_seq *mine = &b->seq[b->n_seqs - 1];
+    for (uint32_t i = 0; given && i < q->n_tokens; i++) {
+        uint32_t next = q->pos0 + i + 1;
+        if (next == seq->n_prompt)
+            break;
+        assert(b->n_out < b->max_out);
+        b->out_row[b->n_out] = q->row0 + i;
+        b->sample[b->n_out] = (struct sample_row){.p = &seq->req->prompt_sample,
+                                                  .position = next,
+                                                  .stream = seq->choice,
+                                                  .history = seq->token,
+                                                  .n_prompt = seq->n_prompt,
+                                                  .n_history = next,
+                                                  .given = true,
+                                                  .given_token = seq->token[next]};
+        b->n_out++;
+        mine->n_out++;
+    }
+    if (q->pos0 + q->n_tokens == seq->n_prompt && seq->ask->max_tokens)
+        batch_want_token(b, seq, q->row0 + q->n_tokens - 1);
+}
+
+bool plan_prefill(struct scheduler *s, uint64_t now_us)
+{
+    struct batch *b = &s->batch[LANE_PREFILL];
+    b->n_seqs = b->n_rows = b->n_out = 0;
+    s->planned_us = 0;
+    collect(s, now_us);
+    if (!s->n_shares)
+        return false;
+    share_out(s);
+    pace_begin_step(&s->pace);
+    for (uint32_t i = 0; i < s->n_shares; i++) {
+        struct share *sh = &s->share[i];
+        struct sequence *seq = sh->seq;
+        if (!sh->n_rows)
+            continue;
+        s->planned_us += sh->n_rows * pace_token_us(&s->pace, seq->n_computed);
+        pace_add_rows(&s->pace, seq->n_computed);
+        pages_reserve(s, seq, seq->n_computed + sh->n_rows, now_us);
+        if (!seq->req->first_chunk_us)
+            seq->req->first_chunk_us = now_us ? now_us : 1;
+        struct batch_seq *q = batch_add(b, seq, sh->n_rows, s->cfg.expand_tokens);
+        want_results(b, seq, q);
+    }
+    assert(b->n_rows >= 1);
+    assert(b->n_rows <= s->cfg.prefill_tokens);
+    return true;
+}

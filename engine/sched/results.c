@@ -1,0 +1,184 @@
+/* results.c - what a step brought: written pages, tokens, text, events. */
+#include "base/log.h"
+#include "sched/scheduler_impl.h"
+
+#include <string.h>
+
+static void fail_nomem(struct scheduler *s, struct request *r, uint64_t now_us)
+{
+    struct err e;
+    err_set(&e, ERR_NOMEM, "no memory for an event");
+    request_fail(s, r, &e, now_us);
+}
+
+static void count_token_time(struct scheduler *s, struct sequence *seq, uint64_t now_us)
+{
+    struct request *r = seq->req;
+    if (!r->first_token_us) {
+        r->first_token_us = now_us ? now_us : 1;
+        uint64_t from = r->ask->submitted_us;
+        hist_add_seconds(&s->stats.ttft_s, now_us > from ? now_us - from : 0);
+    }
+    if (seq->last_token_us)
+        hist_add_seconds(&s->stats.inter_token_s, now_us - seq->last_token_us);
+    seq->last_token_us = now_us;
+}
+
+static bool check_logits(struct scheduler *s, struct request *r, const struct sample_out *out,
+                         uint64_t now_us)
+{
+    if (!out->bad_logits)
+        return true;
+    struct err e;
+    err_set(&e, ERR_CUDA, "no token can be chosen: a logit is not a number, or nothing is allowed");
+    log_error("sched", "request=%s error=\"%s\"", r->ask->name, e.msg);
+    request_fail(s, r, &e, now_us);
+    return false;
+}
+
+/* One new token of a running sequence. */
+static void take_token(struct scheduler *s, struct sequence *seq, const struct sample_out *out,
+                       uint64_t now_us)
+{
+    struct request *r = seq->req;
+    struct seq_text text;
+    struct err e;
+    if (!check_logits(s, r, out, now_us))
+        return;
+    if (sequence_put(seq, out->token, &text, &e)) {
+        request_fail(s, r, &e, now_us);
+        return;
+    }
+    struct gen_event *ev = gen_event_new(GEN_TOKENS, r->id, 1, text.bytes);
+    if (!ev) {
+        fail_nomem(s, r, now_us);
+        return;
+    }
+    count_token_time(s, seq, now_us);
+    r->usage.completion_tokens++;
+    s->stats.generation_tokens++;
+    ev->choice = seq->choice;
+    ev->out[0] = *out;
+    memcpy(ev->text, text.text, text.bytes);
+    s->cfg.emit(s->cfg.emit_arg, ev);
+    if (text.finish != FINISH_NONE)
+        choice_end(s, seq, text.finish, text.stop_reason, now_us);
+}
+
+/* Copies log-probabilities of the prompt's own tokens; they belong to tokens pos0 + 1 onwards. */
+static bool take_given(struct scheduler *s, struct request *r, const struct batch_seq *q,
+                       const struct sample_out *out, uint32_t n, uint64_t now_us)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (!check_logits(s, r, &out[i], now_us))
+            return false;
+        r->prompt_event->out[q->pos0 + i] = out[i];
+    }
+    return true;
+}
+
+static bool emit_progress(struct scheduler *s, struct sequence *seq, uint64_t now_us)
+{
+    struct gen_event *ev = gen_event_new(GEN_PROGRESS, seq->req->id, 0, 0);
+    if (!ev) {
+        fail_nomem(s, seq->req, now_us);
+        return false;
+    }
+    ev->choice = seq->choice;
+    ev->prompt_done = seq->n_computed;
+    s->cfg.emit(s->cfg.emit_arg, ev);
+    return true;
+}
+
+static void start_decoding(struct scheduler *s, struct sequence *seq)
+{
+    prefill_list_remove(s, seq);
+    seq->state = SEQ_DECODE;
+    s->n_decoding++;
+    if (seq->req->counted)
+        return;
+    seq->req->counted = true;
+    s->stats.prompt_tokens += seq->n_prompt;
+}
+
+static void take_prefill(struct scheduler *s, struct sequence *seq, const struct batch_seq *q,
+                         const struct sample_out *out, uint64_t now_us)
+{
+    struct request *r = seq->req;
+    bool whole = seq->n_computed == seq->n_prompt, first = seq->choice == 0;
+    uint32_t n_given = q->n_out - (whole && seq->ask->max_tokens ? 1 : 0);
+    if (n_given && !take_given(s, r, q, out, n_given, now_us))
+        return;
+    if (!whole) {
+        if (first)
+            (void)emit_progress(s, seq, now_us);
+        return;
+    }
+    if (first && r->prompt_event) {
+        struct gen_event *ev = r->prompt_event;
+        r->prompt_event = NULL;
+        s->cfg.emit(s->cfg.emit_arg, ev);
+    }
+    start_decoding(s, seq);
+    if (seq->ask->max_tokens)
+        take_token(s, seq, out + n_given, now_us);
+    else
+        choice_end(s, seq, FINISH_LENGTH, -1, now_us);
+}
+
+static void count_step(struct scheduler *s, const struct batch *b)
+{
+    struct engine_stats *st = &s->stats;
+    *(b->lane == LANE_PREFILL ? &st->prefill_steps : &st->decode_steps) += 1;
+    hist_add_tokens(&st->step_tokens, b->n_rows);
+    for (uint32_t i = 0; i < b->n_seqs; i++) {
+        const struct batch_seq *q = &b->seq[i];
+        uint32_t end = q->pos0 + q->n_tokens; /* the row at position p sees p + 1 tokens */
+        uint32_t dense_end = end < q->top_k ? end : q->top_k;
+        uint32_t n_dense = dense_end > q->pos0 ? dense_end - q->pos0 : 0;
+        st->rows_dense += n_dense;
+        st->rows_sparse += q->n_tokens - n_dense;
+    }
+}
+
+void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us)
+{
+    assert(b == &s->batch[b->lane]);
+    assert(s->out[b->lane]);
+    s->out[b->lane] = false;
+    double us = b->end_us > b->start_us ? (double)(b->end_us - b->start_us) : 0;
+    if (b->err.code) {
+        log_error("sched", "lane=%d sequences=%u rows=%u error=\"%s\"", (int)b->lane, b->n_seqs,
+                  b->n_rows, b->err.msg);
+    } else {
+        count_step(s, b);
+        if (b->lane == LANE_PREFILL && s->planned_us > 0)
+            pace_learn(&s->pace, s->planned_us, us, b->n_rows, s->cfg.decode_budget_us);
+    }
+    for (uint32_t i = 0; i < b->n_seqs; i++) {
+        const struct batch_seq *q = &b->seq[i];
+        struct sequence *seq = &s->sequence[q->seq_slot];
+        struct request *r = seq->req;
+        assert(seq->state != SEQ_FREE);
+        assert(seq->in_flight);
+        assert(seq->n_step == q->n_tokens);
+        seq->in_flight = false;
+        seq->n_step = 0;
+        r->busy_us += us * q->n_tokens / b->n_rows;
+        if (!b->err.code) {
+            seq->n_computed += q->n_tokens;
+            pages_publish(s, seq);
+        }
+        if (request_is_over(r)) {
+            sequence_drop(s, seq, now_us);
+            request_settle(s, r, now_us);
+        } else if (b->err.code) {
+            request_fail(s, r, &b->err, now_us);
+        } else if (seq->state == SEQ_PREFILL) {
+            take_prefill(s, seq, q, b->out + q->out0, now_us);
+        } else {
+            take_token(s, seq, b->out + q->out0, now_us);
+        }
+    }
+    s->stats.last_step_us = now_us;
+}

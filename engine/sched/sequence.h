@@ -1,0 +1,97 @@
+/* sequence.h - the tokens of one choice while they grow: what it knows of itself, without the others.
+ *
+ * A sequence holds its tokens (prompt, then output), its block table, its part of the prefix tree, its
+ * text, and the rules by which it ends. All arrays are reserved for the worst case when it opens, from
+ * the request's arena, so a token costs no allocation; only the detokenizer lives on the heap.
+ *
+ * The order of a token: sequence_ban() says what must not come, the sampler chooses, sequence_put()
+ * takes the token and says whether it ended the sequence:
+ *   an end id (the model's unless ignore_eos, or the request's stop ids), once min_tokens are out:
+ *     FINISH_STOP; the token counts, its text goes out only with include_stop
+ *   a stop string, complete in a token after the first min_tokens: FINISH_STOP
+ *   max_tokens: FINISH_LENGTH
+ * A bad word is matched within the output, not across the border of the prompt.
+ *
+ * Thread:    the scheduler's. While a step runs, its worker reads token[], page[] and banned[].
+ * Invariant: n_computed < n_tokens while it runs: the last token always still has to be run.
+ */
+#ifndef GAZE_SCHED_SEQUENCE_H
+#define GAZE_SCHED_SEQUENCE_H
+
+#include "request.h"
+#include "sched/kv_pool.h"
+#include "sched/prefix_cache.h"
+#include "text/detok.h"
+
+enum seq_state { SEQ_FREE, SEQ_PREFILL, SEQ_DECODE };
+
+struct request; /* scheduler_impl.h */
+
+struct sequence {
+    uint32_t index; /* in the scheduler's array; fixed */
+    enum seq_state state;
+    bool in_flight;  /* in a batch that is out */
+    uint32_t n_step; /* tokens of that batch */
+    uint32_t choice;
+    struct request *req;
+    const struct gen_request *ask;
+    struct sequence *prev, *next; /* among those in prefill, in order of service */
+
+    uint32_t *token; /* [n_prompt + max_tokens] */
+    uint32_t n_prompt, n_tokens;
+    uint32_t n_computed; /* tokens whose slots are written */
+    struct block_table table;
+    struct prefix_node **node; /* [n_nodes] the first pages as nodes of the tree */
+    uint32_t n_nodes, max_nodes;
+    uint32_t n_promised; /* pages that it may still take */
+    uint32_t top_k;
+    uint32_t canonical_tokens; /* slots below are written as a prefill would write them */
+    bool publish;              /* pages beyond the chain go into the tree, too */
+
+    const uint32_t *end_id; /* stop ids, then the model's */
+    uint32_t n_end;
+    uint32_t *banned; /* [n_bad_words + n_end] */
+    uint32_t n_banned;
+    struct stop_list stop;
+    struct detok *detok; /* NULL: no text */
+
+    uint64_t last_token_us, kv_since_us;
+    double kv_page_us; /* pages held, integrated over time, up to kv_since_us */
+};
+
+/* How many tokens get KV slots at most: the last one of the output is never run. */
+uint64_t sequence_kv_tokens(const struct gen_request *r);
+/* Pages of a prompt that can be shared: whole ones, without the last token, which is always run. */
+uint32_t sequence_shared_pages(const struct gen_request *r);
+
+/* Fills s (but for index, links and nodes) for choice `choice` of r. ERR_NOMEM leaves nothing but
+ * memory in r's arena. end ids: eos[n_eos] are the model's. */
+MUST_CHECK enum err_code sequence_open(struct sequence *s, struct gen_request *r, uint32_t choice,
+                                       const uint32_t *eos, uint32_t n_eos,
+                                       const struct tokenizer *tok, struct err *e);
+void sequence_close(struct sequence *s); /* its pages were given back before */
+
+static inline uint32_t sequence_n_output(const struct sequence *s)
+{
+    return s->n_tokens - s->n_prompt;
+}
+
+/* Writes banned[0, n_banned): ids that must not be chosen next. */
+void sequence_ban(struct sequence *s);
+
+struct seq_text {
+    const char *text; /* borrowed until the next call; not NUL-terminated */
+    size_t bytes;
+    enum gen_finish finish; /* FINISH_NONE: it goes on */
+    int32_t stop_reason;    /* as in gen_event */
+};
+/* Appends a token. On an error (ERR_NOMEM) the request must end. */
+MUST_CHECK enum err_code sequence_put(struct sequence *s, uint32_t token, struct seq_text *out,
+                                      struct err *e);
+/* The rest of the text, once it has ended. */
+MUST_CHECK enum err_code sequence_flush(struct sequence *s, struct seq_text *out, struct err *e);
+
+/* Adds the pages held since the last call to kv_page_us; before each change of the table. */
+void sequence_count_pages(struct sequence *s, uint64_t now_us);
+
+#endif
