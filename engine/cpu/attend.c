@@ -182,6 +182,17 @@ static struct attend_worker *reserve_workers(struct cpu_backend *b)
     return w;
 }
 
+static bool reserve_long_row(struct cpu_backend *b, struct attend_scratch *x)
+{
+    const struct model_config *c = b->ops.cfg;
+    size_t n = (size_t)(b->ops.limits.max_context + SPLIT - 1) / SPLIT * c->n_heads;
+    x->long_q = cpu_reserve(b, sizeof(float) * c->n_heads * (c->kv_lora_rank + c->rope_dim));
+    x->long_z = cpu_reserve(b, sizeof(float) * n * c->kv_lora_rank);
+    x->long_max = cpu_reserve(b, sizeof(float) * n);
+    x->long_sum = cpu_reserve(b, sizeof(float) * n);
+    return x->long_q && x->long_z && x->long_max && x->long_sum;
+}
+
 enum err_code cpu_attend_init(struct cpu_backend *b, struct err *e)
 {
     const struct model_config *c = b->ops.cfg;
@@ -203,6 +214,8 @@ enum err_code cpu_attend_init(struct cpu_backend *b, struct err *e)
         x->sum = cpu_reserve(b, sizeof(float) * rows * c->n_heads);
         if (!x->latent || !x->expanded || !x->max || !x->sum)
             return err_set(e, ERR_NOMEM, "attention scratch of %zu rows", rows);
+        if (l == LANE_DECODE && pool_n_threads(b->pool) > 1 && !reserve_long_row(b, x))
+            return err_set(e, ERR_NOMEM, "attention scratch of a long row");
         b->lane[l].attend_scratch = x;
     }
     b->ops.attend = op_attend;

@@ -36,6 +36,9 @@ struct attend_scratch { /* a lane's */
     float *latent;                /* [EXPAND_BLOCK, kv_lora + rope] */
     float *expanded;              /* [EXPAND_BLOCK, expand_heads * (nope + v)] */
     float *max, *sum;             /* [max_rows, heads] */
+    /* A long row whose splits run side by side (decode with several threads; else NULL): its queries
+     * [heads, kv_lora + rope], and per split and head a sum [kv_lora], a maximum and a total. */
+    float *long_q, *long_z, *long_max, *long_sum;
 };
 
 struct attend_job {

@@ -68,14 +68,14 @@ static void times_w_uv(const struct attend_job *j, uint32_t h, const float *x, s
     }
 }
 
-/* q[row - row0][head][kv_lora + rope]: queries of the chunk in latent space. */
+/* to[row - row0][head - head0][kv_lora + rope]: queries in latent space. */
 static void absorb_queries(const struct attend_job *j, struct attend_worker *w, uint32_t row0,
-                           uint32_t n_rows, uint32_t head0, uint32_t n_heads)
+                           uint32_t n_rows, uint32_t head0, uint32_t n_heads, float *to)
 {
     const struct model_config *c = j->b->ops.cfg;
     size_t r = c->kv_lora_rank, width = r + c->rope_dim, qk = model_qk_dim(c);
     size_t ldq = c->n_heads * qk, ld = n_heads * width;
-    memset(w->q, 0, sizeof(float) * n_rows * ld);
+    memset(to, 0, sizeof(float) * n_rows * ld);
     for (uint32_t i = 0; i < n_rows; i++) {
         w->n[i] = c->nope_dim;
         w->shrink[i] = 1.0f;
@@ -83,9 +83,9 @@ static void absorb_queries(const struct attend_job *j, struct attend_worker *w, 
     for (uint32_t h = 0; h < n_heads; h++) {
         const float *uk = widen_w_uk(j, head0 + h, w->w_uk);
         const float *q = j->q + row0 * ldq + (head0 + h) * qk;
-        j->loops->values(q, ldq, w->n, n_rows, uk, r, (uint32_t)r, w->shrink, w->q + h * width, ld);
+        j->loops->values(q, ldq, w->n, n_rows, uk, r, (uint32_t)r, w->shrink, to + h * width, ld);
         for (uint32_t i = 0; i < n_rows; i++)
-            memcpy(w->q + i * ld + h * width + r, q + i * ldq + c->nope_dim,
+            memcpy(to + i * ld + h * width + r, q + i * ldq + c->nope_dim,
                    sizeof(float) * c->rope_dim);
     }
 }
@@ -140,6 +140,15 @@ static void merge(struct stream total, struct stream part, uint32_t first, uint3
     }
 }
 
+static void normalise(struct stream st, uint32_t n, size_t r)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        float f = st.sum[i] == 0.0f ? 0.0f : 1.0f / st.sum[i]; /* 0: a row that selects nothing */
+        for (size_t d = 0; d < r; d++)
+            st.z[i * r + d] *= f;
+    }
+}
+
 /* All that rows [row, row + n_rows) see; the result is divided by its sum. */
 static void stream_rows(const struct attend_job *j, struct attend_worker *w, uint32_t row,
                         uint32_t n_rows, uint32_t n_heads, const float *q, const int32_t *list,
@@ -162,11 +171,7 @@ static void stream_rows(const struct attend_job *j, struct attend_worker *w, uin
         struct stream rest = {total.z + first * r, total.max + first, total.sum + first};
         merge(rest, here, 0, n - (uint32_t)first, r);
     }
-    for (uint32_t i = 0; i < n; i++) {
-        float f = total.sum[i] == 0.0f ? 0.0f : 1.0f / total.sum[i]; /* a row that selects nothing */
-        for (size_t d = 0; d < r; d++)
-            z[i * r + d] *= f;
-    }
+    normalise(total, n, r);
 }
 
 static uint32_t list_length(const struct attend_job *j, const int32_t *list, uint32_t row)
@@ -195,7 +200,7 @@ static void absorbed_chunk(void *arg, uint32_t chunk, uint32_t worker)
     uint32_t row1 = row0 + j->n_rows < j->row1 ? row0 + j->n_rows : j->row1;
     uint32_t n_heads = c->n_heads - head0 < j->n_heads ? c->n_heads - head0 : j->n_heads;
     size_t r = c->kv_lora_rank, width = r + c->rope_dim, ldo = (size_t)c->n_heads * c->v_dim;
-    absorb_queries(j, w, row0, row1 - row0, head0, n_heads);
+    absorb_queries(j, w, row0, row1 - row0, head0, n_heads, w->q);
     for (uint32_t row = row0, next; row < row1; row = next) {
         const int32_t *list = list_of(j, row);
         next = row + 1; /* neighbours that see all share the latents they read */
@@ -212,7 +217,7 @@ static void absorbed_chunk(void *arg, uint32_t chunk, uint32_t worker)
                    j->out + row0 * ldo + (head0 + h) * (size_t)c->v_dim, ldo);
 }
 
-void attend_absorbed(struct attend_job *j, enum lane l, uint32_t row0, uint32_t row1)
+static void attend_rows(struct attend_job *j, enum lane l, uint32_t row0, uint32_t row1)
 {
     uint32_t n = row1 - row0, threads = pool_n_threads(j->b->pool), heads = j->b->ops.cfg->n_heads;
     uint32_t per_thread = (n + threads - 1) / threads;
@@ -226,4 +231,94 @@ void attend_absorbed(struct attend_job *j, enum lane l, uint32_t row0, uint32_t 
         j->n_heads = (j->n_heads + 1) / 2;
     uint32_t n_groups = (heads + j->n_heads - 1) / j->n_heads;
     pool_run(j->b->pool, l, n_blocks * n_groups, absorbed_chunk, j);
+}
+
+/* ---- one long row, its splits side by side: the same sums, merged in the same order ---- */
+
+static struct stream long_part(const struct attend_job *j, uint32_t split, uint32_t head)
+{
+    size_t at = (size_t)split * j->b->ops.cfg->n_heads + head;
+    return (struct stream){j->x->long_z + at * j->b->ops.cfg->kv_lora_rank, j->x->long_max + at,
+                           j->x->long_sum + at};
+}
+
+static uint32_t group_heads(const struct attend_job *j, uint32_t head0)
+{
+    uint32_t left = j->b->ops.cfg->n_heads - head0;
+    return left < j->n_heads ? left : j->n_heads;
+}
+
+static void long_queries(void *arg, uint32_t chunk, uint32_t worker)
+{
+    const struct attend_job *j = arg;
+    const struct model_config *c = j->b->ops.cfg;
+    uint32_t head0 = chunk * j->n_heads;
+    absorb_queries(j, &j->x->worker[worker], j->row0, 1, head0, group_heads(j, head0),
+                   j->x->long_q + (size_t)head0 * (c->kv_lora_rank + c->rope_dim));
+}
+
+static void long_split(void *arg, uint32_t chunk, uint32_t worker)
+{
+    const struct attend_job *j = arg;
+    const struct model_config *c = j->b->ops.cfg;
+    uint32_t n_groups = (c->n_heads + j->n_heads - 1) / j->n_heads;
+    uint32_t split = chunk / n_groups, head0 = chunk % n_groups * j->n_heads, p = split * SPLIT;
+    stream_split(j, &j->x->worker[worker], j->row0, 1, group_heads(j, head0),
+                 j->x->long_q + (size_t)head0 * (c->kv_lora_rank + c->rope_dim),
+                 list_of(j, j->row0), p, j->n_pos - p < SPLIT ? j->n_pos : p + SPLIT,
+                 long_part(j, split, head0));
+}
+
+static void long_output(void *arg, uint32_t chunk, uint32_t worker)
+{
+    const struct attend_job *j = arg;
+    const struct model_config *c = j->b->ops.cfg;
+    uint32_t head0 = chunk * j->n_heads, n = group_heads(j, head0);
+    size_t r = c->kv_lora_rank, ldo = (size_t)c->n_heads * c->v_dim;
+    struct stream total = long_part(j, 0, head0);
+    (void)worker;
+    for (uint32_t s = 1; s * SPLIT < j->n_pos; s++)
+        merge(total, long_part(j, s, head0), 0, n, r);
+    normalise(total, n, r);
+    for (uint32_t h = 0; h < n; h++)
+        times_w_uv(j, head0 + h, total.z + h * r, r, 1,
+                   j->out + j->row0 * ldo + (head0 + h) * (size_t)c->v_dim, ldo);
+}
+
+static uint32_t row_length(const struct attend_job *j, uint32_t row)
+{
+    const int32_t *list = list_of(j, row);
+    return list ? list_length(j, list, row) : j->lane->row_pos[row] + 1;
+}
+
+static void attend_long_row(struct attend_job *j, enum lane l, uint32_t row)
+{
+    uint32_t heads = j->b->ops.cfg->n_heads;
+    j->row0 = row;
+    j->row1 = row + 1;
+    j->n_pos = row_length(j, row);
+    j->n_heads = heads < ABSORB_HEADS ? heads : ABSORB_HEADS;
+    uint32_t n_groups = (heads + j->n_heads - 1) / j->n_heads;
+    pool_run(j->b->pool, l, n_groups, long_queries, j);
+    pool_run(j->b->pool, l, (j->n_pos + SPLIT - 1) / SPLIT * n_groups, long_split, j);
+    pool_run(j->b->pool, l, n_groups, long_output, j);
+}
+
+void attend_absorbed(struct attend_job *j, enum lane l, uint32_t row0, uint32_t row1)
+{
+    uint32_t threads = pool_n_threads(j->b->pool), first = row0;
+    if (!j->x->long_z || row1 - row0 >= threads) {
+        attend_rows(j, l, row0, row1);
+        return;
+    }
+    for (uint32_t row = row0; row < row1; row++) { /* fewer rows than threads */
+        if (row_length(j, row) <= 2 * SPLIT)
+            continue;
+        if (first < row)
+            attend_rows(j, l, first, row);
+        attend_long_row(j, l, row);
+        first = row + 1;
+    }
+    if (first < row1)
+        attend_rows(j, l, first, row1);
 }

@@ -10,10 +10,15 @@
 #define FMA16(a, b, c) (vec16) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define DSA_OWN_INDEX
 #define DSA_OWN_KEEP
+#define DSA_OWN_TRANSPOSE
+static void transpose(const float *x, unsigned long ldx, unsigned n_pos, unsigned dim, float *kt);
 static void index_query(const float *q, unsigned heads, unsigned dim, void *out);
 static void index_tile(const unsigned char *key, unsigned n, unsigned dim, void *kt);
 static void index_scores(const void *q, const float *w, unsigned heads, unsigned dim,
                          const void *kt, const float *key_scale, float *score);
+static void index_page(const void *q, const float *w, unsigned heads, unsigned dim,
+                       const unsigned char *key, unsigned n, const float *key_scale, void *kt,
+                       float *score);
 static unsigned keep(const float *x, unsigned n, float bound, float *value, unsigned *index);
 #include "cpu/dsa_body.h"
 
@@ -102,31 +107,75 @@ static inline void transpose_dwords(__m512i x[16])
         x[i] = y[i];
 }
 
+static void transpose(const float *x, size_t ldx, uint32_t n_pos, uint32_t dim, float *kt)
+{
+    for (uint32_t d = 0; d < dim; d += 16) {
+        uint32_t n = dim - d < 16 ? dim - d : 16;
+        __mmask16 have = (__mmask16)((1u << n) - 1);
+        for (uint32_t g = 0; g < TILE; g += 16) {
+            __m512i t[16];
+#pragma GCC unroll 16
+            for (uint32_t i = 0; i < 16; i++)
+                t[i] = _mm512_maskz_loadu_epi32((__mmask16)(g + i < n_pos ? have : 0),
+                                                x + (g + i < n_pos ? g + i : 0) * ldx + d);
+            transpose_dwords(t);
+            float *row = kt + (size_t)d * TILE + g;
+            if (n == 16) {
+#pragma GCC unroll 16
+                for (uint32_t i = 0; i < 16; i++)
+                    _mm512_storeu_si512(row + (size_t)i * TILE, t[i]);
+            } else {
+                for (uint32_t i = 0; i < n; i++)
+                    _mm512_storeu_si512(row + (size_t)i * TILE, t[i]);
+            }
+        }
+    }
+}
+
+/* 16 keys, 64 dims: x[i] = dims 4 i .. 4 i + 3 of 16 keys. */
+static inline void load_keys(const uint8_t *key, uint32_t g, uint32_t n, uint32_t dim, uint32_t c,
+                             __m512i x[16])
+{
+    __mmask64 have = dim - c < 64 ? (1ull << (dim - c)) - 1 : ~0ull;
+    if (g + 16 <= n && dim - c >= 64) {
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < 16; i++)
+            x[i] = _mm512_loadu_si512(key + (size_t)(g + i) * dim + c);
+    } else {
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < 16; i++)
+            x[i] = _mm512_maskz_loadu_epi8(g + i < n ? have : 0,
+                                           key + (size_t)(g + i < n ? g + i : 0) * dim + c);
+    }
+    transpose_dwords(x);
+}
+
+/* Codes of dims 0 to 3 become the bf16 pairs (0, 2) and (1, 3). */
+static inline void widen_codes(const struct widen *w, __m512i x, __m512i *even, __m512i *odd)
+{
+    __m512i low = _mm512_permutex2var_epi8(w->low[0], x, w->low[1]);
+    __m512i high = _mm512_permutex2var_epi8(w->high[0], x, w->high[1]);
+    /* high | code & 0x80 */
+    high = _mm512_ternarylogic_epi32(high, x, _mm512_set1_epi8((char)0x80), 0xF8);
+    /* the low byte's own half of each word, the high byte for the rest */
+    *even = _mm512_ternarylogic_epi32(_mm512_slli_epi16(high, 8), low, _mm512_set1_epi16(0xFF), 0xF8);
+    *odd = _mm512_ternarylogic_epi32(_mm512_srli_epi16(low, 8), high,
+                                     _mm512_set1_epi16((short)0xFF00), 0xF8);
+}
+
 static void index_tile(const uint8_t *key, uint32_t n, uint32_t dim, void *kt)
 {
     const struct widen w = widen_tables();
     uint32_t *t = kt;
     for (uint32_t c = 0; c < dim; c += 64) {
-        uint32_t bytes = dim - c < 64 ? dim - c : 64;
-        __mmask64 have = bytes == 64 ? ~0ull : (1ull << bytes) - 1;
+        uint32_t n_dwords = dim - c < 64 ? (dim - c) / 4 : 16;
         for (uint32_t g = 0; g < TILE; g += 16) {
             __m512i x[16];
-#pragma GCC unroll 16
-            for (uint32_t i = 0; i < 16; i++)
-                x[i] = _mm512_maskz_loadu_epi8(g + i < n ? have : 0,
-                                               key + (size_t)(g + i < n ? g + i : 0) * dim + c);
-            transpose_dwords(x);
-            for (uint32_t i = 0; i < bytes / 4; i++) {
-                __m512i low = _mm512_permutex2var_epi8(w.low[0], x[i], w.low[1]);
-                __m512i high = _mm512_permutex2var_epi8(w.high[0], x[i], w.high[1]);
-                /* high | code & 0x80 */
-                high = _mm512_ternarylogic_epi32(high, x[i], _mm512_set1_epi8((char)0x80), 0xF8);
-                /* 0x00FF of each word from the low byte, the rest from the high one */
-                __m512i even = _mm512_ternarylogic_epi32(_mm512_slli_epi16(high, 8), low,
-                                                         _mm512_set1_epi16(0xFF), 0xF8);
-                __m512i odd = _mm512_ternarylogic_epi32(_mm512_srli_epi16(low, 8), high,
-                                                        _mm512_set1_epi16((short)0xFF00), 0xF8);
+            load_keys(key, g, n, dim, c, x);
+            for (uint32_t i = 0; i < n_dwords; i++) {
+                __m512i even, odd;
                 uint32_t *row = t + (size_t)(c / 4 + i) * 2 * TILE + g;
+                widen_codes(&w, x[i], &even, &odd);
                 _mm512_storeu_si512(row, even);
                 _mm512_storeu_si512(row + TILE, odd);
             }
@@ -134,60 +183,104 @@ static void index_tile(const uint8_t *key, uint32_t n, uint32_t dim, void *kt)
     }
 }
 
-static inline void dp_heads(const uint32_t *q, uint32_t n_pairs, const uint32_t *kt, __m512 acc[4][4],
-                            int n_heads)
+static inline __m512 dp(__m512 acc, __m512i keys, uint32_t pair)
 {
-    for (uint32_t p = 0; p < n_pairs; p++) {
-        const uint32_t *row = kt + (size_t)p * TILE;
-        __m512i k[4];
+    return _mm512_dpbf16_ps(acc, (__m512bh)keys, (__m512bh)_mm512_set1_epi32((int)pair));
+}
+
+/* Adds n_heads heads' share of 32 keys' scores to sum[2]. Even and odd pairs are summed apart: two
+ * chains hide the latency where one query reads its keys straight from registers (below), and a row's
+ * bits must not depend on which of the two ways it went. */
+static inline void score_heads(const uint32_t *q, const float *w, uint32_t n_pairs, const uint32_t *kt,
+                               int n_heads, __m512 sum[2])
+{
+    __m512 acc[4][2][2]; /* head, keys, parity */
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-            k[j] = _mm512_loadu_si512(row + j * 16);
+    for (int h = 0; h < n_heads; h++)
+        acc[h][0][0] = acc[h][0][1] = acc[h][1][0] = acc[h][1][1] = _mm512_setzero_ps();
+    for (uint32_t p = 0; p < n_pairs; p += 2, kt += 2 * TILE) {
+        __m512i e0 = _mm512_loadu_si512(kt), e1 = _mm512_loadu_si512(kt + 16);
+        __m512i o0 = _mm512_loadu_si512(kt + TILE), o1 = _mm512_loadu_si512(kt + TILE + 16);
 #pragma GCC unroll 4
         for (int h = 0; h < n_heads; h++) {
-            __m512i b = _mm512_set1_epi32((int)q[(size_t)h * n_pairs + p]);
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++)
-                acc[h][j] = _mm512_dpbf16_ps(acc[h][j], (__m512bh)k[j], (__m512bh)b);
+            uint32_t even = q[(size_t)h * n_pairs + p], odd = q[(size_t)h * n_pairs + p + 1];
+            acc[h][0][0] = dp(acc[h][0][0], e0, even);
+            acc[h][1][0] = dp(acc[h][1][0], e1, even);
+            acc[h][0][1] = dp(acc[h][0][1], o0, odd);
+            acc[h][1][1] = dp(acc[h][1][1], o1, odd);
         }
     }
+#pragma GCC unroll 4
+    for (int h = 0; h < n_heads; h++)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++)
+            sum[j] = _mm512_fmadd_ps(
+                _mm512_set1_ps(w[h]),
+                _mm512_max_ps(_mm512_setzero_ps(), _mm512_add_ps(acc[h][j][0], acc[h][j][1])),
+                sum[j]);
 }
 
 static void index_scores(const void *q, const float *w, uint32_t heads, uint32_t dim, const void *kt,
                          const float *key_scale, float *score)
 {
+    const uint32_t *query = q, *tile = kt;
+    uint32_t n_pairs = dim / 2;
+    for (uint32_t g = 0; g < TILE; g += 32) {
+        uint32_t h = 0;
+        __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        for (; h + 4 <= heads; h += 4)
+            score_heads(query + (size_t)h * n_pairs, w + h, n_pairs, tile + g, 4, sum);
+        for (; h < heads; h++)
+            score_heads(query + (size_t)h * n_pairs, w + h, n_pairs, tile + g, 1, sum);
+        for (uint32_t j = 0; j < 2; j++)
+            _mm512_storeu_ps(score + g + j * 16,
+                             _mm512_mul_ps(sum[j], _mm512_loadu_ps(key_scale + g + j * 16)));
+    }
+}
+
+/* Four heads over 64 dims of 16 keys: from the page to the sums without a tile in memory. */
+static inline void score_16_keys(const struct widen *t, const uint32_t *q, uint32_t n_pairs,
+                                 const __m512i x[16], __m512 acc[4][2])
+{
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < 16; i++) {
+        __m512i even, odd;
+        widen_codes(t, x[i], &even, &odd);
+#pragma GCC unroll 4
+        for (uint32_t h = 0; h < 4; h++) {
+            acc[h][0] = dp(acc[h][0], even, q[h * n_pairs + 2 * i]);
+            acc[h][1] = dp(acc[h][1], odd, q[h * n_pairs + 2 * i + 1]);
+        }
+    }
+}
+
+static void index_page(const void *q, const float *w, uint32_t heads, uint32_t dim,
+                       const uint8_t *key, uint32_t n, const float *key_scale, void *kt, float *score)
+{
+    if (heads != 4 || dim % 64) {
+        index_tile(key, n, dim, kt);
+        index_scores(q, w, heads, dim, kt, key_scale, score);
+        return;
+    }
+    const struct widen t = widen_tables();
     const uint32_t *query = q;
-    uint32_t n_pairs = dim / 2, h = 0;
-    __m512 sum[4], zero = _mm512_setzero_ps();
-    for (int j = 0; j < 4; j++)
-        sum[j] = zero;
-    for (; h + 4 <= heads; h += 4) {
-        __m512 acc[4][4];
+    for (uint32_t g = 0; g < TILE; g += 16) {
+        __m512 acc[4][2], sum = _mm512_setzero_ps();
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++)
+        for (int h = 0; h < 4; h++)
+            acc[h][0] = acc[h][1] = _mm512_setzero_ps();
+        for (uint32_t c = 0; c < dim; c += 64) {
+            __m512i x[16];
+            load_keys(key, g, n, dim, c, x);
+            score_16_keys(&t, query + c / 2, dim / 2, x, acc);
+        }
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; j++)
-                acc[i][j] = zero;
-        dp_heads(query + (size_t)h * n_pairs, n_pairs, kt, acc, 4);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++)
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++)
-                sum[j] = _mm512_fmadd_ps(_mm512_set1_ps(w[h + (uint32_t)i]),
-                                         _mm512_max_ps(zero, acc[i][j]), sum[j]);
+        for (int h = 0; h < 4; h++)
+            sum = _mm512_fmadd_ps(
+                _mm512_set1_ps(w[h]),
+                _mm512_max_ps(_mm512_setzero_ps(), _mm512_add_ps(acc[h][0], acc[h][1])), sum);
+        _mm512_storeu_ps(score + g, _mm512_mul_ps(sum, _mm512_loadu_ps(key_scale + g)));
     }
-    for (; h < heads; h++) {
-        __m512 acc[4][4];
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-            acc[0][j] = zero;
-        dp_heads(query + (size_t)h * n_pairs, n_pairs, kt, acc, 1);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-            sum[j] = _mm512_fmadd_ps(_mm512_set1_ps(w[h]), _mm512_max_ps(zero, acc[0][j]), sum[j]);
-    }
-    for (int j = 0; j < 4; j++)
-        _mm512_storeu_ps(score + j * 16, _mm512_mul_ps(sum[j], _mm512_loadu_ps(key_scale + j * 16)));
 }
 
 /* Most vectors hold nothing to keep. Compressing into a register first: to memory it is microcode. */
@@ -197,7 +290,7 @@ static uint32_t keep(const float *x, uint32_t n, float bound, float *value, uint
     const __m512i step = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     uint32_t m = 0;
     for (uint32_t i = 0; i < n; i += 16) {
-        __mmask16 have = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)0xFFFF;
+        __mmask16 have = (__mmask16)(n - i < 16 ? (1u << (n - i)) - 1 : 0xFFFFu);
         __m512 v = _mm512_maskz_loadu_ps(have, x + i);
         __mmask16 hit = _mm512_mask_cmp_ps_mask(have, v, b, _CMP_GE_OQ);
         if (hit) {

@@ -15,7 +15,10 @@
 
 typedef float vec16 __attribute__((vector_size(64)));
 typedef float vec16u __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float vec8 __attribute__((vector_size(32)));
+typedef float vec4 __attribute__((vector_size(16)));
 typedef int32_t int16x __attribute__((vector_size(64)));
+typedef int32_t int8x __attribute__((vector_size(32)));
 
 #ifndef FMA16
 #define FMA16(a, b, c) ((a) * (b) + (c))
@@ -38,6 +41,7 @@ static inline vec16 splat16(float x)
         (vec16)(((int16x)max_a & max_m) | ((int16x)max_b & ~max_m));                               \
     })
 
+#ifndef DSA_OWN_TRANSPOSE
 static void transpose(const float *x, size_t ldx, uint32_t n_pos, uint32_t dim, float *kt)
 {
     for (uint32_t d = 0; d < dim; d++) {
@@ -48,6 +52,7 @@ static void transpose(const float *x, size_t ldx, uint32_t n_pos, uint32_t dim, 
             row[s] = 0.0f;
     }
 }
+#endif
 
 /* Four rows at a time hold 16 accumulators; one row alone takes the same sums in the same order. */
 static void scores(const float *q, size_t ldq, uint32_t n_rows, uint32_t dim, const float *kt, float *s)
@@ -113,14 +118,27 @@ static inline vec16 exp16(const vec16 *of)
     return (vec16)((scaled & ~dead & ~nan) | ((int16x)x & nan));
 }
 
+/* Lanes are folded in halves, so the order is fixed. */
 static inline float add_lanes(const vec16 *v)
 {
-    float lane[16];
-    store16(lane, *v);
-    for (int w = 8; w; w /= 2)
-        for (int i = 0; i < w; i++)
-            lane[i] += lane[i + w];
-    return lane[0];
+    vec8 a = (vec8)__builtin_shufflevector(*v, *v, 0, 1, 2, 3, 4, 5, 6, 7) +
+             (vec8)__builtin_shufflevector(*v, *v, 8, 9, 10, 11, 12, 13, 14, 15);
+    vec4 b = (vec4)__builtin_shufflevector(a, a, 0, 1, 2, 3) +
+             (vec4)__builtin_shufflevector(a, a, 4, 5, 6, 7);
+    return (b[0] + b[2]) + (b[1] + b[3]);
+}
+
+static inline float max_lanes(const vec16 *v, float m)
+{
+    vec8 a = (vec8)__builtin_shufflevector(*v, *v, 0, 1, 2, 3, 4, 5, 6, 7);
+    vec8 c = (vec8)__builtin_shufflevector(*v, *v, 8, 9, 10, 11, 12, 13, 14, 15);
+    int8x k = a > c;
+    a = (vec8)(((int8x)a & k) | ((int8x)c & ~k)); /* no NaN here: the caller's maxima drop them */
+    for (int i = 0; i < 4; i++) {
+        float x = a[i] > a[i + 4] ? a[i] : a[i + 4];
+        m = x > m ? x : m;
+    }
+    return m;
 }
 
 static void softmax(float *s, uint32_t n, float scale, float *max, float *sum, float *shrink)
@@ -133,10 +151,7 @@ static void softmax(float *s, uint32_t n, float scale, float *max, float *sum, f
         store16(s + i, x);
         top = max16(x, top);
     }
-    float lane[16], m = *max;
-    store16(lane, top);
-    for (int i = 0; i < 16; i++)
-        m = lane[i] > m ? lane[i] : m;
+    float m = max_lanes(&top, *max);
     /* All -inf so far can only come from broken weights; the sums must become NaN, not 0 / 0 later. */
     float fade = *max == m ? 1.0f : expf(*max - m);
     vec16 acc = {0}, shift = splat16(m);
@@ -290,6 +305,13 @@ static void index_scores(const void *q, const float *w, uint32_t heads, uint32_t
     for (int j = 0; j < 4; j++)
         store16(score + j * 16, acc[j] * load16(key_scale + j * 16));
 }
+
+static void index_page(const void *q, const float *w, uint32_t heads, uint32_t dim,
+                       const uint8_t *key, uint32_t n, const float *key_scale, void *kt, float *score)
+{
+    index_tile(key, n, dim, kt);
+    index_scores(q, w, heads, dim, kt, key_scale, score);
+}
 #endif
 
 static void group_max(const float *x, uint32_t n, uint32_t n_groups, float *best)
@@ -332,5 +354,9 @@ static uint32_t count_at_least(const int32_t *key, uint32_t n, int32_t bound)
 }
 
 #define DSA_LOOPS_TABLE                                                                            \
-    {transpose,   scores,       softmax,          values,    index_query, index_tile,              \
-     index_scores, index_scores_f32, group_max, keep, count_at_least}
+    {                                                                                              \
+        .transpose = transpose, .scores = scores, .softmax = softmax, .values = values,            \
+        .index_query = index_query, .index_tile = index_tile, .index_scores = index_scores,        \
+        .index_page = index_page, .index_scores_f32 = index_scores_f32, .group_max = group_max,    \
+        .keep = keep, .count_at_least = count_at_least                                             \
+    }

@@ -38,6 +38,10 @@ struct dsa_loops {
     void (*index_tile)(const uint8_t *key, uint32_t n, uint32_t dim, void *kt);
     void (*index_scores)(const void *q, const float *w, uint32_t heads, uint32_t dim, const void *kt,
                          const float *key_scale, float *score);
+    /* Both at once, for one query: the same bits, and kt (256 * dim bytes) may be left unused. */
+    void (*index_page)(const void *q, const float *w, uint32_t heads, uint32_t dim,
+                       const uint8_t *key, uint32_t n, const float *key_scale, void *kt,
+                       float *score);
     /* The same from fp32 queries and a transposed tile; scratch holds heads * 64 values. */
     void (*index_scores_f32)(const float *q, const float *w, uint32_t heads, uint32_t dim,
                              const float *kt, float *scratch, float *score);

@@ -84,6 +84,12 @@ static void score_pages(const struct select_job *j, struct index_worker *w, uint
         float scale[TILE] = {0};
         if (b->ops.limits.index == INDEX_FP8) {
             memcpy(scale, page + (size_t)TILE * dim, 4 * (size_t)n);
+            if (n_rows == 1) {
+                j->loops->index_page(j->x->query + (size_t)row * heads * dim * 4,
+                                     j->x->weight + (size_t)row * heads, heads, dim, page, n, scale,
+                                     w->tile, score + (size_t)p * TILE);
+                continue;
+            }
             j->loops->index_tile(page, n, dim, w->tile);
         } else {
             j->loops->transpose((const float *)(const void *)page, dim, n, dim, w->tile);

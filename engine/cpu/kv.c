@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-enum { GROUP = 128, ROWS_PER_CHUNK = 16 };
+enum { GROUP = 128, ROWS_PER_CHUNK = 16, MAX_RECORD = 4096, MAX_INDEX_DIM = 1024 };
 
 static const float INDEX_NORM_EPS = 1e-6f; /* whatever rms_norm_eps says */
 
@@ -159,8 +159,7 @@ static void kv_store_rows(void *arg, uint32_t chunk, uint32_t worker)
     const struct model_config *c = b->ops.cfg;
     uint32_t r = c->kv_lora_rank;
     size_t record = b->latent_page_bytes / KV_PAGE_TOKENS;
-    /* each worker's row: reserved with the lane's attention scratch would be one more rule to keep */
-    float row[4096];
+    float row[MAX_RECORD];
     (void)worker;
     for (uint32_t i = chunk * ROWS_PER_CHUNK; i < chunk_end(j, chunk); i++) {
         uint32_t pos = j->lane->row_pos[i];
@@ -205,7 +204,7 @@ static void index_store_rows(void *arg, uint32_t chunk, uint32_t worker)
     struct cpu_backend *b = j->b;
     const struct model_config *c = b->ops.cfg;
     uint32_t dim = c->index_dim;
-    float row[1024];
+    float row[MAX_INDEX_DIM];
     (void)worker;
     for (uint32_t i = chunk * ROWS_PER_CHUNK; i < chunk_end(j, chunk); i++) {
         uint32_t pos = j->lane->row_pos[i], slot = pos % KV_PAGE_TOKENS;
@@ -240,16 +239,16 @@ enum err_code cpu_kv_init(struct cpu_backend *b, struct err *e)
     if (c->rope_dim % 2)
         return err_set(e, ERR_INVALID, "qk_rope_head_dim=%u: pairs need an even number",
                        c->rope_dim);
-    if ((uint64_t)c->kv_lora_rank + c->rope_dim > 4096)
-        return err_set(e, ERR_INVALID, "kv_lora_rank=%u and qk_rope_head_dim=%u: over 4096 together",
-                       c->kv_lora_rank, c->rope_dim);
+    if ((uint64_t)c->kv_lora_rank + c->rope_dim > MAX_RECORD)
+        return err_set(e, ERR_INVALID, "kv_lora_rank=%u and qk_rope_head_dim=%u: over %d together",
+                       c->kv_lora_rank, c->rope_dim, MAX_RECORD);
     assert(b->latent_page_bytes >= KV_PAGE_TOKENS * kv_record_bytes(c, b->ops.limits.latent));
     b->ops.rope_q = op_rope_q;
     b->ops.kv_store = op_kv_store;
     if (!c->has_indexer)
         return ERR_OK;
-    if (c->index_dim > 1024)
-        return err_set(e, ERR_INVALID, "index_head_dim=%u: over 1024", c->index_dim);
+    if (c->index_dim > MAX_INDEX_DIM)
+        return err_set(e, ERR_INVALID, "index_head_dim=%u: over %d", c->index_dim, MAX_INDEX_DIM);
     if (c->rope_dim > c->index_dim)
         return err_set(e, ERR_INVALID, "qk_rope_head_dim=%u is larger than index_head_dim=%u",
                        c->rope_dim, c->index_dim);

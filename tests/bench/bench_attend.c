@@ -243,10 +243,9 @@ static void run_scores(void *arg)
     loops->index_query(y->iq, y->c.index_heads, y->c.index_dim, query);
     for (uint32_t p = 0; p < y->n / TILE; p++) {
         const unsigned char *page = y->b->index[0] + y->page[p] * y->b->index_page_bytes;
-        loops->index_tile(page, TILE, y->c.index_dim, tile);
-        loops->index_scores(query, y->iw, y->c.index_heads, y->c.index_dim, tile,
-                            (const float *)(const void *)(page + TILE * y->c.index_dim),
-                            y->score + p * TILE);
+        loops->index_page(query, y->iw, y->c.index_heads, y->c.index_dim, page, TILE,
+                          (const float *)(const void *)(page + TILE * y->c.index_dim), tile,
+                          y->score + p * TILE);
     }
 }
 
