@@ -13,15 +13,12 @@
 
 #include <math.h>
 
-static bool sees_all(const struct cpu_lane *lane, uint32_t row)
+static bool is_expanded(const struct attend_job *j, uint32_t row)
 {
-    return lane->row_pos[row] < lane->step->seq[lane->row_seq[row]].top_k; /* t + 1 <= top_k */
-}
-
-static bool is_expanded(const struct cpu_lane *lane, uint32_t row)
-{
-    const struct step_seq *s = &lane->step->seq[lane->row_seq[row]];
-    return lane->row_pos[row] < s->expand_below && lane->row_pos[row] < s->top_k;
+    const struct step_seq *s = &j->lane->step->seq[j->lane->row_seq[row]];
+    uint32_t pos = j->lane->row_pos[row];
+    bool sees_all = !j->sel || pos < s->top_k; /* pos + 1 <= top_k */
+    return sees_all && pos < s->expand_below;
 }
 
 /* ---- expanded ---- */
@@ -108,7 +105,7 @@ static void attend_expanded(struct attend_job *j, enum lane l, const struct step
 {
     const struct model_config *c = j->b->ops.cfg;
     uint32_t end = s->row0; /* expanded rows are a sequence's first ones */
-    while (end < s->row0 + s->n_rows && is_expanded(j->lane, end))
+    while (end < s->row0 + s->n_rows && is_expanded(j, end))
         end++;
     if (end == s->row0)
         return;
@@ -146,10 +143,8 @@ static void op_attend(struct ops *o, enum lane l, uint32_t layer, const struct m
         attend_expanded(&j, l, &lane->step->seq[i]);
     for (uint32_t row = 0; row < lane->step->n_rows;) {
         uint32_t end = row;
-        while (end < lane->step->n_rows && !is_expanded(lane, end)) {
-            assert(sel || sees_all(lane, end) || !o->cfg->has_indexer);
+        while (end < lane->step->n_rows && !is_expanded(&j, end))
             end++;
-        }
         if (end > row)
             attend_absorbed(&j, l, row, end);
         row = end + 1;

@@ -238,41 +238,37 @@ static void index_scores(const void *q, const float *w, uint32_t heads, uint32_t
     }
 }
 
-/* Four heads over 64 dims of 16 keys: from the page to the sums without a tile in memory. */
-static inline void score_16_keys(const struct widen *t, const uint32_t *q, uint32_t n_pairs,
-                                 const __m512i x[16], __m512 acc[4][2])
+/* Four heads, whole pages: from the page to the sums without a tile in memory. dim is a constant where
+ * this is inlined, so that addresses are constants, too. */
+static inline __attribute__((always_inline)) void page_of_4_heads(const uint32_t *q, const float *w,
+                                                                  uint32_t dim, const uint8_t *key,
+                                                                  const float *key_scale, float *score)
 {
-#pragma GCC unroll 16
-    for (uint32_t i = 0; i < 16; i++) {
-        __m512i even, odd;
-        widen_codes(t, x[i], &even, &odd);
-#pragma GCC unroll 4
-        for (uint32_t h = 0; h < 4; h++) {
-            acc[h][0] = dp(acc[h][0], even, q[h * n_pairs + 2 * i]);
-            acc[h][1] = dp(acc[h][1], odd, q[h * n_pairs + 2 * i + 1]);
-        }
-    }
-}
-
-static void index_page(const void *q, const float *w, uint32_t heads, uint32_t dim,
-                       const uint8_t *key, uint32_t n, const float *key_scale, void *kt, float *score)
-{
-    if (heads != 4 || dim % 64) {
-        index_tile(key, n, dim, kt);
-        index_scores(q, w, heads, dim, kt, key_scale, score);
-        return;
-    }
     const struct widen t = widen_tables();
-    const uint32_t *query = q;
-    for (uint32_t g = 0; g < TILE; g += 16) {
+    const uint32_t n_pairs = dim / 2;
+    for (uint32_t g = 0; g < TILE; g += 16, key += (size_t)16 * dim) {
         __m512 acc[4][2], sum = _mm512_setzero_ps();
 #pragma GCC unroll 4
         for (int h = 0; h < 4; h++)
             acc[h][0] = acc[h][1] = _mm512_setzero_ps();
+#pragma GCC unroll 2
         for (uint32_t c = 0; c < dim; c += 64) {
             __m512i x[16];
-            load_keys(key, g, n, dim, c, x);
-            score_16_keys(&t, query + c / 2, dim / 2, x, acc);
+#pragma GCC unroll 16
+            for (uint32_t i = 0; i < 16; i++)
+                x[i] = _mm512_loadu_si512(key + (size_t)i * dim + c);
+            transpose_dwords(x);
+#pragma GCC unroll 16
+            for (uint32_t i = 0; i < 16; i++) {
+                __m512i even, odd;
+                widen_codes(&t, x[i], &even, &odd);
+#pragma GCC unroll 4
+                for (uint32_t h = 0; h < 4; h++) {
+                    const uint32_t *pair = q + h * n_pairs + c / 2 + 2 * i;
+                    acc[h][0] = dp(acc[h][0], even, pair[0]);
+                    acc[h][1] = dp(acc[h][1], odd, pair[1]);
+                }
+            }
         }
 #pragma GCC unroll 4
         for (int h = 0; h < 4; h++)
@@ -280,6 +276,19 @@ static void index_page(const void *q, const float *w, uint32_t heads, uint32_t d
                 _mm512_set1_ps(w[h]),
                 _mm512_max_ps(_mm512_setzero_ps(), _mm512_add_ps(acc[h][0], acc[h][1])), sum);
         _mm512_storeu_ps(score + g, _mm512_mul_ps(sum, _mm512_loadu_ps(key_scale + g)));
+    }
+}
+
+static void index_page(const void *q, const float *w, uint32_t heads, uint32_t dim,
+                       const uint8_t *key, uint32_t n, const float *key_scale, void *kt, float *score)
+{
+    if (heads == 4 && n == TILE && dim == 64) {
+        page_of_4_heads(q, w, 64, key, key_scale, score);
+    } else if (heads == 4 && n == TILE && dim == 128) {
+        page_of_4_heads(q, w, 128, key, key_scale, score);
+    } else {
+        index_tile(key, n, dim, kt);
+        index_scores(q, w, heads, dim, kt, key_scale, score);
     }
 }
 
