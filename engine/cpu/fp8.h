@@ -1,8 +1,8 @@
 /* fp8.h - the small number formats, one value at a time: bf16, f16, e4m3, and power-of-two scales.
  *
- * e4m3 is e4m3fn: bias 7, no infinities, NaN 0x7F and 0xFF, largest value 448, smallest 2^-9. Widening is
- * exact in all of them; narrowing rounds to nearest even. The vector kernels give the same bits.
- * Thread: any.
+ * e4m3 is e4m3fn: bias 7, no infinities, NaN 0x7F and 0xFF, largest value 448, smallest 2^-9.
+ * Widening is exact in all of them; narrowing rounds to nearest even. The vector kernels give the
+ * same bits. Thread: any.
  */
 #ifndef GAZE_CPU_FP8_H
 #define GAZE_CPU_FP8_H
@@ -12,7 +12,8 @@
 #include <string.h>
 
 #define E4M3_MAX 448.0f
-#define E4M3_AMAX_FLOOR 1e-4f /* groups of smaller values are scaled as if this were their largest */
+#define E4M3_AMAX_FLOOR                                                                            \
+    1e-4f /* groups of smaller values are scaled as if this were their largest */
 
 static inline uint32_t f32_bits(float x)
 {
@@ -40,7 +41,8 @@ static inline uint16_t bf16_round(float x)
     return (uint16_t)((u + 0x7FFFu + (u >> 16 & 1u)) >> 16);
 }
 
-/* The exponent field is moved, not rebiased: the product with 2^112 does that for denormals as well. */
+/* The exponent field is moved, not rebiased: the product with 2^112 does that for denormals as
+ * well. */
 static inline float f16_value(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, mag = (uint32_t)(h & 0x7FFFu) << 13;

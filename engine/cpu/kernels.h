@@ -1,9 +1,11 @@
-/* kernels.h - the inner loops, once per instruction set: portable, AVX2, AVX-512.
+/* kernels.h - the inner loops of products and vectors, once per instruction set: portable, AVX2,
+ * AVX-512.
  *
- * Each table is equal to itself bit for bit whatever the sizes around it (a dot product's order depends on
- * its own length alone, for any number of rows at a time); tables differ from each other by rounding.
- * kernels_avx512.c, kernels_avx2.c and kernels_portable.c fill one table each; the products are in
- * kernels_gemm_*.c. Any size and alignment will do; nothing beyond the named elements is touched.
+ * Each table is equal to itself bit for bit whatever the sizes around it (a dot product's order
+ * depends on its own length alone, for any number of rows at a time); tables differ from each other
+ * by rounding. kernels_avx512.c, kernels_avx2.c and kernels_portable.c fill one table each; the
+ * products are in kernels_gemm_*.c. Any size and alignment will do; nothing beyond the named
+ * elements is touched.
  */
 #ifndef GAZE_CPU_KERNELS_H
 #define GAZE_CPU_KERNELS_H
@@ -12,24 +14,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { KERNELS_MAX_INDEX_DIM = 256 }; /* of the fp8 index scores, which widen keys on the stack */
-
 struct kernels {
     const char *name; /* "avx512" "avx2" "portable" */
 
-    /* Weights [n_out, n_in] (row stride n_in elements) times rows of x. y[i * ldy + j] for x rows i in
-     * [0, n) and W rows j in [0, n_out): = or +=. Each y is one dot product over k in a fixed order.
-     * x is fp32 (exact) or bf16 (fast), rows ldx elements apart. FP8 weights come with the scale rows of
-     * their 128 x 128 blocks: scale[((j0 + j) / 128) * scale_stride + k / 128], j0 the row of W's first. */
+    /* Weights [n_out, n_in] (row stride n_in elements) times rows of x. y[i * ldy + j] for x rows i
+     * in [0, n) and W rows j in [0, n_out): = or +=. Each y is one dot product over k in a fixed
+     * order. x is fp32 (exact) or bf16 (fast), rows ldx elements apart. FP8 weights come with the
+     * scale rows of their 128 x 128 blocks: scale[((j0 + j) / 128) * scale_stride + k / 128], j0
+     * the row of W's first. */
     void (*gemm_f32_f32)(const float *w, uint32_t n_out, uint32_t n_in, const float *x, size_t ldx,
                          uint32_t n, float *y, size_t ldy, bool add);
-    void (*gemm_bf16_f32)(const uint16_t *w, uint32_t n_out, uint32_t n_in, const float *x, size_t ldx,
-                          uint32_t n, float *y, size_t ldy, bool add);
-    void (*gemm_f16_f32)(const uint16_t *w, uint32_t n_out, uint32_t n_in, const float *x, size_t ldx,
+    void (*gemm_bf16_f32)(const uint16_t *w, uint32_t n_out, uint32_t n_in, const float *x,
+                          size_t ldx, uint32_t n, float *y, size_t ldy, bool add);
+    void (*gemm_f16_f32)(const uint16_t *w, uint32_t n_out, uint32_t n_in, const float *x,
+                         size_t ldx, uint32_t n, float *y, size_t ldy, bool add);
+    void (*gemm_fp8_f32)(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in,
+                         const float *scale, size_t scale_stride, const float *x, size_t ldx,
                          uint32_t n, float *y, size_t ldy, bool add);
-    void (*gemm_fp8_f32)(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in, const float *scale,
-                         size_t scale_stride, const float *x, size_t ldx, uint32_t n, float *y,
-                         size_t ldy, bool add);
     void (*gemm_bf16_bf16)(const uint16_t *w, uint32_t n_out, uint32_t n_in, const uint16_t *x,
                            size_t ldx, uint32_t n, float *y, size_t ldy, bool add);
     void (*gemm_fp8_bf16)(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in,
@@ -40,27 +41,17 @@ struct kernels {
     void (*bf16_to_f32)(const uint16_t *x, float *y, size_t n);
     void (*fp8_to_f32)(const uint8_t *x, float scale, float *y, size_t n);
 
-    float (*dot_f32)(const float *a, const float *b, size_t n);
-    float (*dot_bf16_f32)(const uint16_t *a, const float *b, size_t n);
-    void (*axpy_f32)(float a, const float *x, float *y, size_t n);      /* y += a x */
-    void (*axpy_bf16)(float a, const uint16_t *x, float *y, size_t n);
+    void (*axpy_f32)(float a, const float *x, float *y, size_t n); /* y += a x */
     float (*sum_squares)(const float *x, size_t n);
-    void (*silu_mul)(const float *gate, const float *up, float *y, size_t n); /* y = silu(gate) up */
+    void (*silu_mul)(const float *gate, const float *up, float *y,
+                     size_t n); /* y = silu(gate) up */
     /* x <- exp(x - max), returns the sum; max is the largest of x[0, n) */
     float (*softmax_exp)(float *x, float max, size_t n);
     float (*max_f32)(const float *x, size_t n); /* n > 0 */
-
-    /* Lightning indexer: score[s] = key_scale[s] * sum_h w[h] max(0, q[h] . key[s]) for n_keys keys in a row.
-     * f32: keys [n_keys, dim] fp32, key_scale NULL (1). fp8: keys are e4m3 bytes, q is e4m3 values already
-     * widened to bf16 (exact), sums in fp32. */
-    void (*index_scores_f32)(const float *q, const float *w, uint32_t heads, uint32_t dim,
-                             const float *key, uint32_t n_keys, float *score);
-    void (*index_scores_fp8)(const uint16_t *q_bf16, const float *w, uint32_t heads, uint32_t dim,
-                             const uint8_t *key, const float *key_scale, uint32_t n_keys, float *score);
 };
 
-/* The best table this CPU can run; GAZE_SIMD in the environment asks for another (NULL: it asked for one
- * that this CPU or build does not have). */
+/* The best table this CPU can run; GAZE_SIMD in the environment asks for another (NULL: it asked
+ * for one that this CPU or build does not have). */
 const struct kernels *kernels_pick(void);
 /* By name, for tests; NULL when this CPU or build does not have it. */
 const struct kernels *kernels_by_name(const char *name);

@@ -1,10 +1,8 @@
-/* kernels_avx2.c - the AVX2 table: conversions, small vector kernels, lightning indexer scores. */
+/* kernels_avx2.c - the AVX2 table: conversions and small vector kernels. */
 #if defined(__x86_64__)
 #include "cpu/kernels_avx2.h"
 #include "cpu/fp8.h"
 #include "cpu/kernels_sets.h"
-
-#include <assert.h>
 
 static void f32_to_bf16(const float *x, uint16_t *y, size_t n)
 {
@@ -17,7 +15,8 @@ static void f32_to_bf16(const float *x, uint16_t *y, size_t n)
         __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
         __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
         __m256i r = _mm256_blendv_epi8(_mm256_srli_epi32(sum, 16), quiet, nan);
-        __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+        __m128i packed =
+            _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
         _mm_storeu_si128((__m128i *)(void *)(y + i), packed);
     }
     for (; i < n; i++)
@@ -43,35 +42,20 @@ static void fp8_to_f32(const uint8_t *x, float scale, float *y, size_t n)
         y[i] = e4m3_table[x[i]] * scale;
 }
 
-/* Four accumulators: a dot product alone has no neighbours to hide the adder's latency. */
-static float dot_f32(const float *a, const float *b, size_t n)
+/* Four accumulators: a sum alone has no neighbours to hide the adder's latency. */
+static float sum_squares(const float *x, size_t n)
 {
-    __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                   _mm256_setzero_ps()};
     size_t i = 0;
     for (; i + 32 <= n; i += 32)
         for (size_t c = 0; c < 4; c++)
-            s[c] = _mm256_fmadd_ps(v_f32(a + i + 8 * c), v_f32(b + i + 8 * c), s[c]);
+            s[c] = _mm256_fmadd_ps(v_f32(x + i + 8 * c), v_f32(x + i + 8 * c), s[c]);
     for (; i + 8 <= n; i += 8)
-        s[0] = _mm256_fmadd_ps(v_f32(a + i), v_f32(b + i), s[0]);
+        s[0] = _mm256_fmadd_ps(v_f32(x + i), v_f32(x + i), s[0]);
     if (i < n) {
         uint32_t part = (uint32_t)(n - i);
-        s[0] = _mm256_fmadd_ps(v_f32_part(a + i, part), v_f32_part(b + i, part), s[0]);
-    }
-    return lanes_sum(_mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
-}
-
-static float dot_bf16_f32(const uint16_t *a, const float *b, size_t n)
-{
-    __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
-    size_t i = 0;
-    for (; i + 32 <= n; i += 32)
-        for (size_t c = 0; c < 4; c++)
-            s[c] = _mm256_fmadd_ps(v_bf16(a + i + 8 * c), v_f32(b + i + 8 * c), s[c]);
-    for (; i + 8 <= n; i += 8)
-        s[0] = _mm256_fmadd_ps(v_bf16(a + i), v_f32(b + i), s[0]);
-    if (i < n) {
-        uint32_t part = (uint32_t)(n - i);
-        s[0] = _mm256_fmadd_ps(v_bf16_part(a + i, part), v_f32_part(b + i, part), s[0]);
+        s[0] = _mm256_fmadd_ps(v_f32_part(x + i, part), v_f32_part(x + i, part), s[0]);
     }
     return lanes_sum(_mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
 }
@@ -84,21 +68,6 @@ static void axpy_f32(float a, const float *x, float *y, size_t n)
         _mm256_storeu_ps(y + i, _mm256_fmadd_ps(va, v_f32(x + i), v_f32(y + i)));
     for (; i < n; i++)
         y[i] = __builtin_fmaf(a, x[i], y[i]);
-}
-
-static void axpy_bf16(float a, const uint16_t *x, float *y, size_t n)
-{
-    __m256 va = _mm256_set1_ps(a);
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i, _mm256_fmadd_ps(va, v_bf16(x + i), v_f32(y + i)));
-    for (; i < n; i++)
-        y[i] = __builtin_fmaf(a, bf16_value(x[i]), y[i]);
-}
-
-static float sum_squares(const float *x, size_t n)
-{
-    return dot_f32(x, x, n);
 }
 
 static inline __m256 silu_mul8(__m256 g, __m256 u)
@@ -152,84 +121,16 @@ static float max_f32(const float *x, size_t n)
     return best;
 }
 
-/* Scores four keys at a time, for four sums under way; missing keys repeat the last one. */
-static inline void score4(const float *q, const float *w, uint32_t heads, uint32_t dim,
-                          const float *const key[4], float out[4])
-{
-    __m128 total = _mm_setzero_ps();
-    for (uint32_t h = 0; h < heads; h++) {
-        const float *qh = q + (size_t)h * dim;
-        __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
-                       _mm256_setzero_ps()};
-        uint32_t d = 0;
-        for (; d + 8 <= dim; d += 8)
-            for (int c = 0; c < 4; c++)
-                s[c] = _mm256_fmadd_ps(v_f32(qh + d), v_f32(key[c] + d), s[c]);
-        if (d < dim)
-            for (int c = 0; c < 4; c++)
-                s[c] = _mm256_fmadd_ps(v_f32_part(qh + d, dim - d), v_f32_part(key[c] + d, dim - d),
-                                       s[c]);
-        __m128 dots = _mm_max_ps(lanes_sum4(s[0], s[1], s[2], s[3]), _mm_setzero_ps());
-        total = _mm_fmadd_ps(dots, _mm_set1_ps(w[h]), total);
-    }
-    _mm_storeu_ps(out, total);
-}
-
-static void index_scores_f32(const float *q, const float *w, uint32_t heads, uint32_t dim, const float *key,
-                             uint32_t n_keys, float *score)
-{
-    for (uint32_t s = 0; s < n_keys; s += 4) {
-        const float *k[4];
-        float out[4];
-        for (uint32_t c = 0; c < 4; c++)
-            k[c] = key + (size_t)(s + c < n_keys ? s + c : n_keys - 1) * dim;
-        score4(q, w, heads, dim, k, out);
-        for (uint32_t c = 0; c < 4 && s + c < n_keys; c++)
-            score[s + c] = out[c];
-    }
-}
-
-static void index_scores_fp8(const uint16_t *q, const float *w, uint32_t heads, uint32_t dim,
-                             const uint8_t *key, const float *key_scale, uint32_t n_keys, float *score)
-{
-    enum { HEADS = 16 }; /* widened at a time */
-    float wide_q[HEADS * KERNELS_MAX_INDEX_DIM], wide_k[4][KERNELS_MAX_INDEX_DIM];
-    assert(dim <= KERNELS_MAX_INDEX_DIM);
-    for (uint32_t h = 0; h < heads; h += HEADS) {
-        uint32_t n_heads = heads - h < HEADS ? heads - h : HEADS;
-        bf16_to_f32(q + (size_t)h * dim, wide_q, (size_t)n_heads * dim);
-        for (uint32_t s = 0; s < n_keys; s += 4) {
-            const float *k[4];
-            float out[4];
-            for (uint32_t c = 0; c < 4; c++) {
-                uint32_t row = s + c < n_keys ? s + c : n_keys - 1;
-                fp8_to_f32(key + (size_t)row * dim, 1.0f, wide_k[c], dim);
-                k[c] = wide_k[c];
-            }
-            score4(wide_q, w + h, n_heads, dim, k, out);
-            for (uint32_t c = 0; c < 4 && s + c < n_keys; c++)
-                score[s + c] = (h ? score[s + c] : 0.0f) + out[c];
-        }
-    }
-    for (uint32_t s = 0; s < n_keys; s++)
-        score[s] *= key_scale[s];
-}
-
 const struct kernels kernels_avx2 = {
     .name = "avx2",
     GEMM_ENTRIES(avx2),
     .f32_to_bf16 = f32_to_bf16,
     .bf16_to_f32 = bf16_to_f32,
     .fp8_to_f32 = fp8_to_f32,
-    .dot_f32 = dot_f32,
-    .dot_bf16_f32 = dot_bf16_f32,
     .axpy_f32 = axpy_f32,
-    .axpy_bf16 = axpy_bf16,
     .sum_squares = sum_squares,
     .silu_mul = silu_mul,
     .softmax_exp = softmax_exp,
     .max_f32 = max_f32,
-    .index_scores_f32 = index_scores_f32,
-    .index_scores_fp8 = index_scores_fp8,
 };
 #endif

@@ -46,13 +46,15 @@ static inline __m256 v_f16_part(const uint16_t *p, uint32_t n)
 {
     return _mm256_cvtph_ps(part_u16(p, n));
 }
-/* As e4m3_value(): moves the exponent field, then multiplies by 2^120, which is right for denormals too. */
+/* As e4m3_value(): moves the exponent field, then multiplies by 2^120, which is right for denormals
+ * too. */
 static inline __m256 widen_fp8(__m128i codes)
 {
     __m256i c = _mm256_cvtepu8_epi32(codes);
     __m256i mag = _mm256_and_si256(c, _mm256_set1_epi32(0x7F));
     __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(c, mag), 24);
-    __m256 v = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(mag, 20)), _mm256_set1_ps(0x1p120f));
+    __m256 v =
+        _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(mag, 20)), _mm256_set1_ps(0x1p120f));
     __m256i nan = _mm256_cmpeq_epi32(mag, _mm256_set1_epi32(0x7F));
     nan = _mm256_and_si256(nan, _mm256_set1_epi32(0x7FC00000));
     return _mm256_or_ps(v, _mm256_castsi256_ps(_mm256_or_si256(sign, nan)));

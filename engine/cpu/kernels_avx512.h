@@ -1,4 +1,5 @@
-/* kernels_avx512.h - loads, widening, sums over lanes and exp on AVX-512. Private to kernels*_avx512.c. */
+/* kernels_avx512.h - loads, widening, sums over lanes and exp on AVX-512. Private to
+ * kernels*_avx512.c. */
 #ifndef GAZE_CPU_KERNELS_AVX512_H
 #define GAZE_CPU_KERNELS_AVX512_H
 
@@ -47,15 +48,18 @@ static inline __m512 v_f16_part(const uint16_t *p, uint32_t n)
 {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(part16(n), p));
 }
-/* As e4m3_value(): moves the exponent field, then multiplies by 2^120, which is right for denormals too. */
+/* As e4m3_value(): moves the exponent field, then multiplies by 2^120, which is right for denormals
+ * too. */
 static inline __m512 widen_fp8(__m128i codes)
 {
     __m512i c = _mm512_cvtepu8_epi32(codes);
     __m512i mag = _mm512_and_si512(c, _mm512_set1_epi32(0x7F));
     __m512i sign = _mm512_slli_epi32(_mm512_xor_si512(c, mag), 24);
-    __m512 v = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(mag, 20)), _mm512_set1_ps(0x1p120f));
+    __m512 v =
+        _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(mag, 20)), _mm512_set1_ps(0x1p120f));
     __mmask16 nan = _mm512_cmpeq_epi32_mask(mag, _mm512_set1_epi32(0x7F));
-    __m512i bits = _mm512_mask_mov_epi32(_mm512_castps_si512(v), nan, _mm512_set1_epi32(0x7FC00000));
+    __m512i bits =
+        _mm512_mask_mov_epi32(_mm512_castps_si512(v), nan, _mm512_set1_epi32(0x7FC00000));
     return _mm512_castsi512_ps(_mm512_or_si512(bits, sign));
 }
 static inline __m512 v_fp8(const uint8_t *p)
@@ -67,7 +71,8 @@ static inline __m512 v_fp8_part(const uint8_t *p, uint32_t n)
     return widen_fp8(_mm_maskz_loadu_epi8(part16(n), p));
 }
 
-/* Sums over lanes: i + (i ^ 8), then ^ 4, ^ 2, ^ 1. One tree for one sum, for four and for sixteen. */
+/* Sums over lanes: i + (i ^ 8), then ^ 4, ^ 2, ^ 1. One tree for one sum, for four and for sixteen.
+ */
 
 /* [a a b b] -> a in lanes 0-7, b in lanes 8-15 */
 static inline __m512 fold8(__m512 a, __m512 b)
@@ -100,8 +105,10 @@ static inline __m512 lanes_sum16(__m512 s[4][4])
     __m512 f[4];
     for (int r = 0; r < 4; r++)
         f[r] = fold4(fold8(s[r][0], s[r][1]), fold8(s[r][2], s[r][3]));
-    __m512 f02 = _mm512_add_ps(_mm512_shuffle_ps(f[0], f[1], 0x44), _mm512_shuffle_ps(f[0], f[1], 0xEE));
-    __m512 f13 = _mm512_add_ps(_mm512_shuffle_ps(f[2], f[3], 0x44), _mm512_shuffle_ps(f[2], f[3], 0xEE));
+    __m512 f02 =
+        _mm512_add_ps(_mm512_shuffle_ps(f[0], f[1], 0x44), _mm512_shuffle_ps(f[0], f[1], 0xEE));
+    __m512 f13 =
+        _mm512_add_ps(_mm512_shuffle_ps(f[2], f[3], 0x44), _mm512_shuffle_ps(f[2], f[3], 0xEE));
     return _mm512_add_ps(_mm512_shuffle_ps(f02, f13, 0x88), _mm512_shuffle_ps(f02, f13, 0xDD));
 }
 
@@ -124,8 +131,9 @@ static inline __m512 v_exp(__m512 x)
     return _mm512_scalef_ps(p, n);
 }
 
-/* 64 codes -> bf16 in natural order. Widened is exact. Two 128-entry tables give the high and the low byte
- * of a magnitude (the permute ignores the sign bit, which the high byte then takes over). */
+/* 64 codes -> bf16 in natural order. Widened is exact. Two 128-entry tables give the high and the
+ * low byte of a magnitude (the permute ignores the sign bit, which the high byte then takes over).
+ */
 struct fp8_tables {
     __m512i high[2], low[2], order, sign;
 };
@@ -135,7 +143,8 @@ static inline struct fp8_tables fp8_tables_load(void)
     return (struct fp8_tables){
         {_mm512_loadu_si512(fp8_high_bytes), _mm512_loadu_si512(fp8_high_bytes + 64)},
         {_mm512_loadu_si512(fp8_low_bytes), _mm512_loadu_si512(fp8_low_bytes + 64)},
-        _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), /* so that unpacking 128-bit lanes restores the order */
+        _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3,
+                          7), /* so that unpacking 128-bit lanes restores the order */
         _mm512_set1_epi8((char)0x80)};
 }
 static inline void fp8_to_bf16x64(const struct fp8_tables *t, __m512i codes, __m512i *first,

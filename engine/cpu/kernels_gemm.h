@@ -9,9 +9,9 @@
  *   v_*_part(p, n)                              the first n < V_LANES of them, zeros after
  *   v_put1(y, a, add) v_put4(y, a, b, c, d, add)  y[...] = or += the sum of the lanes of each
  *
- * A sum has one accumulator of V_LANES lanes that walks k upwards, then a tree over the lanes. Tiles are
- * several such sums side by side and never share lanes, so a sum's order depends on n_in alone. FP8
- * sums each 128-wide block apart and adds it, scaled, to a second accumulator.
+ * A sum has one accumulator of V_LANES lanes that walks k upwards, then a tree over the lanes.
+ * Tiles are several such sums side by side and never share lanes, so a sum's order depends on n_in
+ * alone. FP8 sums each 128-wide block apart and adds it, scaled, to a second accumulator.
  */
 #ifndef GAZE_CPU_KERNELS_GEMM_H
 #define GAZE_CPU_KERNELS_GEMM_H
@@ -112,8 +112,8 @@ ALWAYS_INLINE void tile_walk(enum form wf, enum form xf, int nw, int nx, const s
 }
 
 /* The nw x nx sums of rows [j, j + nw) of W and [i, i + nx) of x. */
-ALWAYS_INLINE void tile(enum form wf, enum form xf, int nw, int nx, const struct gemm *g, uint32_t j,
-                        uint32_t i)
+ALWAYS_INLINE void tile(enum form wf, enum form xf, int nw, int nx, const struct gemm *g,
+                        uint32_t j, uint32_t i)
 {
     struct tile_rows r;
     V sum[8][6];
@@ -217,8 +217,8 @@ ALWAYS_INLINE void gemm_run(enum form wf, enum form xf, const struct gemm *g)
 
 /* The table's entries, under the names gemm_<w>_<x>_<set>. */
 #define GEMM_PLAIN(name, wf, xf, wtype, xtype)                                                     \
-    void name(const wtype *w, uint32_t n_out, uint32_t n_in, const xtype *x, size_t ldx, uint32_t n, \
-              float *y, size_t ldy, bool add)                                                      \
+    void name(const wtype *w, uint32_t n_out, uint32_t n_in, const xtype *x, size_t ldx,           \
+              uint32_t n, float *y, size_t ldy, bool add)                                          \
     {                                                                                              \
         struct gemm g = {w, 0, n_out, n_in, NULL, 0, x, ldx, n, y, ldy, add};                      \
         gemm_run(wf, xf, &g);                                                                      \

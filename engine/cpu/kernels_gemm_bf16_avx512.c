@@ -1,8 +1,9 @@
 /* kernels_gemm_bf16_avx512.c - products of bf16 rows on AVX-512 BF16: the fast precision.
  *
- * As in kernels_gemm.h a sum is one accumulator (16 lanes, each two products wide) that walks k upwards,
- * then the tree of lanes_sum, whatever the tile. Tiles: 4 rows of W by up to 6 of x; 8 by 1 for a single
- * row; 4 by up to 3 for FP8, whose sums have two accumulators each (of the block, and scaled in all).
+ * As in kernels_gemm.h a sum is one accumulator (16 lanes, each two products wide) that walks k
+ * upwards, then the tree of lanes_sum, whatever the tile. Tiles: 4 rows of W by up to 6 of x; 8 by
+ * 1 for a single row; 4 by up to 3 for FP8, whose sums have two accumulators each (of the block,
+ * and scaled in all).
  *
  * FP8 weights become bf16 in registers where x has few rows. For many, four rows of W at a time are
  * widened once into a panel near the core, which the tiles then read like a bf16 matrix.
@@ -46,7 +47,8 @@ ALWAYS_INLINE void put4(float *y, __m128 sum, bool add)
 }
 
 /* Reduces and stores the nw x nx sums at y's row i, column j. */
-ALWAYS_INLINE void put_tile(const struct gemm *g, uint32_t j, uint32_t i, int nw, int nx, __m512 s[8][6])
+ALWAYS_INLINE void put_tile(const struct gemm *g, uint32_t j, uint32_t i, int nw, int nx,
+                            __m512 s[8][6])
 {
     float *y = g->y + i * g->ldy + j;
     if (nw == 1) {
@@ -90,8 +92,8 @@ ALWAYS_INLINE void clear_tile(int nw, int nx, __m512 s[8][6])
 }
 
 /* s[a][b] += w[a] . x[b] over [k, end), bf16 rows. */
-ALWAYS_INLINE void walk(int nw, int nx, const uint16_t *const w[8], const uint16_t *const x[6], size_t k,
-                        size_t end, __m512 s[8][6])
+ALWAYS_INLINE void walk(int nw, int nx, const uint16_t *const w[8], const uint16_t *const x[6],
+                        size_t k, size_t end, __m512 s[8][6])
 {
     for (; k + STEP <= end; k += STEP) {
         __m512i wk[8];
@@ -137,8 +139,8 @@ ALWAYS_INLINE void tile_bf16(int nw, int nx, const struct gemm *g, uint32_t j, u
     put_tile(g, j, i, nw, nx, s);
 }
 
-void gemm_bf16_bf16_avx512(const uint16_t *w, uint32_t n_out, uint32_t n_in, const uint16_t *x, size_t ldx,
-                           uint32_t n, float *y, size_t ldy, bool add)
+void gemm_bf16_bf16_avx512(const uint16_t *w, uint32_t n_out, uint32_t n_in, const uint16_t *x,
+                           size_t ldx, uint32_t n, float *y, size_t ldy, bool add)
 {
     const struct gemm job = {w, 0, n_out, n_in, NULL, 0, x, ldx, n, y, ldy, add}, *g = &job;
     if (n == 1) { /* eight rows of W, to have enough sums under way */
@@ -207,8 +209,8 @@ ALWAYS_INLINE float block_scale(const struct gemm *g, uint32_t row, size_t k)
 }
 
 /* Adds a block's sums, times the block's scale, to the whole. */
-ALWAYS_INLINE void add_block(const struct gemm *g, uint32_t j, size_t k, int nw, int nx, __m512 block[8][6],
-                             __m512 s[8][6])
+ALWAYS_INLINE void add_block(const struct gemm *g, uint32_t j, size_t k, int nw, int nx,
+                             __m512 block[8][6], __m512 s[8][6])
 {
 #pragma GCC unroll 8
     for (int a = 0; a < nw; a++) {
@@ -220,8 +222,8 @@ ALWAYS_INLINE void add_block(const struct gemm *g, uint32_t j, size_t k, int nw,
 }
 
 /* Rows of W straight from their codes. */
-ALWAYS_INLINE void tile_fp8(const struct fp8_tables *t, int nw, int nx, const struct gemm *g, uint32_t j,
-                            uint32_t i)
+ALWAYS_INLINE void tile_fp8(const struct fp8_tables *t, int nw, int nx, const struct gemm *g,
+                            uint32_t j, uint32_t i)
 {
     const uint8_t *w = (const uint8_t *)g->w + (size_t)j * g->n_in;
     const uint16_t *x = g->x + i * g->ldx;
@@ -238,8 +240,9 @@ ALWAYS_INLINE void tile_fp8(const struct fp8_tables *t, int nw, int nx, const st
             for (int b = 0; b < nx; b++)
 #pragma GCC unroll 4
                 for (int c = 0; c < BLOCK_STEPS; c++)
-                    block[a][b] = dot_step(block[a][b], wide[c],
-                                           _mm512_loadu_si512(x + (size_t)b * g->ldx + k + c * STEP));
+                    block[a][b] =
+                        dot_step(block[a][b], wide[c],
+                                 _mm512_loadu_si512(x + (size_t)b * g->ldx + k + c * STEP));
         }
         add_block(g, j, k, nw, nx, block, s);
     }
@@ -270,8 +273,8 @@ ALWAYS_INLINE void tile_fp8(const struct fp8_tables *t, int nw, int nx, const st
 }
 
 /* Four rows of W that lie widened in a panel. */
-ALWAYS_INLINE void tile_panel(const uint16_t *panel, size_t stride, int nx, const struct gemm *g, uint32_t j,
-                              uint32_t i)
+ALWAYS_INLINE void tile_panel(const uint16_t *panel, size_t stride, int nx, const struct gemm *g,
+                              uint32_t j, uint32_t i)
 {
     const uint16_t *w[8], *x[6];
     __m512 s[8][6], block[8][6];
@@ -321,11 +324,12 @@ static void run_panel(const struct fp8_tables *t, const struct gemm *g, uint32_t
             tile_fp8(t, 1, 1, g, j, i);
 }
 
-void gemm_fp8_bf16_avx512(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in, const float *scale,
-                          size_t scale_stride, const uint16_t *x, size_t ldx, uint32_t n, float *y,
-                          size_t ldy, bool add)
+void gemm_fp8_bf16_avx512(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in,
+                          const float *scale, size_t scale_stride, const uint16_t *x, size_t ldx,
+                          uint32_t n, float *y, size_t ldy, bool add)
 {
-    const struct gemm job = {w, j0, n_out, n_in, scale, scale_stride, x, ldx, n, y, ldy, add}, *g = &job;
+    const struct gemm job = {w, j0, n_out, n_in, scale, scale_stride, x, ldx, n, y, ldy, add},
+                      *g = &job;
     const struct fp8_tables t = fp8_tables_load();
     if (n >= PANEL_MIN_ROWS && n_in <= PANEL_K) {
         size_t fit = X_BLOCK_BYTES / (2 * (size_t)n_in + 1) / TILE_X_FP8 * TILE_X_FP8;
@@ -349,7 +353,8 @@ void gemm_fp8_bf16_avx512(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_
             tile_fp8(&t, 1, 1, g, j, i);
 }
 
-/* bf16 of magnitudes 0..127: exponent e - 7 + 127 for normals, powers of two times m for denormals. */
+/* bf16 of magnitudes 0..127: exponent e - 7 + 127 for normals, powers of two times m for denormals.
+ */
 #define BF16_OF(c)                                                                                 \
     ((c) == 0x7F ? 0x7FC0                                                                          \
      : (c) > 7   ? ((c) << 4) + (120 << 7)                                                         \

@@ -43,15 +43,18 @@ static inline V v_f32_part(const float *p, uint32_t n)
 }
 static inline V v_bf16_part(const uint16_t *p, uint32_t n)
 {
-    return (V){bf16_value(p[0]), n > 1 ? bf16_value(p[1]) : 0.0f, n > 2 ? bf16_value(p[2]) : 0.0f, 0.0f};
+    return (V){bf16_value(p[0]), n > 1 ? bf16_value(p[1]) : 0.0f, n > 2 ? bf16_value(p[2]) : 0.0f,
+               0.0f};
 }
 static inline V v_f16_part(const uint16_t *p, uint32_t n)
 {
-    return (V){f16_value(p[0]), n > 1 ? f16_value(p[1]) : 0.0f, n > 2 ? f16_value(p[2]) : 0.0f, 0.0f};
+    return (V){f16_value(p[0]), n > 1 ? f16_value(p[1]) : 0.0f, n > 2 ? f16_value(p[2]) : 0.0f,
+               0.0f};
 }
 static inline V v_fp8_part(const uint8_t *p, uint32_t n)
 {
-    return (V){e4m3_table[p[0]], n > 1 ? e4m3_table[p[1]] : 0.0f, n > 2 ? e4m3_table[p[2]] : 0.0f, 0.0f};
+    return (V){e4m3_table[p[0]], n > 1 ? e4m3_table[p[1]] : 0.0f, n > 2 ? e4m3_table[p[2]] : 0.0f,
+               0.0f};
 }
 static inline void v_put1(float *y, V a, bool add)
 {

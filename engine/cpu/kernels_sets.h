@@ -1,12 +1,13 @@
-/* kernels_sets.h - the functions behind the three tables, named <kernel>_<set>. Private to kernels*.c. */
+/* kernels_sets.h - the functions behind the three tables, named <kernel>_<set>. Private to
+ * kernels*.c. */
 #ifndef GAZE_CPU_KERNELS_SETS_H
 #define GAZE_CPU_KERNELS_SETS_H
 
 #include "cpu/kernels.h"
 
 #define DECLARE_GEMM(name, wtype, xtype)                                                           \
-    void name(const wtype *w, uint32_t n_out, uint32_t n_in, const xtype *x, size_t ldx, uint32_t n, \
-              float *y, size_t ldy, bool add)
+    void name(const wtype *w, uint32_t n_out, uint32_t n_in, const xtype *x, size_t ldx,           \
+              uint32_t n, float *y, size_t ldy, bool add)
 #define DECLARE_GEMM_FP8(name, xtype)                                                              \
     void name(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in, const float *scale,    \
               size_t scale_stride, const xtype *x, size_t ldx, uint32_t n, float *y, size_t ldy,   \

@@ -1,20 +1,25 @@
 /* linear.c - embedding, norms, products of activations and weights, logits.
  *
- * A product is cut into chunks of W's rows, and for many rows of x of those as well. How it is cut changes
- * no bit: each output is one sum whose order the kernels fix.
+ * A product is cut into chunks of W's rows, and for many rows of x of those as well. How it is cut
+ * changes no bit: each output is one sum whose order the kernels fix.
  */
 #include "cpu/backend.h"
 #include "cpu/fp8.h"
 
 #include <math.h>
 
-enum { ALONE_NS = 4000 };       /* below this nobody is asked to help */
-enum { SMALL_CHUNK_NS = 3000 }; /* of short jobs: several for each thread, yet dear beside taking one */
-enum { LARGE_CHUNK_NS = 200000 }; /* of long ones: decode's chunks wait no longer than this for a thread */
+enum { ALONE_NS = 4000 }; /* below this nobody is asked to help */
+enum {
+    SMALL_CHUNK_NS = 3000
+}; /* of short jobs: several for each thread, yet dear beside taking one */
+enum {
+    LARGE_CHUNK_NS = 200000
+}; /* of long ones: decode's chunks wait no longer than this for a thread */
 enum { CHUNKS_PER_THREAD = 6 };
 enum { W_ROWS = 8, X_ROWS = 12 }; /* parts are multiples of these, so that tiles are full */
 
-void cpu_run(struct cpu_backend *b, enum lane l, uint32_t n_chunks, double cost_ns, pool_fn *fn, void *arg)
+void cpu_run(struct cpu_backend *b, enum lane l, uint32_t n_chunks, double cost_ns, pool_fn *fn,
+             void *arg)
 {
     if (cost_ns >= ALONE_NS) {
         pool_run(b->pool, l, n_chunks, fn, arg);
@@ -49,16 +54,16 @@ void cpu_block_product(const struct kernels *k, const struct block_product *p)
                         p->ldy, p->add);
         return;
     case DT_F16:
-        k->gemm_f16_f32((const uint16_t *)w->data + first, p->n_out, w->n_in, p->x, p->ldx, p->n, p->y,
-                        p->ldy, p->add);
+        k->gemm_f16_f32((const uint16_t *)w->data + first, p->n_out, w->n_in, p->x, p->ldx, p->n,
+                        p->y, p->ldy, p->add);
         return;
     case DT_BF16:
         if (p->x_bf16)
-            k->gemm_bf16_bf16((const uint16_t *)w->data + first, p->n_out, w->n_in, p->x, p->ldx, p->n,
-                              p->y, p->ldy, p->add);
+            k->gemm_bf16_bf16((const uint16_t *)w->data + first, p->n_out, w->n_in, p->x, p->ldx,
+                              p->n, p->y, p->ldy, p->add);
         else
-            k->gemm_bf16_f32((const uint16_t *)w->data + first, p->n_out, w->n_in, p->x, p->ldx, p->n,
-                             p->y, p->ldy, p->add);
+            k->gemm_bf16_f32((const uint16_t *)w->data + first, p->n_out, w->n_in, p->x, p->ldx,
+                             p->n, p->y, p->ldy, p->add);
         return;
     default:
         assert(w->dtype == DT_F8_E4M3);
@@ -146,7 +151,8 @@ static void round_rows(struct cpu_backend *b, enum lane l, const float *x, size_
 
 void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p)
 {
-    struct block_product bp = {p->w, p->out0, p->n_out, p->x, false, p->ldx, p->n, p->y, p->ldy, p->add};
+    struct block_product bp = {p->w,   p->out0, p->n_out, p->x,   false,
+                               p->ldx, p->n,    p->y,     p->ldy, p->add};
     assert(p->out0 + p->n_out <= p->w->n_out);
     if (!p->n || !p->n_out)
         return;
@@ -170,11 +176,17 @@ void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p)
 
 /* ---- the ops ---- */
 
-static void op_linear(struct ops *o, enum lane l, const struct matrix *w, const act *x, uint32_t n, act *y,
-                      bool add)
+static void op_linear(struct ops *o, enum lane l, const struct matrix *w, const act *x, uint32_t n,
+                      act *y, bool add)
 {
-    struct product p = {.w = w, .n_out = w->n_out, .x = x, .ldx = w->n_in, .n = n, .y = y,
-                        .ldy = w->n_out, .add = add};
+    struct product p = {.w = w,
+                        .n_out = w->n_out,
+                        .x = x,
+                        .ldx = w->n_in,
+                        .n = n,
+                        .y = y,
+                        .ldy = w->n_out,
+                        .add = add};
     cpu_product(cpu_of(o), l, &p);
 }
 
@@ -195,8 +207,9 @@ static void embed_row(const struct kernels *k, const struct matrix *w, uint32_t 
     default:
         assert(w->dtype == DT_F8_E4M3);
         for (uint32_t i = 0; i < w->n_in; i += 128)
-            k->fp8_to_f32((const uint8_t *)w->data + first + i, w->scale[id / 128 * scales + i / 128],
-                          x + i, w->n_in - i < 128 ? w->n_in - i : 128);
+            k->fp8_to_f32((const uint8_t *)w->data + first + i,
+                          w->scale[id / 128 * scales + i / 128], x + i,
+                          w->n_in - i < 128 ? w->n_in - i : 128);
     }
 }
 
@@ -210,8 +223,8 @@ static void op_embed(struct ops *o, enum lane l, const struct matrix *w, act *x)
     }
 }
 
-static void norm_row(const struct kernels *k, const float *x, const float *gain, float eps, uint32_t dim,
-                     float *y)
+static void norm_row(const struct kernels *k, const float *x, const float *gain, float eps,
+                     uint32_t dim, float *y)
 {
     float scale = 1.0f / sqrtf(k->sum_squares(x, dim) / (float)dim + eps);
     for (uint32_t i = 0; i < dim; i++)
@@ -245,8 +258,8 @@ static void norm_rows(struct cpu_backend *b, enum lane l, struct norm_job j)
     cpu_run(b, l, parts_of(j.n, j.rows), (double)j.n * j.dim / 4.0, norm_chunk, &j);
 }
 
-static void op_rms_norm(struct ops *o, enum lane l, const act *x, const float *gain, float eps, uint32_t n,
-                        uint32_t dim, act *y)
+static void op_rms_norm(struct ops *o, enum lane l, const act *x, const float *gain, float eps,
+                        uint32_t n, uint32_t dim, act *y)
 {
     struct norm_job j = {.x = x, .gain = gain, .eps = eps, .n = n, .dim = dim, .y = y};
     norm_rows(cpu_of(o), l, j);
@@ -258,19 +271,34 @@ static float *op_logits(struct ops *o, enum lane l, const act *x, const float *g
     struct cpu_backend *b = cpu_of(o);
     struct cpu_lane *lane = &b->lane[l];
     assert(n <= o->limits.max_out_rows && i0 + n <= lane->step->n_out);
-    struct norm_job j = {.x = x, .row = lane->step->out_row + i0, .gain = gain, .eps = o->cfg->rms_eps,
-                         .n = n, .dim = head->n_in, .y = lane->linear_scratch};
+    struct norm_job j = {.x = x,
+                         .row = lane->step->out_row + i0,
+                         .gain = gain,
+                         .eps = o->cfg->rms_eps,
+                         .n = n,
+                         .dim = head->n_in,
+                         .y = lane->linear_scratch};
     norm_rows(b, l, j);
-    struct product p = {.w = head, .n_out = head->n_out, .x = lane->linear_scratch, .ldx = head->n_in,
-                        .n = n, .y = lane->logits, .ldy = head->n_out};
+    struct product p = {.w = head,
+                        .n_out = head->n_out,
+                        .x = lane->linear_scratch,
+                        .ldx = head->n_in,
+                        .n = n,
+                        .y = lane->logits,
+                        .ldy = head->n_out};
     cpu_product(b, l, &p);
     return lane->logits;
 }
 
 static size_t widest_input(const struct model_config *c)
 {
-    uint32_t input[] = {c->hidden_size, c->q_lora_rank, c->kv_lora_rank, c->n_heads * c->v_dim,
-                        c->dense_width, c->expert_width, c->n_shared * c->expert_width};
+    uint32_t input[] = {c->hidden_size,
+                        c->q_lora_rank,
+                        c->kv_lora_rank,
+                        c->n_heads * c->v_dim,
+                        c->dense_width,
+                        c->expert_width,
+                        c->n_shared * c->expert_width};
     size_t widest = 0;
     for (size_t i = 0; i < sizeof input / sizeof *input; i++)
         widest = input[i] > widest ? input[i] : widest;

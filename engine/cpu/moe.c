@@ -1,23 +1,23 @@
 /* moe.c - feed-forward networks: the dense one, and the router with its experts.
  *
- * A block of rows becomes groups: each chosen expert with the rows that chose it, and the shared expert with all.
- * Two fork-joins do the whole block: gate, up and silu of all groups, cut by output columns; then all
- * downs, cut by columns of y, where each chunk has every expert's part of its columns and adds them up.
- * The sum of a row runs over its slots in the order of choice, then the shared expert, whatever else is
- * in the block; each weight is read once per block.
+ * A block of rows becomes groups: each chosen expert with the rows that chose it, and the shared
+ * expert with all. Two fork-joins do the whole block: gate, up and silu of all groups, cut by
+ * output columns; then all downs, cut by columns of y, where each chunk has every expert's part of
+ * its columns and adds them up. The sum of a row runs over its slots in the order of choice, then
+ * the shared expert, whatever else is in the block; each weight is read once per block.
  */
 #include "cpu/backend.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { MAX_ROWS = 512 };              /* of a block */
-enum { BLOCK_BYTES = 64 << 20 };      /* of a block's inputs and middles; a block has fewer rows then */
-enum { MID_COLUMNS = 64 };            /* of gate and up in a chunk */
+enum { MAX_ROWS = 512 };         /* of a block */
+enum { BLOCK_BYTES = 64 << 20 }; /* of a block's inputs and middles; a block has fewer rows then */
+enum { MID_COLUMNS = 64 };       /* of gate and up in a chunk */
 enum { MID_ROWS = 192, TILE_ROWS = 48 }; /* rows of a chunk; rows between two uses of its buffers */
-enum { SUM_COLUMNS = 32 };            /* of y in a chunk; half of it for large blocks */
-enum { SUM_BYTES = 256 << 10 };       /* of a chunk's outputs, for them to stay in L2 */
-enum { ROUTE_ROWS = 16 };             /* in a chunk of the router */
+enum { SUM_COLUMNS = 32 };               /* of y in a chunk; half of it for large blocks */
+enum { SUM_BYTES = 256 << 10 };          /* of a chunk's outputs, for them to stay in L2 */
+enum { ROUTE_ROWS = 16 };                /* in a chunk of the router */
 
 struct group {
     const struct ffn_weights *w;
@@ -142,8 +142,11 @@ static void route_chunk(void *arg, uint32_t chunk, uint32_t worker)
     (void)worker;
     const struct moe_job *j = arg;
     uint32_t row0 = chunk * ROUTE_ROWS, row1 = j->n - row0 < ROUTE_ROWS ? j->n : row0 + ROUTE_ROWS;
-    struct block_product p = {.w = &j->w->router, .n_out = j->w->router.n_out,
-                              .x = j->x + (size_t)row0 * j->hidden, .ldx = j->hidden, .n = row1 - row0,
+    struct block_product p = {.w = &j->w->router,
+                              .n_out = j->w->router.n_out,
+                              .x = j->x + (size_t)row0 * j->hidden,
+                              .ldx = j->hidden,
+                              .n = row1 - row0,
                               .y = j->s->router + (size_t)row0 * j->w->router.n_out,
                               .ldy = j->w->router.n_out};
     cpu_block_product(j->b->k, &p);
@@ -155,8 +158,14 @@ static void route(struct moe_job *j, enum lane l)
 {
     const struct matrix *r = &j->w->router;
     if (j->n <= ROUTE_ROWS) {
-        struct product p = {.w = r, .n_out = r->n_out, .x = j->x, .ldx = j->hidden, .n = j->n,
-                            .y = j->s->router, .ldy = r->n_out, .exact = true};
+        struct product p = {.w = r,
+                            .n_out = r->n_out,
+                            .x = j->x,
+                            .ldx = j->hidden,
+                            .n = j->n,
+                            .y = j->s->router,
+                            .ldy = r->n_out,
+                            .exact = true};
         cpu_product(j->b, l, &p);
         route_rows(j, 0, j->n);
         return;
@@ -170,15 +179,17 @@ static void route(struct moe_job *j, enum lane l)
 static void add_group(struct moe_job *j, const struct ffn_weights *w, uint32_t first, uint32_t n)
 {
     struct group *g = &j->s->group[j->n_groups];
-    *g = (struct group){.w = w, .first = first, .n = n,
+    *g = (struct group){.w = w,
+                        .first = first,
+                        .n = n,
                         .in_bf16 = cpu_takes_bf16(j->b, &w->gate) && cpu_takes_bf16(j->b, &w->up),
                         .mid_bf16 = cpu_takes_bf16(j->b, &w->down)};
     if (j->n_groups) {
         const struct group *last = g - 1;
         uint32_t width = last->w->gate.n_out;
         g->mid = last->mid + (size_t)last->n * width;
-        g->chunk0 = last->chunk0 + (width + MID_COLUMNS - 1) / MID_COLUMNS *
-                                       ((last->n + MID_ROWS - 1) / MID_ROWS);
+        g->chunk0 = last->chunk0 +
+                    (width + MID_COLUMNS - 1) / MID_COLUMNS * ((last->n + MID_ROWS - 1) / MID_ROWS);
     }
     j->n_groups++;
     j->n_pairs = first + n;
@@ -188,8 +199,8 @@ static void add_group(struct moe_job *j, const struct ffn_weights *w, uint32_t f
 static uint32_t gate_chunks(const struct moe_job *j)
 {
     const struct group *g = &j->s->group[j->n_groups - 1];
-    return g->chunk0 + (g->w->gate.n_out + MID_COLUMNS - 1) / MID_COLUMNS *
-                           ((g->n + MID_ROWS - 1) / MID_ROWS);
+    return g->chunk0 +
+           (g->w->gate.n_out + MID_COLUMNS - 1) / MID_COLUMNS * ((g->n + MID_ROWS - 1) / MID_ROWS);
 }
 
 /* Sorts the chosen slots by expert (rows ascending within one) and makes the groups. */
@@ -271,9 +282,14 @@ static void gate_chunk(void *arg, uint32_t chunk, uint32_t worker)
     float gate[TILE_ROWS * MID_COLUMNS], up[TILE_ROWS * MID_COLUMNS];
 
     for (uint32_t r = r0; r < r1; r += TILE_ROWS) {
-        struct block_product p = {.w = &g->w->gate, .out0 = c0, .n_out = n_c, .x_bf16 = g->in_bf16,
-                                  .ldx = j->hidden, .n = r1 - r < TILE_ROWS ? r1 - r : TILE_ROWS,
-                                  .y = gate, .ldy = MID_COLUMNS};
+        struct block_product p = {.w = &g->w->gate,
+                                  .out0 = c0,
+                                  .n_out = n_c,
+                                  .x_bf16 = g->in_bf16,
+                                  .ldx = j->hidden,
+                                  .n = r1 - r < TILE_ROWS ? r1 - r : TILE_ROWS,
+                                  .y = gate,
+                                  .ldy = MID_COLUMNS};
         p.x = (unsigned char *)in_row(j, g->first) + (size_t)r * j->hidden * in_bytes;
         cpu_block_product(k, &p);
         p.w = &g->w->up;
@@ -300,13 +316,19 @@ static void down_chunk(void *arg, uint32_t chunk, uint32_t worker)
     const struct moe_job *j = arg;
     const struct kernels *k = j->b->k;
     const struct moe_scratch *s = j->s;
-    uint32_t c0 = chunk * j->columns, n_c = j->hidden - c0 < j->columns ? j->hidden - c0 : j->columns;
+    uint32_t c0 = chunk * j->columns,
+             n_c = j->hidden - c0 < j->columns ? j->hidden - c0 : j->columns;
     float *out = s->out[worker];
     for (uint32_t i = 0; i < j->n_groups; i++) {
         const struct group *g = &s->group[i];
-        struct block_product p = {.w = &g->w->down, .out0 = c0, .n_out = n_c, .x_bf16 = g->mid_bf16,
-                                  .x = (float *)(void *)s->mid + g->mid, .ldx = g->w->down.n_in,
-                                  .n = g->n, .y = out + (size_t)g->first * j->columns,
+        struct block_product p = {.w = &g->w->down,
+                                  .out0 = c0,
+                                  .n_out = n_c,
+                                  .x_bf16 = g->mid_bf16,
+                                  .x = (float *)(void *)s->mid + g->mid,
+                                  .ldx = g->w->down.n_in,
+                                  .n = g->n,
+                                  .y = out + (size_t)g->first * j->columns,
                                   .ldy = j->columns};
         if (!j->w) {
             p.y = j->y + c0;
@@ -340,15 +362,18 @@ static void run_groups(struct moe_job *j, enum lane l)
 
 /* ---- the ops ---- */
 
-static void op_ffn(struct ops *o, enum lane l, const struct ffn_weights *w, const act *x, uint32_t n,
-                   act *y)
+static void op_ffn(struct ops *o, enum lane l, const struct ffn_weights *w, const act *x,
+                   uint32_t n, act *y)
 {
     struct cpu_backend *b = cpu_of(o);
     struct moe_scratch *s = b->lane[l].moe_scratch;
     uint32_t hidden = o->cfg->hidden_size;
     for (uint32_t i = 0; i < n; i += s->max_rows) {
-        struct moe_job j = {.b = b, .s = s, .x = (const float *)x + (size_t)i * hidden,
-                            .y = (float *)y + (size_t)i * hidden, .hidden = hidden,
+        struct moe_job j = {.b = b,
+                            .s = s,
+                            .x = (const float *)x + (size_t)i * hidden,
+                            .y = (float *)y + (size_t)i * hidden,
+                            .hidden = hidden,
                             .n = n - i < s->max_rows ? n - i : s->max_rows};
         for (uint32_t r = 0; r < j.n; r++)
             s->row[r] = r;
@@ -357,15 +382,19 @@ static void op_ffn(struct ops *o, enum lane l, const struct ffn_weights *w, cons
     }
 }
 
-static void op_moe(struct ops *o, enum lane l, const struct layer_weights *w, const act *x, uint32_t n,
-                   act *y)
+static void op_moe(struct ops *o, enum lane l, const struct layer_weights *w, const act *x,
+                   uint32_t n, act *y)
 {
     struct cpu_backend *b = cpu_of(o);
     struct moe_scratch *s = b->lane[l].moe_scratch;
     uint32_t hidden = o->cfg->hidden_size;
     for (uint32_t i = 0; i < n; i += s->max_rows) {
-        struct moe_job j = {.b = b, .s = s, .w = w, .x = (const float *)x + (size_t)i * hidden,
-                            .y = (float *)y + (size_t)i * hidden, .hidden = hidden,
+        struct moe_job j = {.b = b,
+                            .s = s,
+                            .w = w,
+                            .x = (const float *)x + (size_t)i * hidden,
+                            .y = (float *)y + (size_t)i * hidden,
+                            .hidden = hidden,
                             .n = n - i < s->max_rows ? n - i : s->max_rows,
                             .n_active = o->cfg->n_active};
         route(&j, l);

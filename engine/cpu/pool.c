@@ -1,14 +1,15 @@
 /* pool.c - see pool.h.
  *
- * A lane's job is one 64-bit ticket: which job it is (32 bits), chunks taken, chunks in all (16 each). A
- * chunk is taken by raising the middle field with a compare-and-swap, which fails when the ticket has come to
- * mean another job; so what a thread read of the job (fn, arg, base) belongs to the chunk it took, and a
- * thread that slept through a job's end harms nothing.
+ * A lane's job is one 64-bit ticket: which job it is (32 bits), chunks taken, chunks in all (16
+ * each). A chunk is taken by raising the middle field with a compare-and-swap, which fails when the
+ * ticket has come to mean another job; so what a thread read of the job (fn, arg, base) belongs to
+ * the chunk it took, and a thread that slept through a job's end harms nothing.
  *
- * Sleep: a pool thread that found nothing for SPIN_US announces itself in `sleepers`, looks once more, and
- * waits on `wakes` (a futex). A caller posts first and looks at `sleepers` after; one of the two must see
- * the other. A caller whose last chunks are in other hands spins for JOIN_SPINS looks, then waits on the
- * lane's `done` counter in the same way: the core it leaves is where a chunk's owner can be moved to.
+ * Sleep: a pool thread that found nothing for SPIN_US announces itself in `sleepers`, looks once
+ * more, and waits on `wakes` (a futex). A caller posts first and looks at `sleepers` after; one of
+ * the two must see the other. A caller whose last chunks are in other hands spins for JOIN_SPINS
+ * looks, then waits on the lane's `done` counter in the same way: the core it leaves is where a
+ * chunk's owner can be moved to.
  */
 #include "cpu/pool.h"
 
@@ -25,9 +26,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SPIN_US = 40 };     /* how long an idle pool thread stays awake: longer than decode's gaps */
-enum { LOOKS_PER_US = 16 }; /* pauses between two looks at the clock */
-enum { JOIN_SPINS = 200 }; /* some microseconds of pauses */
+enum { SPIN_US = 40 }; /* how long an idle pool thread stays awake: longer than decode's gaps */
+enum { LOOKS_PER_US = 16 };       /* pauses between two looks at the clock */
+enum { JOIN_SPINS = 200 };        /* some microseconds of pauses */
 enum { MAX_CHUNKS = UINT16_MAX }; /* of one ticket; longer jobs are posted in parts */
 
 struct job {
@@ -165,7 +166,8 @@ static void join(struct job *j, uint32_t n_chunks)
     atomic_store(&j->waiting, 0);
 }
 
-static void run_part(struct pool *p, enum lane l, uint32_t base, uint32_t n_chunks, pool_fn *fn, void *arg)
+static void run_part(struct pool *p, enum lane l, uint32_t base, uint32_t n_chunks, pool_fn *fn,
+                     void *arg)
 {
     struct job *j = &p->job[l];
     uint32_t worker = p->n_threads - 1 + (uint32_t)l;

@@ -1,14 +1,14 @@
 /* pool.h - fork-join inside one op, shared by the two lanes.
  *
- * pool_run() cuts work into n_chunks and calls fn(arg, chunk, worker) for each, on the caller's thread and
- * on whatever pool threads are awake; it returns when all are done. Chunks are taken from a counter, so a
- * thread that the machine has put aside delays nothing but its own chunk. Waiting threads spin for some
- * microseconds, then sleep.
+ * pool_run() cuts work into n_chunks and calls fn(arg, chunk, worker) for each, on the caller's
+ * thread and on whatever pool threads are awake; it returns when all are done. Chunks are taken
+ * from a counter, so a thread that the machine has put aside delays nothing but its own chunk.
+ * Waiting threads spin for some microseconds, then sleep.
  *
- * Two lanes may run at once: the pool's threads look for decode's chunks first. Which thread runs a chunk
- * must not matter to its result.
- * Thread: pool_run() from one thread per lane. `worker` is in [0, pool_n_workers()): scratch indexed by
- *         it is not used by two chunks at a time, whatever the lane.
+ * Two lanes may run at once: the pool's threads look for decode's chunks first. Which thread runs a
+ * chunk must not matter to its result. Thread: pool_run() from one thread per lane. `worker` is in
+ * [0, pool_n_workers()): scratch indexed by it is not used by two chunks at a time, whatever the
+ * lane.
  */
 #ifndef GAZE_CPU_POOL_H
 #define GAZE_CPU_POOL_H

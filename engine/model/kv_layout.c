@@ -10,8 +10,9 @@ size_t kv_latent_page_bytes(const struct model_config *c, enum latent_form f)
     case LATENT_BF16:
         return KV_PAGE_TOKENS * values * 2;
     default: /* e4m3 latent, a scale per 128 of it, the key in bf16 */
-        return KV_PAGE_TOKENS * ((size_t)c->kv_lora_rank + ((size_t)c->kv_lora_rank + 127) / 128 * 4 +
-                                 (size_t)c->rope_dim * 2);
+        return KV_PAGE_TOKENS *
+               ((size_t)c->kv_lora_rank + ((size_t)c->kv_lora_rank + 127) / 128 * 4 +
+                (size_t)c->rope_dim * 2);
     }
 }
 
@@ -19,7 +20,8 @@ size_t kv_index_page_bytes(const struct model_config *c, enum index_form f)
 {
     if (!c->has_indexer)
         return 0;
-    return KV_PAGE_TOKENS * (f == INDEX_EXACT ? (size_t)c->index_dim * 4 : (size_t)c->index_dim + 4);
+    return KV_PAGE_TOKENS *
+           (f == INDEX_EXACT ? (size_t)c->index_dim * 4 : (size_t)c->index_dim + 4);
 }
 
 size_t kv_page_bytes(const struct model_config *c, enum latent_form lf, enum index_form xf)

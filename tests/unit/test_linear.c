@@ -1,4 +1,5 @@
-/* test_linear.c - opening the CPU back end, its plan, and embed, rms_norm, linear and logits through it. */
+/* test_linear.c - opening the CPU back end, its plan, and embed, rms_norm, linear and logits
+ * through it. */
 #include "base/fault.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_ops.h"
@@ -9,16 +10,40 @@
 
 static struct model_config config(void)
 {
-    struct model_config c = {.family = MODEL_DEEPSEEK_V32, .model_type = "deepseek_v32",
-                             .vocab_size = 301, .hidden_size = 160, .n_layers = 3, .n_dense_layers = 1,
-                             .dense_width = 333, .rms_eps = 1e-5f, .low_rank_eps = 1e-6f, .n_heads = 4,
-                             .q_lora_rank = 96, .kv_lora_rank = 64, .nope_dim = 32, .rope_dim = 16,
-                             .v_dim = 32, .softmax_scale = 0.2f, .n_experts = 16, .n_active = 4,
-                             .n_shared = 1, .expert_width = 72, .n_group = 4, .n_group_kept = 2,
-                             .sigmoid_router = true, .router_bias = true, .group_by_best_two = true,
-                             .norm_topk = true, .routed_scale = 2.5f, .has_indexer = true,
-                             .index_heads = 4, .index_dim = 64, .index_topk = 32,
-                             .index_full = {true, false, true}, .max_position = 4096, .rope_gain = 1.0f};
+    struct model_config c = {.family = MODEL_DEEPSEEK_V32,
+                             .model_type = "deepseek_v32",
+                             .vocab_size = 301,
+                             .hidden_size = 160,
+                             .n_layers = 3,
+                             .n_dense_layers = 1,
+                             .dense_width = 333,
+                             .rms_eps = 1e-5f,
+                             .low_rank_eps = 1e-6f,
+                             .n_heads = 4,
+                             .q_lora_rank = 96,
+                             .kv_lora_rank = 64,
+                             .nope_dim = 32,
+                             .rope_dim = 16,
+                             .v_dim = 32,
+                             .softmax_scale = 0.2f,
+                             .n_experts = 16,
+                             .n_active = 4,
+                             .n_shared = 1,
+                             .expert_width = 72,
+                             .n_group = 4,
+                             .n_group_kept = 2,
+                             .sigmoid_router = true,
+                             .router_bias = true,
+                             .group_by_best_two = true,
+                             .norm_topk = true,
+                             .routed_scale = 2.5f,
+                             .has_indexer = true,
+                             .index_heads = 4,
+                             .index_dim = 64,
+                             .index_topk = 32,
+                             .index_full = {true, false, true},
+                             .max_position = 4096,
+                             .rope_gain = 1.0f};
     for (uint32_t i = 0; i < c.rope_dim / 2; i++)
         c.rope_freq[i] = powf(10000.0f, -2.0f * (float)i / (float)c.rope_dim);
     return c;
@@ -26,9 +51,13 @@ static struct model_config config(void)
 
 static struct ops_limits limits(enum precision p, uint32_t n_threads)
 {
-    return (struct ops_limits){.precision = p, .latent = p == PRECISION_EXACT ? LATENT_F32 : LATENT_BF16,
-                               .index = p == PRECISION_EXACT ? INDEX_EXACT : INDEX_FP8, .n_pages = 40,
-                               .max_rows = {200, 8}, .max_context = 700, .max_out_rows = 9,
+    return (struct ops_limits){.precision = p,
+                               .latent = p == PRECISION_EXACT ? LATENT_F32 : LATENT_BF16,
+                               .index = p == PRECISION_EXACT ? INDEX_EXACT : INDEX_FP8,
+                               .n_pages = 40,
+                               .max_rows = {200, 8},
+                               .max_context = 700,
+                               .max_out_rows = 9,
                                .n_threads = n_threads};
 }
 
@@ -41,16 +70,19 @@ static struct ops *open_ops(const struct model_config *c, enum precision p, uint
     return o;
 }
 
-/* Goal: the plan is what opening reserves, to the byte, for every form; planes and workspace apart. */
+/* Goal: the plan is what opening reserves, to the byte, for every form; planes and workspace apart.
+ */
 TEST(plan_is_what_open_reserves)
 {
     struct model_config c = config();
     struct err e;
     for (int i = 0; i < 48; i++) {
-        struct ops_limits lim = limits(i & 1 ? PRECISION_FAST : PRECISION_EXACT, 1 + (uint32_t)i % 3);
+        struct ops_limits lim =
+            limits(i & 1 ? PRECISION_FAST : PRECISION_EXACT, 1 + (uint32_t)i % 3);
         lim.latent = (enum latent_form)(i / 2 % 3);
         lim.index = (enum index_form)(i / 6 % 2);
-        lim.n_pages = i / 12 % 2 ? 700 : 3; /* small planes come from the heap, large ones are mapped */
+        lim.n_pages =
+            i / 12 % 2 ? 700 : 3; /* small planes come from the heap, large ones are mapped */
         c.has_indexer = i < 24;
         c.n_experts = i % 5 ? 16 : 0;
         struct ops_plan plan = cpu_ops_plan(&c, &lim);
@@ -82,14 +114,15 @@ TEST(page_bytes)
     c.n_layers = 61;
     for (int i = 0; i < 61; i++)
         c.index_full[i] = true;
-    CHECK(kv_latent_page_bytes(&c, LATENT_FP8) == 64 * 656 && kv_index_page_bytes(&c, INDEX_FP8) == 8448);
+    CHECK(kv_latent_page_bytes(&c, LATENT_FP8) == 64 * 656 &&
+          kv_index_page_bytes(&c, INDEX_FP8) == 8448);
     CHECK(kv_page_bytes(&c, LATENT_FP8, INDEX_FP8) == 64 * 48068);
     c.has_indexer = false;
     CHECK(kv_index_page_bytes(&c, INDEX_FP8) == 0);
 }
 
-/* Goal: sizes that the ops cannot do are refused by name, and each reservation that fails is ERR_NOMEM
- * with everything given back (a leak checker sees that). */
+/* Goal: sizes that the ops cannot do are refused by name, and each reservation that fails is
+ * ERR_NOMEM with everything given back (a leak checker sees that). */
 TEST(open_refuses_and_fails_whole)
 {
     struct model_config c = config();
@@ -192,8 +225,8 @@ static double at(const struct matrix *m, uint32_t j, uint32_t k)
 
 static const enum dtype DTYPES[] = {DT_F32, DT_F16, DT_BF16, DT_F8_E4M3};
 
-/* Goal: y = W x for every weight format; x rounded to bf16 in the fast precision where W is bf16 or fp8;
- * the same bits for one row, any rows, and any number of threads. */
+/* Goal: y = W x for every weight format; x rounded to bf16 in the fast precision where W is bf16 or
+ * fp8; the same bits for one row, any rows, and any number of threads. */
 TEST_LIMIT(linear_every_dtype, 60)
 {
     struct rng r = {test_seed()};
@@ -204,7 +237,8 @@ TEST_LIMIT(linear_every_dtype, 60)
         struct ops *many = open_ops(&c, fast ? PRECISION_FAST : PRECISION_EXACT, 3);
         for (int d = 0; d < 4; d++) {
             struct matrix w = random_matrix(&r, DTYPES[d], 333, 160);
-            float *x = o->alloc_act(o, N * 160), *y = o->alloc_act(o, N * 333), *z = o->alloc_act(o, N * 333);
+            float *x = o->alloc_act(o, N * 160), *y = o->alloc_act(o, N * 333),
+                  *z = o->alloc_act(o, N * 333);
             for (int i = 0; i < N * 160; i++)
                 x[i] = rng_normal(&r);
             o->linear(o, LANE_PREFILL, &w, x, N, y, false);
@@ -214,7 +248,8 @@ TEST_LIMIT(linear_every_dtype, 60)
                     double sum = 0, size = 0;
                     for (uint32_t k = 0; k < 160; k++) {
                         float xk = x[i * 160 + k];
-                        double term = at(&w, j, k) * (double)(rounded ? bf16_value(bf16_round(xk)) : xk);
+                        double term =
+                            at(&w, j, k) * (double)(rounded ? bf16_value(bf16_round(xk)) : xk);
                         sum += term;
                         size += fabs(term);
                     }
@@ -231,8 +266,8 @@ TEST_LIMIT(linear_every_dtype, 60)
                 CHECK(z[i] == y[i] + y[i]);
 
             /* more rows than the buffer of rounded rows holds, and a part of W's rows */
-            struct product p = {.w = &w, .out0 = 130, .n_out = 77, .x = x, .ldx = 160, .n = N, .y = z,
-                                .ldy = 90};
+            struct product p = {
+                .w = &w, .out0 = 130, .n_out = 77, .x = x, .ldx = 160, .n = N, .y = z, .ldy = 90};
             cpu_product(cpu_of(many), LANE_DECODE, &p);
             for (uint32_t i = 0; i < N; i++)
                 CHECK(!memcmp(z + i * 90, y + i * 333 + 130, 77 * sizeof *z));
@@ -259,7 +294,11 @@ TEST(embed_norm_logits)
         for (uint32_t i = 0; i < 9; i++)
             out_row[i] = i * 22;
         struct step_seq seq = {.n_rows = 200, .page = page, .top_k = TOP_K_DENSE};
-        struct step s = {.n_rows = 200, .n_seqs = 1, .token = token, .seq = &seq, .n_out = 9,
+        struct step s = {.n_rows = 200,
+                         .n_seqs = 1,
+                         .token = token,
+                         .seq = &seq,
+                         .n_out = 9,
                          .out_row = out_row};
         struct err e;
         o->begin(o, LANE_PREFILL, &s);

@@ -1,4 +1,5 @@
 /* test_moe.c - the router's choices and the experts' sums against a naive reference in double. */
+#include "base/arena.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_ops.h"
 #include "cpu/fp8.h"
@@ -10,21 +11,46 @@ enum { HIDDEN = 96, MAX_EXPERTS = 32, MAX_ROWS = 700 };
 
 static struct model_config config(void)
 {
-    struct model_config c = {.family = MODEL_DEEPSEEK_V3, .model_type = "deepseek_v3", .vocab_size = 64,
-                             .hidden_size = HIDDEN, .n_layers = 1, .dense_width = 200, .rms_eps = 1e-6f,
-                             .low_rank_eps = 1e-6f, .n_heads = 2, .q_lora_rank = 32, .kv_lora_rank = 32,
-                             .nope_dim = 16, .rope_dim = 16, .v_dim = 16, .softmax_scale = 0.2f,
-                             .n_experts = 16, .n_active = 4, .n_shared = 1, .expert_width = 72,
-                             .n_group = 4, .n_group_kept = 2, .sigmoid_router = true,
-                             .router_bias = true, .group_by_best_two = true, .norm_topk = true,
-                             .routed_scale = 2.5f, .max_position = 4096, .rope_gain = 1.0f};
+    struct model_config c = {.family = MODEL_DEEPSEEK_V3,
+                             .model_type = "deepseek_v3",
+                             .vocab_size = 64,
+                             .hidden_size = HIDDEN,
+                             .n_layers = 1,
+                             .dense_width = 200,
+                             .rms_eps = 1e-6f,
+                             .low_rank_eps = 1e-6f,
+                             .n_heads = 2,
+                             .q_lora_rank = 32,
+                             .kv_lora_rank = 32,
+                             .nope_dim = 16,
+                             .rope_dim = 16,
+                             .v_dim = 16,
+                             .softmax_scale = 0.2f,
+                             .n_experts = 16,
+                             .n_active = 4,
+                             .n_shared = 1,
+                             .expert_width = 72,
+                             .n_group = 4,
+                             .n_group_kept = 2,
+                             .sigmoid_router = true,
+                             .router_bias = true,
+                             .group_by_best_two = true,
+                             .norm_topk = true,
+                             .routed_scale = 2.5f,
+                             .max_position = 4096,
+                             .rope_gain = 1.0f};
     return c;
 }
 
 static struct ops *open_ops(const struct model_config *c, enum precision p, uint32_t n_threads)
 {
-    struct ops_limits lim = {.precision = p, .latent = LATENT_F32, .index = INDEX_EXACT, .n_pages = 4,
-                             .max_rows = {MAX_ROWS, 8}, .max_context = 256, .max_out_rows = 1,
+    struct ops_limits lim = {.precision = p,
+                             .latent = LATENT_F32,
+                             .index = INDEX_EXACT,
+                             .n_pages = 4,
+                             .max_rows = {MAX_ROWS, 8},
+                             .max_context = 256,
+                             .max_out_rows = 1,
                              .n_threads = n_threads};
     struct ops *o;
     struct err e;
@@ -34,12 +60,20 @@ static struct ops *open_ops(const struct model_config *c, enum precision p, uint
 
 /* ---- weights ---- */
 
+static struct arena memory; /* of the test */
+
+static void *room(size_t bytes)
+{
+    void *p = arena_zalloc(&memory, bytes);
+    CHECK(p);
+    return p;
+}
+
 static struct matrix random_matrix(struct rng *r, enum dtype t, uint32_t n_out, uint32_t n_in)
 {
     size_t n = (size_t)n_out * n_in, n_scale = (n_out + 127) / 128 * (size_t)((n_in + 127) / 128);
-    void *data = malloc(n * dtype_bytes(t));
-    float *scale = t == DT_F8_E4M3 ? malloc(n_scale * sizeof *scale) : NULL;
-    CHECK(data);
+    void *data = room(n * dtype_bytes(t));
+    float *scale = t == DT_F8_E4M3 ? room(n_scale * sizeof *scale) : NULL;
     for (size_t i = 0; i < n; i++) {
         float v = rng_normal(r) * 0.15f;
         if (t == DT_F32)
@@ -70,16 +104,16 @@ static double at(const struct matrix *m, uint32_t j, uint32_t k)
 
 static struct ffn_weights random_ffn(struct rng *r, enum dtype t, uint32_t width)
 {
-    return (struct ffn_weights){random_matrix(r, t, width, HIDDEN), random_matrix(r, t, width, HIDDEN),
+    return (struct ffn_weights){random_matrix(r, t, width, HIDDEN),
+                                random_matrix(r, t, width, HIDDEN),
                                 random_matrix(r, t, HIDDEN, width)};
 }
 
 static struct layer_weights random_layer(struct rng *r, const struct model_config *c, enum dtype t)
 {
     struct layer_weights w = {.router = random_matrix(r, DT_F32, c->n_experts, HIDDEN)};
-    w.router_bias = malloc(c->n_experts * sizeof(float));
-    w.expert = malloc(c->n_experts * sizeof *w.expert);
-    CHECK(w.router_bias && w.expert);
+    w.router_bias = room(c->n_experts * sizeof(float));
+    w.expert = room(c->n_experts * sizeof *w.expert);
     for (uint32_t e = 0; e < c->n_experts; e++) {
         w.router_bias[e] = rng_normal(r) * 0.3f;
         w.expert[e] = random_ffn(r, t, c->expert_width);
@@ -166,8 +200,8 @@ static void ref_route(const struct model_config *c, const struct layer_weights *
         weight[i] = weight[i] / (c->norm_topk ? total : 1) * (double)c->routed_scale;
 }
 
-static void check_rows(const struct model_config *c, const struct layer_weights *w, bool fast, const float *x,
-                       const float *was, const float *y, uint32_t n, uint32_t step)
+static void check_rows(const struct model_config *c, const struct layer_weights *w, bool fast,
+                       const float *x, const float *was, const float *y, uint32_t n, uint32_t step)
 {
     for (uint32_t i = 0; i < n; i += step) {
         double want[HIDDEN], weight[16], size = 0;
@@ -181,7 +215,8 @@ static void check_rows(const struct model_config *c, const struct layer_weights 
             ref_ffn(&w->shared, x + i * HIDDEN, fast, 1, want);
         for (uint32_t k = 0; k < HIDDEN; k++)
             size = fmax(size, fabs(want[k]));
-        /* exact: fp32 sums; fast: a middle value may round the other way, 2^-9 of one of ~72 terms */
+        /* exact: fp32 sums; fast: a middle value may round the other way, 2^-9 of one of ~72 terms
+         */
         for (uint32_t k = 0; k < HIDDEN; k++)
             CHECK_MSG(fabs((double)y[i * HIDDEN + k] - want[k]) <= size * (fast ? 2e-3 : 1e-5),
                       "row %u column %u: %g, not %g", i, k, (double)y[i * HIDDEN + k], want[k]);
@@ -215,15 +250,14 @@ static struct model_config variant(int i)
 }
 
 /* Goal:   every router of the family, every weight format, in both precisions.
- * Method: many rows at once against the reference; the same rows one by one and in pieces, on other numbers
- *         of threads and in the other lane, give the same bits. */
+ * Method: many rows at once against the reference; the same rows one by one and in pieces, on other
+ * numbers of threads and in the other lane, give the same bits. */
 TEST_LIMIT(moe_variants, 60)
 {
     static const enum dtype DTYPES[] = {DT_F32, DT_BF16, DT_F8_E4M3};
     struct rng r = {test_seed()};
-    float *x = malloc(MAX_ROWS * HIDDEN * sizeof *x), *was = malloc(MAX_ROWS * HIDDEN * sizeof *x);
-    float *y = malloc(MAX_ROWS * HIDDEN * sizeof *x), *z = malloc(MAX_ROWS * HIDDEN * sizeof *x);
-    CHECK(x && was && y && z);
+    float *x = room(MAX_ROWS * HIDDEN * sizeof *x), *was = room(MAX_ROWS * HIDDEN * sizeof *x);
+    float *y = room(MAX_ROWS * HIDDEN * sizeof *x), *z = room(MAX_ROWS * HIDDEN * sizeof *x);
     for (int i = 0; i < MAX_ROWS * HIDDEN; i++) {
         x[i] = rng_normal(&r);
         was[i] = rng_normal(&r);
@@ -254,10 +288,11 @@ TEST_LIMIT(moe_variants, 60)
             }
         }
     }
+    arena_free(&memory);
 }
 
-/* Goal: on equal scores the lower group and the lower expert win: a zero router chooses 0, 1, 2, 3, and
- * equal experts in a later group never beat those of an earlier one. */
+/* Goal: on equal scores the lower group and the lower expert win: a zero router chooses 0, 1, 2, 3,
+ * and equal experts in a later group never beat those of an earlier one. */
 TEST(moe_ties)
 {
     struct rng r = {test_seed()};
@@ -268,7 +303,8 @@ TEST(moe_ties)
         for (uint32_t k = 0; k < HIDDEN; k++)
             x[k] = rng_normal(&r);
         for (int equal = 0; equal < 3; equal++) {
-            for (uint32_t e = 0; e < c.n_experts; e++) { /* all equal; pairs equal; two kinds of group */
+            for (uint32_t e = 0; e < c.n_experts;
+                 e++) { /* all equal; pairs equal; two kinds of group */
                 w.router_bias[e] = 0;
                 for (uint32_t k = 0; k < HIDDEN; k++)
                     router[e * HIDDEN + k] = equal == 0   ? 0.0f
@@ -282,17 +318,18 @@ TEST(moe_ties)
             o->close(o);
         }
     }
+    arena_free(&memory);
 }
 
-/* Goal: a bias decides who is chosen and not how much it weighs, also when all biased scores are negative
- * (dropped groups are out, not zero). */
+/* Goal: a bias decides who is chosen and not how much it weighs, also when all biased scores are
+ * negative (dropped groups are out, not zero). */
 TEST(moe_negative_biased_scores)
 {
     struct rng r = {test_seed()};
     struct model_config c = variant(0);
     struct layer_weights w = random_layer(&r, &c, DT_F32);
-    float *x = malloc(40 * HIDDEN * sizeof *x), *y = calloc(40 * HIDDEN, sizeof *y), *was = calloc(40 * HIDDEN, 4);
-    CHECK(x && y && was);
+    float *x = room(40 * HIDDEN * sizeof *x), *y = room(40 * HIDDEN * sizeof *y),
+          *was = room(40 * HIDDEN * sizeof *was);
     for (int i = 0; i < 40 * HIDDEN; i++)
         x[i] = rng_normal(&r);
     for (uint32_t e = 0; e < c.n_experts; e++)
@@ -301,6 +338,7 @@ TEST(moe_negative_biased_scores)
     o->moe(o, LANE_PREFILL, &w, x, 40, y);
     check_rows(&c, &w, false, x, was, y, 40, 1);
     o->close(o);
+    arena_free(&memory);
 }
 
 /* Goal: the dense network adds down(silu(gate x) up x), whatever the pieces. */
@@ -309,8 +347,8 @@ TEST(ffn_dense)
     static const enum dtype DTYPES[] = {DT_F32, DT_BF16, DT_F8_E4M3};
     struct rng r = {test_seed()};
     struct model_config c = variant(0);
-    float *x = malloc(MAX_ROWS * HIDDEN * 4), *y = malloc(MAX_ROWS * HIDDEN * 4), *z = malloc(MAX_ROWS * HIDDEN * 4);
-    CHECK(x && y && z);
+    float *x = room(MAX_ROWS * HIDDEN * 4), *y = room(MAX_ROWS * HIDDEN * 4),
+          *z = room(MAX_ROWS * HIDDEN * 4);
     for (int i = 0; i < MAX_ROWS * HIDDEN; i++)
         x[i] = rng_normal(&r);
     for (int d = 0; d < 3; d++) {
@@ -336,4 +374,5 @@ TEST(ffn_dense)
             o->close(o);
         }
     }
+    arena_free(&memory);
 }

@@ -1,4 +1,5 @@
-/* test_pool.c - fork-join: each chunk once, both lanes at once, nobody waits for a thread that sleeps. */
+/* test_pool.c - fork-join: each chunk once, both lanes at once, nobody waits for a thread that
+ * sleeps. */
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/thread.h"
@@ -43,7 +44,8 @@ static void *lane_main(void *arg)
     _Atomic uint32_t *times = calloc(MOST, sizeof *times);
     CHECK(times);
     for (uint32_t i = 0; i < life->jobs; i++) {
-        struct count c = {life->pool, times, life->busy, 1 + rng_below(&r, rng_below(&r, 4) ? 8 : MOST)};
+        struct count c = {life->pool, times, life->busy,
+                          1 + rng_below(&r, rng_below(&r, 4) ? 8 : MOST)};
         pool_run(life->pool, life->lane, c.n_chunks, count_chunk, &c);
         for (uint32_t k = 0; k < c.n_chunks; k++)
             CHECK_MSG(atomic_exchange(&times[k], 0) == 1, "chunk %u of %u", k, c.n_chunks);
@@ -54,7 +56,8 @@ static void *lane_main(void *arg)
     return NULL;
 }
 
-/* Goal: two lanes with random jobs at once, for pools from one thread to more than the machine has. */
+/* Goal: two lanes with random jobs at once, for pools from one thread to more than the machine has.
+ */
 TEST_LIMIT(pool_two_lanes_random_life, 60)
 {
     struct rng r = {test_seed()};
@@ -107,8 +110,8 @@ static void slow_first_chunk(void *arg, uint32_t chunk, uint32_t worker)
         usleep(100000);
 }
 
-/* Goal: while one thread is stuck in a chunk the others take all the rest, and only that chunk is waited
- * for. */
+/* Goal: while one thread is stuck in a chunk the others take all the rest, and only that chunk is
+ * waited for. */
 TEST(pool_waits_only_for_taken_chunks)
 {
     enum { CHUNKS = 500 };
