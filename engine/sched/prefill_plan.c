@@ -115,7 +115,7 @@ static void want_results(struct batch *b, struct sequence *seq, const struct bat
                                                   .position = next,
                                                   .stream = seq->choice,
                                                   .history = seq->token,
-                                                  .n_prompt = seq->n_prompt,
+                                                  .n_prompt = next,
                                                   .n_history = next,
                                                   .given = true,
                                                   .given_token = seq->token[next]};

@@ -13,8 +13,8 @@
  * Invariant: a user of a node is a user of its parent. So an idle node has only idle nodes below it, and
  *            as a chain is let go from its end, the oldest idle node is always a leaf.
  *            A ready node's page is held once by the cache and once by each user that has adopted it.
- * Bound:     n_nodes, reserved at creation. A pending node stands for a page promised to its owner and
- *            a ready one for its own page, so the number of pages is enough.
+ * Bound:     n_nodes, reserved at creation. A ready node has a page of its own, a pending one stands for
+ *            a page promised to its owner, so twice the number of pages is enough.
  */
 #ifndef GAZE_SCHED_PREFIX_CACHE_H
 #define GAZE_SCHED_PREFIX_CACHE_H

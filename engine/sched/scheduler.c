@@ -56,7 +56,7 @@ enum err_code scheduler_create(struct scheduler **out, const struct scheduler_co
         s->cfg.decode_budget_us = DEFAULT_DECODE_BUDGET_US;
     pace_init(&s->pace, s->cfg.decode_budget_us);
     if (kv_pool_create(&s->pool, cfg->n_pages, e) ||
-        prefix_cache_create(&s->cache, s->pool, cfg->n_pages, e) || make_tables(s, e)) {
+        prefix_cache_create(&s->cache, s->pool, 2 * cfg->n_pages, e) || make_tables(s, e)) {
         scheduler_destroy(s);
         return e->code;
     }
