@@ -63,6 +63,14 @@ static inline struct ops_limits rig_limits(enum latent_form lf, enum index_form 
                                .n_threads = threads};
 }
 
+/* For the rest of this test's process. */
+static inline void rig_use_table(const char *name)
+{
+    if (!kernels_by_name(name))
+        TEST_SKIP("this machine does not have the table");
+    setenv("GAZE_SIMD", name, 1);
+}
+
 static inline struct cpu_backend *rig_open(const struct model_config *c, const struct ops_limits *lim)
 {
     struct ops *o;

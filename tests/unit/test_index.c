@@ -98,13 +98,13 @@ static void check_row(const struct cpu_backend *b, const struct rig_seq *s, uint
 
 enum { N_SEQS = 4 };
 
-TEST_LIMIT(index_every_form_and_cut, 60)
+static void every_form_and_cut(int n_runs)
 {
     struct rng r = {test_seed()};
-    static const uint32_t heads[] = {3, 4, 1, 9}, dims[] = {32, 64, 128, 16};
+    static const uint32_t heads[] = {3, 4, 4, 9, 1}, dims[] = {32, 64, 128, 16, 64};
     static const uint32_t chunks[] = {300, 1, 7, 64, 100, 500};
     for (int xf = 0; xf < 2; xf++)
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < 5; k++) {
             struct model_config c = rig_config();
             struct rig_seq s[N_SEQS];
             int32_t *first[N_SEQS];
@@ -112,11 +112,11 @@ TEST_LIMIT(index_every_form_and_cut, 60)
             c.index_heads = heads[k];
             c.index_dim = dims[k];
             c.index_rope_interleaved = k % 2;
-            rig_seq_init(&s[0], &c, &r, 400, 40, 0);
+            rig_seq_init(&s[0], &c, &r, 300, 40, 0);
             rig_seq_init(&s[1], &c, &r, 150, 10, 0);
-            rig_seq_init(&s[2], &c, &r, 700, 100, 0); /* beyond index_topk */
+            rig_seq_init(&s[2], &c, &r, 500, 100, 0); /* beyond index_topk */
             rig_seq_init(&s[3], &c, &r, 90, TOP_K_DENSE, 0);
-            for (int run = 0; run < 6; run++) {
+            for (int run = 0; run < n_runs; run++) {
                 struct ops_limits lim =
                     rig_limits(LATENT_BF16, (enum index_form)xf, run % 2 ? 3 : 1);
                 struct cpu_backend *b = rig_open(&c, &lim);
@@ -145,6 +145,23 @@ TEST_LIMIT(index_every_form_and_cut, 60)
                 rig_seq_free(&s[i]);
             }
         }
+}
+
+TEST_LIMIT(index_every_form_and_cut, 60)
+{
+    every_form_and_cut(6);
+}
+
+TEST_LIMIT(index_every_form_and_cut_avx2, 60)
+{
+    rig_use_table("avx2");
+    every_form_and_cut(3);
+}
+
+TEST_LIMIT(index_every_form_and_cut_portable, 60)
+{
+    rig_use_table("portable");
+    every_form_and_cut(3);
 }
 
 /* One long row whose pages are split over threads, and the same in one piece. */
