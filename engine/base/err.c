@@ -26,7 +26,7 @@ enum err_code err_prefix(struct err *e, const char *fmt, ...)
     va_start(ap, fmt);
     int n = vsnprintf(e->msg, sizeof e->msg, fmt, ap);
     va_end(ap);
-    if (n > 0 && (size_t)n < sizeof e->msg) {
+    if (n >= 0 && (size_t)n < sizeof e->msg) {
         size_t room = sizeof e->msg - (size_t)n;
         snprintf(e->msg + n, room, ": %.*s", (int)room, old);
     }

@@ -167,7 +167,7 @@ TEST_LIMIT(cancels_leave_nothing, 60)
 
 TEST(refusals_name_both_numbers)
 {
-    struct engine *en = open_engine("v32-bf16", 64, 1, true, 8);
+    struct engine *en = open_engine("v32-bf16", 64, 1, true, 0);
     static uint32_t long_prompt[2000];
     struct drive_wish w = {.prompt = long_prompt, .n_prompt = 2000, .max_tokens = 10};
     static struct drive_result r;
