@@ -1,11 +1,12 @@
-/* attend.c - attention of a step's rows over their cached latents, expanded or absorbed; ops.h, attend.
+/* attend.c - attention of a step's rows over their cached latents; see attend in ops.h.
  *
- * Both forms stream over tiles of 64 positions with a running softmax, so what a row computes depends on
- * where it stands and what it sees, never on who shares the call:
- *   expanded  keys and values of EXPAND_BLOCK positions are made once for all rows that see them
- *   absorbed  queries go to latent space; all heads of a row (and neighbours that see everything) share
- *             the latents they read. Every SPLIT positions a partial result is closed and merged into
- *             the total, in order, whether or not another thread made it.
+ * Both forms stream over tiles of 64 positions with a running softmax, so what a row computes
+ * depends on where it stands and what it sees, never on who shares the call.
+ *
+ * - expanded: keys and values of EXPAND_BLOCK positions are made once for all rows that see them.
+ * - absorbed (attend_absorbed.c): queries go to latent space; all heads of a row, and neighbours
+ *   that see everything, share the latents they read. Every SPLIT positions a partial result is
+ *   closed and merged into the total, in order, whether or not another thread made it.
  */
 #include "cpu/attend.h"
 
@@ -120,7 +121,7 @@ static void attend_expanded(struct attend_job *j, enum lane l, const struct step
         pool_run(j->b->pool, l, (j->n_pos + TILE - 1) / TILE, load_latents, j);
         for (j->head0 = 0; j->head0 < c->n_heads; j->head0 += j->x->expand_heads) {
             j->n_heads = c->n_heads - j->head0 < j->x->expand_heads ? c->n_heads - j->head0
-                                                                   : j->x->expand_heads;
+                                                                    : j->x->expand_heads;
             expand_heads(j, l);
             pool_run(j->b->pool, l, n_blocks * j->n_heads, expanded_rows, j);
         }
@@ -134,8 +135,14 @@ static void op_attend(struct ops *o, enum lane l, uint32_t layer, const struct m
 {
     struct cpu_backend *b = cpu_of(o);
     struct cpu_lane *lane = &b->lane[l];
-    struct attend_job j = {.b = b, .lane = lane, .x = lane->attend_scratch, .layer = layer,
-                           .loops = dsa_loops_for(b->k->name), .kv_b = kv_b, .q = q, .sel = sel,
+    struct attend_job j = {.b = b,
+                           .lane = lane,
+                           .x = lane->attend_scratch,
+                           .layer = layer,
+                           .loops = dsa_loops_for(b->k->name),
+                           .kv_b = kv_b,
+                           .q = q,
+                           .sel = sel,
                            .out = out};
     assert(kv_b->n_in == o->cfg->kv_lora_rank &&
            kv_b->n_out == o->cfg->n_heads * (o->cfg->nope_dim + o->cfg->v_dim));

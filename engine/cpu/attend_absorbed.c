@@ -15,7 +15,8 @@ struct stream {
     float *z, *max, *sum;
 };
 
-/* W_UK of head h as fp32 rows. FP8 blocks do not care where heads begin, so each row finds its own. */
+/* W_UK of head h as fp32 rows. FP8 blocks do not care where heads begin, so each row finds its own.
+ */
 static const float *widen_w_uk(const struct attend_job *j, uint32_t h, float *to)
 {
     const struct model_config *c = j->b->ops.cfg;
@@ -44,8 +45,8 @@ static const float *widen_w_uk(const struct attend_job *j, uint32_t h, float *to
 }
 
 /* y[n, v] = W_UV of head h times x[n, kv_lora]. */
-static void times_w_uv(const struct attend_job *j, uint32_t h, const float *x, size_t ldx, uint32_t n,
-                       float *y, size_t ldy)
+static void times_w_uv(const struct attend_job *j, uint32_t h, const float *x, size_t ldx,
+                       uint32_t n, float *y, size_t ldy)
 {
     const struct model_config *c = j->b->ops.cfg;
     const struct kernels *k = j->b->k;
@@ -90,8 +91,9 @@ static void absorb_queries(const struct attend_job *j, struct attend_worker *w, 
     }
 }
 
-/* Rows [row, row + n_rows) of one sequence over entries [begin, end) of list, or over those positions
- * where list is NULL: there a row sees no more than its own position allows, and all see `begin`. */
+/* Rows [row, row + n_rows) of one sequence over entries [begin, end) of list, or over those
+ * positions where list is NULL: there a row sees no more than its own position allows, and all see
+ * `begin`. */
 static void stream_split(const struct attend_job *j, struct attend_worker *w, uint32_t row,
                          uint32_t n_rows, uint32_t n_heads, const float *q, const int32_t *list,
                          uint32_t begin, uint32_t end, struct stream st)
@@ -108,8 +110,7 @@ static void stream_split(const struct attend_job *j, struct attend_worker *w, ui
     for (uint32_t t = begin; t < end; t += TILE) {
         uint32_t n_tile = end - t < TILE ? end - t : TILE, i0 = 0;
         for (uint32_t i = 0; i < n_tile; i++)
-            kv_load(j->b, j->layer, s, list ? (uint32_t)list[t + i] : t + i,
-                    w->latent + i * width);
+            kv_load(j->b, j->layer, s, list ? (uint32_t)list[t + i] : t + i, w->latent + i * width);
         while (!list && pos[row + i0] < t)
             i0++; /* the last row sees all of [begin, end) */
         uint32_t first = i0 * n_heads, n = n_rows * n_heads - first;

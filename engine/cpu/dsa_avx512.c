@@ -1,8 +1,9 @@
-/* dsa_avx512.c - dsa_loops.h for AVX-512 with VBMI and BF16; the Makefile gives this file the flags.
+/* dsa_avx512.c - dsa_loops.h for AVX-512 with VBMI and BF16; the Makefile gives this file the
+ * flags.
  *
- * The FP8 indexer here works on bf16 pairs, which vdpbf16ps multiplies two at a time: e4m3 values are
- * exact in bf16. A tile is [dim / 2][64] pairs. Widening looks both bytes of a bf16 up by the code's
- * low seven bits (vpermi2b holds 128 entries), and takes the sign from the code.
+ * The FP8 indexer here works on bf16 pairs, which vdpbf16ps multiplies two at a time: e4m3 values
+ * are exact in bf16. A tile is [dim / 2][64] pairs. Widening looks both bytes of a bf16 up by the
+ * code's low seven bits (vpermi2b holds 128 entries), and takes the sign from the code.
  */
 #if defined(__AVX512F__) && defined(__AVX512VBMI__) && defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -56,16 +57,19 @@ static struct widen widen_tables(void)
 #define E4M3_HIGH(e)                                                                               \
     (((e) + 120) >> 1), (((e) + 120) >> 1), (((e) + 120) >> 1), (((e) + 120) >> 1),                \
         (((e) + 120) >> 1), (((e) + 120) >> 1), (((e) + 120) >> 1), (((e) + 120) >> 1)
+        /* clang-format off */
         /* multiples of 2^-9: 0 1 2 3 4 5 6 7 are bf16 0 3B00 3B80 3BC0 3C00 3C20 3C40 3C60 */
         {0x00, 0x00, 0x80, 0xC0, 0x00, 0x20, 0x40, 0x60,
          E4M3_NORMAL(1), E4M3_NORMAL(2), E4M3_NORMAL(3), E4M3_NORMAL(4), E4M3_NORMAL(5),
          E4M3_NORMAL(6), E4M3_NORMAL(7), E4M3_NORMAL(8), E4M3_NORMAL(9), E4M3_NORMAL(10),
-         E4M3_NORMAL(11), E4M3_NORMAL(12), E4M3_NORMAL(13), E4M3_NORMAL(14), 128, 144, 160, 176,
-         192, 208, 224, 0xC0},
+         E4M3_NORMAL(11), E4M3_NORMAL(12), E4M3_NORMAL(13), E4M3_NORMAL(14),
+         128, 144, 160, 176, 192, 208, 224, 0xC0}, /* the last code is NaN: 7FC0 */
         {0x00, 0x3B, 0x3B, 0x3B, 0x3C, 0x3C, 0x3C, 0x3C,
          E4M3_HIGH(1), E4M3_HIGH(2), E4M3_HIGH(3), E4M3_HIGH(4), E4M3_HIGH(5), E4M3_HIGH(6),
          E4M3_HIGH(7), E4M3_HIGH(8), E4M3_HIGH(9), E4M3_HIGH(10), E4M3_HIGH(11), E4M3_HIGH(12),
-         E4M3_HIGH(13), E4M3_HIGH(14), 67, 67, 67, 67, 67, 67, 67, 0x7F}};
+         E4M3_HIGH(13), E4M3_HIGH(14), 67, 67, 67, 67, 67, 67, 67, 0x7F}
+        /* clang-format on */
+    };
     struct widen w;
     for (int i = 0; i < 2; i++) {
         w.low[i] = _mm512_load_si512(t.low + i * 64);
@@ -158,7 +162,8 @@ static inline void widen_codes(const struct widen *w, __m512i x, __m512i *even, 
     /* high | code & 0x80 */
     high = _mm512_ternarylogic_epi32(high, x, _mm512_set1_epi8((char)0x80), 0xF8);
     /* the low byte's own half of each word, the high byte for the rest */
-    *even = _mm512_ternarylogic_epi32(_mm512_slli_epi16(high, 8), low, _mm512_set1_epi16(0xFF), 0xF8);
+    *even =
+        _mm512_ternarylogic_epi32(_mm512_slli_epi16(high, 8), low, _mm512_set1_epi16(0xFF), 0xF8);
     *odd = _mm512_ternarylogic_epi32(_mm512_srli_epi16(low, 8), high,
                                      _mm512_set1_epi16((short)0xFF00), 0xF8);
 }
@@ -189,10 +194,10 @@ static inline __m512 dp(__m512 acc, __m512i keys, uint32_t pair)
 }
 
 /* Adds n_heads heads' share of 32 keys' scores to sum[2]. Even and odd pairs are summed apart: two
- * chains hide the latency where one query reads its keys straight from registers (below), and a row's
- * bits must not depend on which of the two ways it went. */
-static inline void score_heads(const uint32_t *q, const float *w, uint32_t n_pairs, const uint32_t *kt,
-                               int n_heads, __m512 sum[2])
+ * chains hide the latency where one query reads its keys straight from registers (below), and a
+ * row's bits must not depend on which of the two ways it went. */
+static inline void score_heads(const uint32_t *q, const float *w, uint32_t n_pairs,
+                               const uint32_t *kt, int n_heads, __m512 sum[2])
 {
     __m512 acc[4][2][2]; /* head, keys, parity */
 #pragma GCC unroll 4
@@ -220,8 +225,8 @@ static inline void score_heads(const uint32_t *q, const float *w, uint32_t n_pai
                 sum[j]);
 }
 
-static void index_scores(const void *q, const float *w, uint32_t heads, uint32_t dim, const void *kt,
-                         const float *key_scale, float *score)
+static void index_scores(const void *q, const float *w, uint32_t heads, uint32_t dim,
+                         const void *kt, const float *key_scale, float *score)
 {
     const uint32_t *query = q, *tile = kt;
     uint32_t n_pairs = dim / 2;
@@ -238,11 +243,12 @@ static void index_scores(const void *q, const float *w, uint32_t heads, uint32_t
     }
 }
 
-/* Four heads, whole pages: from the page to the sums without a tile in memory. dim is a constant where
- * this is inlined, so that addresses are constants, too. */
+/* Four heads, whole pages: from the page to the sums without a tile in memory. dim is a constant
+ * where this is inlined, so that addresses are constants, too. */
 static inline __attribute__((always_inline)) void page_of_4_heads(const uint32_t *q, const float *w,
                                                                   uint32_t dim, const uint8_t *key,
-                                                                  const float *key_scale, float *score)
+                                                                  const float *key_scale,
+                                                                  float *score)
 {
     const struct widen t = widen_tables();
     const uint32_t n_pairs = dim / 2;
@@ -280,7 +286,8 @@ static inline __attribute__((always_inline)) void page_of_4_heads(const uint32_t
 }
 
 static void index_page(const void *q, const float *w, uint32_t heads, uint32_t dim,
-                       const uint8_t *key, uint32_t n, const float *key_scale, void *kt, float *score)
+                       const uint8_t *key, uint32_t n, const float *key_scale, void *kt,
+                       float *score)
 {
     if (heads == 4 && n == TILE && dim == 64) {
         page_of_4_heads(q, w, 64, key, key_scale, score);
@@ -292,7 +299,8 @@ static void index_page(const void *q, const float *w, uint32_t heads, uint32_t d
     }
 }
 
-/* Most vectors hold nothing to keep. Compressing into a register first: to memory it is microcode. */
+/* Most vectors hold nothing to keep. Compressing into a register first: to memory it is
+ * microcode. */
 static uint32_t keep(const float *x, uint32_t n, float bound, float *value, uint32_t *index)
 {
     const __m512 b = _mm512_set1_ps(bound);

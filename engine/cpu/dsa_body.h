@@ -1,7 +1,8 @@
 /* dsa_body.h - dsa_loops.h in terms of 16 lanes of fp32; included once per instruction set.
  *
- * vec16 is a compiler vector: one register with AVX-512, two with AVX2, four with SSE2. The includer may
- * define FMA16(a, b, c) as the fused instruction; else it is a multiplication and an addition.
+ * vec16 is a compiler vector: one register with AVX-512, two with AVX2, four with SSE2. The
+ * includer may define FMA16(a, b, c) as the fused instruction; else it is a multiplication and an
+ * addition.
  */
 #include "cpu/dsa_loops.h"
 #include "cpu/fp8.h"
@@ -9,8 +10,8 @@
 #include <math.h>
 #include <string.h>
 
-/* All that gives a vec16 is inlined, so how one would be passed does not matter; none takes one by value,
- * of which the compiler would speak regardless. */
+/* All that gives a vec16 is inlined, so how one would be passed does not matter; none takes one by
+ * value, of which the compiler would speak regardless. */
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 typedef float vec16 __attribute__((vector_size(64)));
@@ -55,7 +56,8 @@ static void transpose(const float *x, size_t ldx, uint32_t n_pos, uint32_t dim, 
 #endif
 
 /* Four rows at a time hold 16 accumulators; one row alone takes the same sums in the same order. */
-static void scores(const float *q, size_t ldq, uint32_t n_rows, uint32_t dim, const float *kt, float *s)
+static void scores(const float *q, size_t ldq, uint32_t n_rows, uint32_t dim, const float *kt,
+                   float *s)
 {
     uint32_t r = 0;
     for (; r + 4 <= n_rows; r += 4, q += 4 * ldq, s += (size_t)4 * TILE) {
@@ -94,7 +96,8 @@ static void scores(const float *q, size_t ldq, uint32_t n_rows, uint32_t dim, co
     }
 }
 
-/* e^x for x <= 0, to about 2 ulp: 2^n times a polynomial on |r| <= ln 2 / 2. Below -87 it is 0; NaN stays. */
+/* e^x for x <= 0, to about 2 ulp: 2^n times a polynomial on |r| <= ln 2 / 2. Below -87 it is 0; NaN
+ * stays. */
 static inline vec16 exp16(const vec16 *of)
 {
     vec16 x = *of;
@@ -152,7 +155,8 @@ static void softmax(float *s, uint32_t n, float scale, float *max, float *sum, f
         top = max16(x, top);
     }
     float m = max_lanes(&top, *max);
-    /* All -inf so far can only come from broken weights; the sums must become NaN, not 0 / 0 later. */
+    /* All -inf so far can only come from broken weights; the sums must become NaN, not 0 / 0 later.
+     */
     float fade = *max == m ? 1.0f : expf(*max - m);
     vec16 acc = {0}, shift = splat16(m);
     for (uint32_t i = 0; i < n; i += 16) {
@@ -166,8 +170,8 @@ static void softmax(float *s, uint32_t n, float scale, float *max, float *sum, f
     *shrink = fade;
 }
 
-/* One row over positions [s0, s1) and dims [d0, d1). o is in memory before and after: fp32 survives that
- * unchanged, so a sum may be taken in two calls. */
+/* One row over positions [s0, s1) and dims [d0, d1). o is in memory before and after: fp32 survives
+ * that unchanged, so a sum may be taken in two calls. */
 static void values_row(const float *p, uint32_t s0, uint32_t s1, const float *v, size_t ldv,
                        uint32_t d0, uint32_t d1, float shrink, float *o)
 {
@@ -288,8 +292,8 @@ static void index_tile(const uint8_t *key, uint32_t n, uint32_t dim, void *kt)
     }
 }
 
-static void index_scores(const void *q, const float *w, uint32_t heads, uint32_t dim, const void *kt,
-                         const float *key_scale, float *score)
+static void index_scores(const void *q, const float *w, uint32_t heads, uint32_t dim,
+                         const void *kt, const float *key_scale, float *score)
 {
     const float *query = q;
     vec16 acc[4] = {{0}}, zero = {0};
@@ -299,15 +303,16 @@ static void index_scores(const void *q, const float *w, uint32_t heads, uint32_t
         scores(query + (size_t)h * dim, dim, n, dim, kt, s);
         for (uint32_t i = 0; i < n; i++)
             for (int j = 0; j < 4; j++)
-                acc[j] = FMA16(splat16(w[h + i]), max16(zero, load16(s + i * TILE + j * 16)),
-                               acc[j]);
+                acc[j] =
+                    FMA16(splat16(w[h + i]), max16(zero, load16(s + i * TILE + j * 16)), acc[j]);
     }
     for (int j = 0; j < 4; j++)
         store16(score + j * 16, acc[j] * load16(key_scale + j * 16));
 }
 
 static void index_page(const void *q, const float *w, uint32_t heads, uint32_t dim,
-                       const uint8_t *key, uint32_t n, const float *key_scale, void *kt, float *score)
+                       const uint8_t *key, uint32_t n, const float *key_scale, void *kt,
+                       float *score)
 {
     index_tile(key, n, dim, kt);
     index_scores(q, w, heads, dim, kt, key_scale, score);

@@ -11,17 +11,17 @@
 
 /* A worker's own memory. */
 struct index_worker {
-    float *score;   /* [INDEX_BLOCK_ROWS, padded context] */
-    void *tile;     /* [index_dim, 64] values of 4 bytes */
-    float *heads;   /* [index_heads, 64], for the exact form */
+    float *score; /* [INDEX_BLOCK_ROWS, padded context] */
+    void *tile;   /* [index_dim, 64] values of 4 bytes */
+    float *heads; /* [index_heads, 64], for the exact form */
     void *topk;
 };
 
-struct index_scratch { /* a lane's */
-    float *weight;              /* [max_rows, index_heads] */
-    unsigned char *query;       /* [max_rows, index_heads, index_dim] as the loops want them (FP8) */
-    float *score;               /* [padded context], of one row whose pages are split */
-    uint32_t *block, n_blocks;  /* first row of each block of rows that select */
+struct index_scratch {         /* a lane's */
+    float *weight;             /* [max_rows, index_heads] */
+    unsigned char *query;      /* [max_rows, index_heads, index_dim] as the loops want them (FP8) */
+    float *score;              /* [padded context], of one row whose pages are split */
+    uint32_t *block, n_blocks; /* first row of each block of rows that select */
     uint32_t *block_rows;
     struct index_worker *worker; /* [n_workers], shared by the lanes */
 };
@@ -68,8 +68,8 @@ static void prepare(const struct select_job *j, uint32_t row)
         j->loops->index_query(q, heads, dim, j->x->query + (size_t)row * heads * dim * 4);
 }
 
-/* score[i * ld + p] of rows [row, row + n_rows) for the positions of pages [page0, page1) that any of
- * them sees. Slots beyond the last row's position are not read. */
+/* score[i * ld + p] of rows [row, row + n_rows) for the positions of pages [page0, page1) that any
+ * of them sees. Slots beyond the last row's position are not read. */
 static void score_pages(const struct select_job *j, struct index_worker *w, uint32_t row,
                         uint32_t n_rows, uint32_t page0, uint32_t page1, float *score, size_t ld)
 {
@@ -169,14 +169,20 @@ static void find_blocks(struct index_scratch *x, const struct cpu_lane *lane, ui
     }
 }
 
-static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_raw, const act *w_raw,
-                            int32_t *sel)
+static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_raw,
+                            const act *w_raw, int32_t *sel)
 {
     struct cpu_backend *b = cpu_of(o);
     struct cpu_lane *lane = &b->lane[l];
     struct index_scratch *x = lane->index_scratch;
-    struct select_job j = {.b = b, .lane = lane, .x = x, .loops = dsa_loops_for(b->k->name),
-                           .layer = layer, .q = q_raw, .w = w_raw, .sel = sel};
+    struct select_job j = {.b = b,
+                           .lane = lane,
+                           .x = x,
+                           .loops = dsa_loops_for(b->k->name),
+                           .layer = layer,
+                           .q = q_raw,
+                           .w = w_raw,
+                           .sel = sel};
     uint32_t n_threads = pool_n_threads(b->pool);
     assert(b->index[layer]);
     find_blocks(x, lane, INDEX_BLOCK_ROWS);
@@ -192,7 +198,8 @@ static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_r
         j.row = x->block[i];
         prepare(&j, j.row);
         uint32_t n_pages = lane->row_pos[j.row] / TILE + 1;
-        pool_run(b->pool, l, (n_pages + INDEX_SPLIT_PAGES - 1) / INDEX_SPLIT_PAGES, score_split, &j);
+        pool_run(b->pool, l, (n_pages + INDEX_SPLIT_PAGES - 1) / INDEX_SPLIT_PAGES, score_split,
+                 &j);
         pool_run(b->pool, l, 1, choose_split, &j);
     }
 }
@@ -202,7 +209,8 @@ static int32_t *op_alloc_sel(struct ops *o, enum lane l)
     return cpu_reserve(cpu_of(o), sizeof(int32_t) * o->limits.max_rows[l] * o->cfg->index_topk);
 }
 
-static enum err_code reserve_workers(struct cpu_backend *b, struct index_worker **out, struct err *e)
+static enum err_code reserve_workers(struct cpu_backend *b, struct index_worker **out,
+                                     struct err *e)
 {
     const struct model_config *c = b->ops.cfg;
     uint32_t n = pool_n_workers(b->pool);

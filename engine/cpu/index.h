@@ -1,9 +1,11 @@
 /* index.h - the lightning indexer's part of the op table is in index.c; see ops.h, index_select.
  *
- * Scores and selection of a row are those of the row alone: a score is made from one query and one key,
- * whoever shares the page's tile, and topk.h's answer is a function of the scores.
- *   many rows   up to BLOCK_ROWS rows of a sequence share each page's tile; one chunk scores and selects
- *   few rows    one row's pages are split over the pool, then selected by the caller
+ * Scores and selection of a row are those of the row alone: a score is made from one query and one
+ * key, whoever shares the page's tile, and topk.h's answer is a function of the scores.
+ *
+ * - many rows: up to INDEX_BLOCK_ROWS rows of a sequence share each page's tile; one chunk scores
+ *   and selects.
+ * - few rows: one row's pages are split over the pool, then one thread selects.
  */
 #ifndef GAZE_CPU_INDEX_H
 #define GAZE_CPU_INDEX_H

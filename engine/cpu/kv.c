@@ -1,4 +1,5 @@
-/* kv.c - rope_q, kv_store and index_store: what a step leaves in the slots of its rows. See kv.h. */
+/* kv.c - rope_q, kv_store and index_store: what a step leaves in the slots of its rows. See kv.h.
+ */
 #include "cpu/kv.h"
 
 #include "cpu/fp8.h"
@@ -171,8 +172,8 @@ static void kv_store_rows(void *arg, uint32_t chunk, uint32_t worker)
         memcpy(row + r, x + r, 4 * (size_t)c->rope_dim);
         rope_interleaved(row + r, c->rope_dim, angles(b, b->rope_cos, pos),
                          angles(b, b->rope_sin, pos));
-        unsigned char *page = b->latent[j->layer] +
-                              (size_t)s->page[pos / KV_PAGE_TOKENS] * b->latent_page_bytes;
+        unsigned char *page =
+            b->latent[j->layer] + (size_t)s->page[pos / KV_PAGE_TOKENS] * b->latent_page_bytes;
         store_latent(b, row, row + r, page + record * (pos % KV_PAGE_TOKENS));
     }
 }
@@ -212,8 +213,8 @@ static void index_store_rows(void *arg, uint32_t chunk, uint32_t worker)
         layer_norm(j->x + (size_t)i * dim, j->gain, j->bias, dim, row);
         (c->index_rope_interleaved ? rope_interleaved : rope_half_split)(
             row, c->rope_dim, angles(b, b->rope_cos, pos), angles(b, b->rope_sin, pos));
-        unsigned char *page = b->index[j->layer] +
-                              (size_t)s->page[pos / KV_PAGE_TOKENS] * b->index_page_bytes;
+        unsigned char *page =
+            b->index[j->layer] + (size_t)s->page[pos / KV_PAGE_TOKENS] * b->index_page_bytes;
         if (b->ops.limits.index == INDEX_EXACT) {
             memcpy(page + (size_t)slot * dim * 4, row, 4 * (size_t)dim);
             continue;
@@ -227,8 +228,8 @@ static void op_index_store(struct ops *o, enum lane l, uint32_t layer, const act
                            const float *gain, const float *bias)
 {
     struct cpu_backend *b = cpu_of(o);
-    struct store_job j = {.b = b, .lane = &b->lane[l], .layer = layer, .x = k_raw, .gain = gain,
-                          .bias = bias};
+    struct store_job j = {
+        .b = b, .lane = &b->lane[l], .layer = layer, .x = k_raw, .gain = gain, .bias = bias};
     assert(b->index[layer]);
     run_rows(&j, l, index_store_rows);
 }

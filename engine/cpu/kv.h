@@ -20,8 +20,9 @@ void kv_load(const struct cpu_backend *b, uint32_t layer, const struct step_seq 
 /* x -> Hx / sqrt(n), H the Walsh-Hadamard matrix in natural order; n a power of two. */
 void hadamard(float *x, uint32_t n);
 
-/* What a query or a key of the indexer goes through in the FP8 form after its rotation: rounded to bf16,
- * turned by the Hadamard matrix, rounded again, quantised. Gives the scale; code[n]. x is overwritten. */
+/* What a query or a key of the indexer goes through in the FP8 form after its rotation: rounded to
+ * bf16, turned by the Hadamard matrix, rounded again, quantised. Gives the scale; code[n]. x is
+ * overwritten. */
 float index_quantise(float *x, uint32_t n, uint8_t *code);
 
 #endif

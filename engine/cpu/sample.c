@@ -126,7 +126,8 @@ static uint32_t cut_top_p(const struct dsa_loops *loops, struct sample_worker *w
             reached += (double)w->sorted[n_kept++].weight;
         if (n_kept == len && len < n && reached < (double)top_p * total)
             continue;
-        for (uint32_t i = 0; i < n_kept; i++) /* back to the order of ids: equal weights sort by it */
+        for (uint32_t i = 0; i < n_kept;
+             i++) /* back to the order of ids: equal weights sort by it */
             w->sorted[i].weight = 0.0f;
         sort_entries(w->sorted, n_kept);
         for (uint32_t i = 0; i < n_kept; i++)
@@ -213,8 +214,8 @@ static void log_probabilities(const struct kernels *k, const struct dsa_loops *l
         w->sorted[i] = (struct sample_entry){raw[w->pick[i]], (uint32_t)w->pick[i]};
     sort_entries(w->sorted, out->n_top);
     for (uint32_t i = 0; i < out->n_top; i++)
-        out->top[i] = (struct sample_top){
-            w->sorted[i].at, (float)((double)(w->sorted[i].weight - max) - log_sum)};
+        out->top[i] = (struct sample_top){w->sorted[i].at,
+                                          (float)((double)(w->sorted[i].weight - max) - log_sum)};
 }
 
 void sample_choose(const struct kernels *k, const struct dsa_loops *loops, struct sample_worker *w,

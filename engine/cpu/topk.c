@@ -13,9 +13,10 @@ size_t topk_scratch_bytes(uint32_t max_n)
     return 4 * (2 * ((size_t)max_n + SLACK) + 2 * (size_t)MAX_GROUPS);
 }
 
-/* The largest key that at least k of key[0, n) reach: the k-th largest. *n_above: how many exceed it. */
-static int32_t kth_largest(const struct dsa_loops *loops, const int32_t *key, uint32_t n, uint32_t k,
-                           uint32_t *n_above)
+/* The largest key that at least k of key[0, n) reach: the k-th largest. *n_above: how many exceed
+ * it. */
+static int32_t kth_largest(const struct dsa_loops *loops, const int32_t *key, uint32_t n,
+                           uint32_t k, uint32_t *n_above)
 {
     uint32_t best = 0; /* as unsigned: INT32_MIN is 0 */
     for (uint32_t bit = 1u << 31; bit; bit >>= 1) {
@@ -66,7 +67,8 @@ uint32_t topk_select(const struct dsa_loops *loops, const float *score, uint32_t
         float b;
         int32_t bits = bound ^ (bound >> 31 & INT32_MAX);
         memcpy(&b, &bits, sizeof b);
-        if (b > -INFINITY) { /* else NaN scores may be among the k largest, and compares miss them */
+        if (b >
+            -INFINITY) { /* else NaN scores may be among the k largest, and compares miss them */
             n_kept = loops->keep(score, n, b, (float *)kept_key, kept_at);
             for (uint32_t i = 0; i < n_kept; i++) {
                 float x;

@@ -2,9 +2,10 @@
  *
  *   bench_attend [threads]     default 1
  *
- * A row: what, shape, median and spread (10th to 90th percentile) in microseconds, GB/s of the bytes that
- * must be read, and their share of the machine's read bandwidth as measured by the same program. The planes
- * are larger than the last-level cache only at 64K and above; smaller contexts are cached, as in decode.
+ * A row: what, shape, median and spread (10th to 90th percentile) in microseconds, GB/s of the
+ * bytes that must be read, and their share of the machine's read bandwidth as measured by the same
+ * program. The planes are larger than the last-level cache only at 64K and above; smaller contexts
+ * are cached, as in decode.
  */
 #include "base/clock.h"
 #include "base/rng.h"
@@ -57,8 +58,8 @@ static double measure(bench_fn *fn, void *arg, double *p10, double *p90)
 static void row(const char *what, const char *shape, bench_fn *fn, void *arg, double bytes)
 {
     double p10, p90, us = measure(fn, arg, &p10, &p90), gbs = bytes / us * 1e-3;
-    printf("%-22s %-34s %9.1f us  %8.1f..%-8.1f %7.2f GB/s %5.1f %%\n", what, shape, us, p10, p90, gbs,
-           100.0 * gbs / read_gbs);
+    printf("%-22s %-34s %9.1f us  %8.1f..%-8.1f %7.2f GB/s %5.1f %%\n", what, shape, us, p10, p90,
+           gbs, 100.0 * gbs / read_gbs);
     fflush(stdout);
 }
 
@@ -167,7 +168,8 @@ static void layer_open(struct layer *y, const struct model_config *c, uint32_t c
     y->scratch = aligned_alloc(64, (topk_scratch_bytes(context) + 63) / 64 * 64);
     y->st = (struct step){.n_seqs = 1, .token = y->token, .seq = &y->seq};
     /* fill the cache */
-    float *gain = malloc(4 * 4096), *kv = randoms((size_t)MAX_ROWS * (c->kv_lora_rank + c->rope_dim));
+    float *gain = malloc(4 * 4096),
+          *kv = randoms((size_t)MAX_ROWS * (c->kv_lora_rank + c->rope_dim));
     float *key = randoms((size_t)MAX_ROWS * c->index_dim);
     for (int i = 0; i < 4096; i++)
         gain[i] = 1.0f;
@@ -205,7 +207,10 @@ static enum lane set_step(struct layer *y, uint32_t pos0, uint32_t n_rows, uint3
                           uint32_t expand_below)
 {
     enum lane l = n_rows == 1 ? LANE_DECODE : LANE_PREFILL;
-    y->seq = (struct step_seq){.n_rows = n_rows, .pos0 = pos0, .page = y->page, .top_k = top_k,
+    y->seq = (struct step_seq){.n_rows = n_rows,
+                               .pos0 = pos0,
+                               .page = y->page,
+                               .top_k = top_k,
                                .expand_below = expand_below};
     y->st.n_rows = n_rows;
     y->b->ops.begin(&y->b->ops, l, &y->st);
@@ -232,7 +237,8 @@ static void run_attend(void *arg)
 static void run_topk(void *arg)
 {
     struct layer *y = arg;
-    topk_select(dsa_loops_for(y->b->k->name), y->score, y->n, y->c.index_topk, y->chosen, y->scratch);
+    topk_select(dsa_loops_for(y->b->k->name), y->score, y->n, y->c.index_topk, y->chosen,
+                y->scratch);
 }
 
 static void run_scores(void *arg)
@@ -299,7 +305,8 @@ static void attend_rows(const struct model_config *base, const char *name, enum 
                        2.0 * y.kv_b.n_out * y.kv_b.n_in;
         for (uint32_t rows = 1; rows <= 64; rows *= 64) {
             enum lane l = set_step(&y, 16384 - rows, rows, top_k[i], 0);
-            snprintf(shape, sizeof shape, "%s %s top-k %u, %u rows", name, form[lf], top_k[i], rows);
+            snprintf(shape, sizeof shape, "%s %s top-k %u, %u rows", name, form[lf], top_k[i],
+                     rows);
             row("attend absorbed", shape, run_attend, &y, bytes * rows);
             if (y.b->ops.finish(&y.b->ops, l, &e))
                 exit(1);

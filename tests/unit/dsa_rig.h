@@ -1,7 +1,7 @@
 /* dsa_rig.h - a small back end and random sequences, for the tests of KV, indexer and attention.
  *
- * A sequence's inputs are random but fixed per position, so the same sequence can be run again in other
- * chunks, on other pages, with other threads, and must give the same bits.
+ * A sequence's inputs are random but fixed per position, so the same sequence can be run again in
+ * other chunks, on other pages, with other threads, and must give the same bits.
  */
 #ifndef GAZE_TEST_DSA_RIG_H
 #define GAZE_TEST_DSA_RIG_H
@@ -51,7 +51,8 @@ static inline struct model_config rig_config(void)
     return c;
 }
 
-static inline struct ops_limits rig_limits(enum latent_form lf, enum index_form xf, uint32_t threads)
+static inline struct ops_limits rig_limits(enum latent_form lf, enum index_form xf,
+                                           uint32_t threads)
 {
     return (struct ops_limits){.precision = PRECISION_EXACT,
                                .latent = lf,
@@ -71,7 +72,8 @@ static inline void rig_use_table(const char *name)
     setenv("GAZE_SIMD", name, 1);
 }
 
-static inline struct cpu_backend *rig_open(const struct model_config *c, const struct ops_limits *lim)
+static inline struct cpu_backend *rig_open(const struct model_config *c,
+                                           const struct ops_limits *lim)
 {
     struct ops *o;
     struct err e;
@@ -154,7 +156,8 @@ static inline const float *rig_gain(uint32_t which)
     return gain[which];
 }
 
-/* Runs all sequences in steps of at most `chunk` tokens of each: KV, indexer and attention of layer 0. */
+/* Runs all sequences in steps of at most `chunk` tokens of each: KV, indexer and attention of layer
+ * 0. */
 static inline void rig_run(struct cpu_backend *b, enum lane l, struct rig_seq *s, uint32_t n_seqs,
                            uint32_t chunk, const struct matrix *kv_b)
 {
@@ -162,9 +165,11 @@ static inline void rig_run(struct cpu_backend *b, enum lane l, struct rig_seq *s
     struct ops *o = &b->ops;
     size_t lat = c->kv_lora_rank + c->rope_dim, ldq = c->n_heads * model_qk_dim(c);
     size_t ldi = c->index_heads * c->index_dim, ldo = c->n_heads * c->v_dim;
-    float *kv = malloc(4 * RIG_ROWS * lat), *key = malloc(4 * RIG_ROWS * (size_t)(c->index_dim + 1));
+    float *kv = malloc(4 * RIG_ROWS * lat),
+          *key = malloc(4 * RIG_ROWS * (size_t)(c->index_dim + 1));
     float *q = malloc(4 * RIG_ROWS * ldq), *iq = malloc(4 * RIG_ROWS * (ldi + 1));
-    float *iw = malloc(4 * RIG_ROWS * (size_t)(c->index_heads + 1)), *out = malloc(4 * RIG_ROWS * ldo);
+    float *iw = malloc(4 * RIG_ROWS * (size_t)(c->index_heads + 1)),
+          *out = malloc(4 * RIG_ROWS * ldo);
     int32_t *sel = malloc(4 * RIG_ROWS * (size_t)(c->index_topk + 1));
     CHECK(kv && key && q && iq && iw && out && sel);
     uint32_t done[16];
@@ -182,8 +187,11 @@ static inline void rig_run(struct cpu_backend *b, enum lane l, struct rig_seq *s
             if (!n)
                 continue;
             who[st.n_seqs] = i;
-            part[st.n_seqs++] = (struct step_seq){.row0 = row, .n_rows = n, .pos0 = done[i],
-                                                  .page = s[i].page, .top_k = s[i].top_k,
+            part[st.n_seqs++] = (struct step_seq){.row0 = row,
+                                                  .n_rows = n,
+                                                  .pos0 = done[i],
+                                                  .page = s[i].page,
+                                                  .top_k = s[i].top_k,
                                                   .expand_below = s[i].expand_below};
             memcpy(kv + row * lat, s[i].kv_raw + done[i] * lat, 4 * n * lat);
             memcpy(key + (size_t)row * c->index_dim, s[i].k_raw + (size_t)done[i] * c->index_dim,

@@ -1,5 +1,5 @@
-/* test_attend.c - attention against the formulas in double, in every form, and its independence of chunks,
- * lanes, threads and pages. */
+/* test_attend.c - attention against the formulas in double, in every form, and its independence of
+ * chunks, lanes, threads and pages. */
 #include "cpu/kv.h"
 #include "dsa_rig.h"
 
@@ -33,8 +33,8 @@ static void kv_b_init(struct kv_b *w, const struct model_config *c, enum dtype t
         } else if (t == DT_BF16) {
             *v = bf16_value(((uint16_t *)w->data)[i] = bf16_round(x));
         } else if (t == DT_F16) {
-            *v = f16_value(((uint16_t *)w->data)[i] = (uint16_t)(0x2800 + rng_below(r, 4096) +
-                                                                 (rng_below(r, 2) << 15)));
+            *v = f16_value(((uint16_t *)w->data)[i] =
+                               (uint16_t)(0x2800 + rng_below(r, 4096) + (rng_below(r, 2) << 15)));
         } else {
             ((uint8_t *)w->data)[i] = e4m3_round(x * 500.0f);
             *v = e4m3_value(((uint8_t *)w->data)[i]) *
@@ -69,7 +69,8 @@ static void reference(const struct cpu_backend *b, const struct rig_seq *s, cons
         double qr[128], max = -1e300, sum = 0;
         for (uint32_t i = 0; i < dr / 2; i++) {
             double a = (double)q[dn + 2 * i], e = (double)q[dn + 2 * i + 1];
-            double cs = (double)b->rope_cos[t * (dr / 2) + i], sn = (double)b->rope_sin[t * (dr / 2) + i];
+            double cs = (double)b->rope_cos[t * (dr / 2) + i],
+                   sn = (double)b->rope_sin[t * (dr / 2) + i];
             qr[2 * i] = a * cs - e * sn;
             qr[2 * i + 1] = a * sn + e * cs;
         }
@@ -118,26 +119,26 @@ static void check_row(const struct cpu_backend *b, const struct rig_seq *s, cons
         list = s->sel + (size_t)t * c->index_topk;
         for (n = 0; n < c->index_topk && list[n] >= 0; n++)
             CHECK((uint32_t)list[n] <= t && (!n || list[n] > list[n - 1]));
-        CHECK_MSG(n == (s->top_k < c->index_topk ? s->top_k : c->index_topk), "%s t %u: %u selected",
-                  what, t, n);
+        CHECK_MSG(n == (s->top_k < c->index_topk ? s->top_k : c->index_topk),
+                  "%s t %u: %u selected", what, t, n);
     }
     reference(b, s, value, t, list, n, want);
     for (uint32_t i = 0; i < width; i++)
         largest = fabs(want[i]) > largest ? fabs(want[i]) : largest;
     for (uint32_t i = 0; i < width; i++) {
         double got = (double)s->out[(size_t)t * width + i];
-        CHECK_MSG(fabs(got - want[i]) <= tolerance * largest, "%s t %u value %u: %g, not %g", what, t,
-                  i, got, want[i]);
+        CHECK_MSG(fabs(got - want[i]) <= tolerance * largest, "%s t %u value %u: %g, not %g", what,
+                  t, i, got, want[i]);
     }
 }
 
 enum { N_SEQS = 4 };
 static void make_seqs(struct rig_seq *s, const struct model_config *c, struct rng *r)
 {
-    rig_seq_init(&s[0], c, r, 210, 40, 40);                   /* expanded up to the top-k, then sparse */
-    rig_seq_init(&s[1], c, r, 130, 24, 0);                    /* a smaller top-k, all absorbed */
-    rig_seq_init(&s[2], c, r, 261, TOP_K_DENSE, 150);         /* dense: expanded, then absorbed */
-    rig_seq_init(&s[3], c, r, 65, 500, 30);                   /* never gets to its top-k */
+    rig_seq_init(&s[0], c, r, 210, 40, 40);           /* expanded up to the top-k, then sparse */
+    rig_seq_init(&s[1], c, r, 130, 24, 0);            /* a smaller top-k, all absorbed */
+    rig_seq_init(&s[2], c, r, 261, TOP_K_DENSE, 150); /* dense: expanded, then absorbed */
+    rig_seq_init(&s[3], c, r, 65, 500, 30);           /* never gets to its top-k */
     rig_pages(s, N_SEQS, r);
 }
 
@@ -153,7 +154,8 @@ static void every_form(bool all)
                     if (!all && (lf + 2 * xf + precision + d) % 4)
                         continue;
                     struct model_config c = rig_config();
-                    struct ops_limits lim = rig_limits((enum latent_form)lf, (enum index_form)xf, 2);
+                    struct ops_limits lim =
+                        rig_limits((enum latent_form)lf, (enum index_form)xf, 2);
                     lim.precision = (enum precision)precision;
                     struct cpu_backend *b = rig_open(&c, &lim);
                     struct rig_seq s[N_SEQS];
@@ -192,8 +194,8 @@ TEST_LIMIT(attend_every_form_portable, 60)
 }
 
 /* Goal:   a row's bits are its own.
- * Method: the same sequences in steps of 1, 7, 64, 100 and 300 tokens, in both lanes, with 1 and 2 threads,
- *         on other pages, alone and together; unreferenced slots hold NaN throughout. */
+ * Method: the same sequences in steps of 1, 7, 64, 100 and 300 tokens, in both lanes, with 1 and 2
+ * threads, on other pages, alone and together; unreferenced slots hold NaN throughout. */
 static void same_bits(int n_runs)
 {
     struct rng r = {test_seed()};
@@ -207,8 +209,8 @@ static void same_bits(int n_runs)
             kv_b_init(&w, &c, lf == 2 ? DT_F8_E4M3 : DT_BF16, &r);
             make_seqs(s, &c, &r);
             for (int k = 0; k < n_runs; k++) {
-                struct ops_limits lim =
-                    rig_limits((enum latent_form)lf, lf ? INDEX_FP8 : INDEX_EXACT, 1 + (uint32_t)k % 2);
+                struct ops_limits lim = rig_limits(
+                    (enum latent_form)lf, lf ? INDEX_FP8 : INDEX_EXACT, 1 + (uint32_t)k % 2);
                 lim.precision = (enum precision)precision;
                 struct cpu_backend *b = rig_open(&c, &lim);
                 rig_pages(s, N_SEQS, &r);
@@ -258,7 +260,8 @@ TEST_LIMIT(attend_same_bits_however_it_is_cut_portable, 60)
     same_bits(3);
 }
 
-/* Partial results are merged every 1024 positions, and a model without an indexer sees everything. */
+/* Partial results are merged every 1024 positions, and a model without an indexer sees everything.
+ */
 TEST_LIMIT(attend_dense_long, 60)
 {
     struct rng r = {5};

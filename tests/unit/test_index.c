@@ -3,8 +3,8 @@
 #include "dsa_rig.h"
 
 /* The queries of position t as the scores see them, in double, with their scale folded in. */
-static void query_reference(const struct cpu_backend *b, const struct rig_seq *s, uint32_t t, uint32_t h,
-                            double *q)
+static void query_reference(const struct cpu_backend *b, const struct rig_seq *s, uint32_t t,
+                            uint32_t h, double *q)
 {
     const struct model_config *c = b->ops.cfg;
     uint32_t n = c->index_dim, half = c->rope_dim / 2;
@@ -47,16 +47,16 @@ static void score_reference(const struct cpu_backend *b, const struct rig_seq *s
             float scale;
             memcpy(&scale, page + 64 * (size_t)n + p % 64 * 4, 4);
             for (uint32_t i = 0; i < n; i++)
-                dot += q[i] *
-                       (b->ops.limits.index == INDEX_EXACT
-                            ? (double)((const float *)(const void *)page)[p % 64 * n + i]
-                            : (double)e4m3_value(page[p % 64 * n + i]) * (double)scale);
+                dot += q[i] * (b->ops.limits.index == INDEX_EXACT
+                                   ? (double)((const float *)(const void *)page)[p % 64 * n + i]
+                                   : (double)e4m3_value(page[p % 64 * n + i]) * (double)scale);
             score[p] += w * (dot > 0 ? dot : 0);
         }
     }
 }
 
-/* Selected scores are at least, and others at most, the k-th largest, up to the rounding of fp32. */
+/* Selected scores are at least, and others at most, the k-th largest, up to the rounding of fp32.
+ */
 static void check_row(const struct cpu_backend *b, const struct rig_seq *s, uint32_t t)
 {
     const struct model_config *c = b->ops.cfg;
@@ -84,8 +84,8 @@ static void check_row(const struct cpu_backend *b, const struct rig_seq *s, uint
         largest = fabs(score[p]) > largest ? fabs(score[p]) : largest;
     for (uint32_t p = 0; p <= t; p++) {
         n_larger += !in[p] && score[p] > worst;
-        CHECK_MSG(in[p] || score[p] <= worst + 1e-5 * largest, "t %u: %u has %g, worst taken %g", t, p,
-                  score[p], worst);
+        CHECK_MSG(in[p] || score[p] <= worst + 1e-5 * largest, "t %u: %u has %g, worst taken %g", t,
+                  p, score[p], worst);
         /* a ReLU leaves exact zeros, where both sides agree: the lower position comes first */
         if (in[p] && score[p] == 0 && worst == 0)
             for (uint32_t o = 0; o < p; o++)
@@ -135,8 +135,8 @@ static void every_form_and_cut(int n_runs)
                         CHECK(first[i]);
                         memcpy(first[i], s[i].sel, bytes);
                     }
-                    CHECK_MSG(!memcmp(first[i], s[i].sel, bytes), "run %d form %d sequence %d differs",
-                              run, xf, i);
+                    CHECK_MSG(!memcmp(first[i], s[i].sel, bytes),
+                              "run %d form %d sequence %d differs", run, xf, i);
                 }
                 b->ops.close(&b->ops);
             }
@@ -198,7 +198,8 @@ TEST_LIMIT(index_long_row, 60)
     rig_seq_free(&s);
 }
 
-/* All weights negative or zero: scores are zero or below, and the plateau of zeros is cut by position. */
+/* All weights negative or zero: scores are zero or below, and the plateau of zeros is cut by
+ * position. */
 TEST(index_zero_plateau)
 {
     struct rng r = {12};

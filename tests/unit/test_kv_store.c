@@ -29,7 +29,8 @@ static void latent_reference(const struct cpu_backend *b, const struct rig_seq *
 }
 
 /* The index key of position t before Hadamard and rounding. */
-static void key_reference(const struct cpu_backend *b, const struct rig_seq *s, uint32_t t, double *y)
+static void key_reference(const struct cpu_backend *b, const struct rig_seq *s, uint32_t t,
+                          double *y)
 {
     const struct model_config *c = b->ops.cfg;
     uint32_t n = c->index_dim, half = c->rope_dim / 2;
@@ -73,8 +74,8 @@ static void check_latent(const struct cpu_backend *b, const struct rig_seq *s, u
     float got[4096];
     latent_reference(b, s, t, want);
     kv_load(b, 0, &seq, t, got);
-    const unsigned char *rec = b->latent[0] + s->page[t / 64] * b->latent_page_bytes +
-                               t % 64 * kv_record_bytes(c, form);
+    const unsigned char *rec =
+        b->latent[0] + s->page[t / 64] * b->latent_page_bytes + t % 64 * kv_record_bytes(c, form);
     for (uint32_t i = 0; i < n; i++) {
         double tolerance = 2e-6 * (1.0 + fabs(want[i]));
         if (form != LATENT_F32 && (i >= r || form == LATENT_BF16)) {
@@ -126,7 +127,8 @@ static void check_key(const struct cpu_backend *b, const struct rig_seq *s, uint
         /* a bf16 rounding of each key (some of them add up), one of the sum, one of e4m3 */
         double tolerance = 0.02 * amax / sqrt((double)n) * 4 + fabs(turned[i]) / 200 +
                            0.51 * (double)scale * e4m3_step(turned[i] / (double)scale * 1.01);
-        CHECK_MSG(fabs(got - turned[i]) <= tolerance, "t %u key %u: %g, not %g", t, i, got, turned[i]);
+        CHECK_MSG(fabs(got - turned[i]) <= tolerance, "t %u key %u: %g, not %g", t, i, got,
+                  turned[i]);
     }
 }
 
@@ -209,7 +211,8 @@ TEST(kv_refuses_what_it_cannot_do)
     CHECK(cpu_ops_open(&o, &c, &lim, &e) == ERR_INVALID && strstr(e.msg, "48"));
     c = rig_config();
     c.index_dim = 8;
-    CHECK(cpu_ops_open(&o, &c, &lim, &e) == ERR_INVALID && strstr(e.msg, "16") && strstr(e.msg, "8"));
+    CHECK(cpu_ops_open(&o, &c, &lim, &e) == ERR_INVALID && strstr(e.msg, "16") &&
+          strstr(e.msg, "8"));
     c = rig_config();
     c.rope_dim = 15;
     CHECK(cpu_ops_open(&o, &c, &lim, &e) == ERR_INVALID && strstr(e.msg, "15"));

@@ -40,7 +40,8 @@ static struct sample_out choose(struct bench_rig *g, const float *raw, const str
 enum { MAX_VOCAB = 3000 };
 
 /* The distribution that a row is drawn from, said in another way: sort everything, then cut. */
-static void distribution(const float *raw, uint32_t vocab, const struct sample_row *row, double *prob)
+static void distribution(const float *raw, uint32_t vocab, const struct sample_row *row,
+                         double *prob)
 {
     const struct sample_params *p = row->p;
     static double x[MAX_VOCAB];
@@ -57,7 +58,8 @@ static void distribution(const float *raw, uint32_t vocab, const struct sample_r
         if (n_prompt + n_output)
             x[i] = x[i] > 0 ? x[i] / (double)p->repetition_penalty
                             : x[i] * (double)p->repetition_penalty;
-        x[i] -= (double)p->frequency_penalty * n_output + (n_output ? (double)p->presence_penalty : 0);
+        x[i] -=
+            (double)p->frequency_penalty * n_output + (n_output ? (double)p->presence_penalty : 0);
         if (p->allowed && !(p->allowed[i / 32] >> (i % 32) & 1))
             x[i] = -INFINITY;
         for (uint32_t j = 0; j < row->n_banned; j++)
@@ -65,7 +67,8 @@ static void distribution(const float *raw, uint32_t vocab, const struct sample_r
                 x[i] = -INFINITY;
         order[i] = i;
     }
-    for (uint32_t i = 1; i < vocab; i++) { /* insertion sort: stable, so ties keep the order of ids */
+    for (uint32_t i = 1; i < vocab;
+         i++) { /* insertion sort: stable, so ties keep the order of ids */
         uint32_t id = order[i], j = i;
         for (; j && x[order[j - 1]] < x[id]; j--)
             order[j] = order[j - 1];
@@ -93,8 +96,8 @@ static void distribution(const float *raw, uint32_t vocab, const struct sample_r
 }
 
 /* Goal:   the token is where the noise falls in the cut distribution, in order of ids.
- * Method: random wishes; the noise is read from Philox here, too. Rows whose noise lies within rounding
- *         of a boundary are passed over; they are few. */
+ * Method: random wishes; the noise is read from Philox here, too. Rows whose noise lies within
+ * rounding of a boundary are passed over; they are few. */
 TEST_LIMIT(sample_against_plain_version, 60)
 {
     struct rng r = {test_seed()};
@@ -243,7 +246,8 @@ TEST(sample_log_probabilities)
     row.given = true;
     row.given_token = 333;
     out = choose(&g, raw, &row);
-    CHECK(out.token == 333 && fabs((double)out.logprob - ((double)raw[333] - max - log(sum))) < 1e-5);
+    CHECK(out.token == 333 &&
+          fabs((double)out.logprob - ((double)raw[333] - max - log(sum))) < 1e-5);
     g.b->ops.close(&g.b->ops);
 }
 

@@ -64,8 +64,8 @@ enum { SHAPES = 12 };
 static const char *shape_name(int shape)
 {
     static const char *const name[SHAPES] = {
-        "normal",       "all equal",  "narrow", "negative", "with -inf", "few values",
-        "denormals",    "zeros of both signs", "with NaN", "all -inf", "rising",   "mostly zero"};
+        "normal",    "all equal",           "narrow",   "negative", "with -inf", "few values",
+        "denormals", "zeros of both signs", "with NaN", "all -inf", "rising",    "mostly zero"};
     return name[shape];
 }
 
