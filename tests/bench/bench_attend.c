@@ -4,10 +4,9 @@
  *
  * A row: what, shape, median and spread (10th to 90th percentile) in microseconds, GB/s of the
  * bytes that must be read, and their share of the machine's read bandwidth as measured by the same
- * program. The planes are larger than the last-level cache only at 64K and above; smaller contexts
- * are cached, as in decode.
+ * program. One layer's planes mostly fit the last-level cache, so a share may exceed 100 %: where it
+ * is far below, arithmetic is the limit.
  */
-#include "base/clock.h"
 #include "base/rng.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_ops.h"
