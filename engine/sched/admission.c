@@ -4,8 +4,8 @@
 #include "base/log.h"
 
 enum {
-    /* How often later requests may enter before one that does not fit yet, and how far behind it they
-     * may stand. Then the pool drains until the big one fits. */
+    /* How often later requests may enter before one that does not fit yet, and how far behind it
+     * they may stand. Then the pool drains until the big one fits. */
     MAX_PASSED = 16,
     MAX_LOOK_BEHIND = 16
 };

@@ -1,8 +1,8 @@
 /* ending.c - how a choice and a request end, whatever the reason: exactly one last event each.
  *
  * A request's last event (GEN_DONE or GEN_ERROR) is reserved before it is needed, so that a machine
- * without memory can still say so. Should even that reservation be missing, the request stays in the list
- * of ending ones, without pages, and each turn tries again.
+ * without memory can still say so. Should even that reservation be missing, the request stays in
+ * the list of ending ones, without pages, and each turn tries again.
  */
 #include "base/log.h"
 #include "sched/scheduler_impl.h"
@@ -168,7 +168,8 @@ void request_settle(struct scheduler *s, struct request *r, uint64_t now_us)
     ev->err = r->err;
     ev->usage = usage_now(s, r, now_us);
     count_ended(s, r, &ev->usage);
-    log_debug("sched", "request=%s prompt_tokens=%u cached_tokens=%u output_tokens=%u total_us=%llu",
+    log_debug("sched",
+              "request=%s prompt_tokens=%u cached_tokens=%u output_tokens=%u total_us=%llu",
               r->ask->name, ev->usage.prompt_tokens, ev->usage.cached_tokens,
               ev->usage.completion_tokens, (unsigned long long)ev->usage.total_us);
     if (r->state == REQ_ENDING)

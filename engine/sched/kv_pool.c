@@ -18,9 +18,8 @@ enum err_code kv_pool_create(struct kv_pool **out, uint32_t n_pages, struct err 
         return err_set(e, ERR_NOMEM, "KV pool");
     pool->n_pages = pool->n_free = n_pages;
     pool->free_page = calloc(n_pages ? n_pages : 1, sizeof *pool->free_page);
-    pool->holders = FAULT("kv_pool.holders")
-                        ? NULL
-                        : calloc(n_pages ? n_pages : 1, sizeof *pool->holders);
+    pool->holders =
+        FAULT("kv_pool.holders") ? NULL : calloc(n_pages ? n_pages : 1, sizeof *pool->holders);
     if (!pool->free_page || !pool->holders) {
         free(pool->free_page);
         free(pool->holders);

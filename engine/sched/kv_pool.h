@@ -1,8 +1,8 @@
 /* kv_pool.h - which sequence holds which page of the KV cache.
  *
  * The pages' bytes are reserved when the back end opens and belong to it; this module keeps the
- * bookkeeping: a free list and a holder count per page. One page id stands for KV_PAGE_TOKENS slots in
- * every layer, in both planes: the latent and the indexer key. Holders are the block tables of
+ * bookkeeping: a free list and a holder count per page. One page id stands for KV_PAGE_TOKENS slots
+ * in every layer, in both planes: the latent and the indexer key. Holders are the block tables of
  * sequences and the prefix cache; a page with more than one of them is never written again.
  *
  * Thread:    the scheduler's. There are no locks here.

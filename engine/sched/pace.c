@@ -4,7 +4,9 @@
 #include <assert.h>
 #include <string.h>
 
-enum { FIRST_ROWS = 64 }; /* of the first step beside decoding sequences: small enough for any machine */
+enum {
+    FIRST_ROWS = 64
+}; /* of the first step beside decoding sequences: small enough for any machine */
 
 static uint32_t depth_of(uint32_t pos)
 {

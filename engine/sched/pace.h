@@ -1,8 +1,8 @@
 /* pace.h - what a prompt token costs, measured: so that a prefill step can be cut to a deadline.
  *
- * The cost of a token grows with its depth (the positions it sees), so there is an estimate for each
- * range of depths, in microseconds per token, corrected after each step by how far the prediction was
- * off. A step's fixed cost is folded into the estimate of its tokens.
+ * The cost of a token grows with its depth (the positions it sees), so there is an estimate for
+ * each range of depths, in microseconds per token, corrected after each step by how far the
+ * prediction was off. A step's fixed cost is folded into the estimate of its tokens.
  *
  * Thread: the scheduler's.
  */

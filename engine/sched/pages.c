@@ -1,5 +1,5 @@
-/* pages.c - how a sequence comes to its pages: promised, adopted from others, taken, published, given
- * back. All that touches kv_pool, prefix_cache and n_promised at once is here. */
+/* pages.c - how a sequence comes to its pages: promised, adopted from others, taken, published,
+ * given back. All that touches kv_pool, prefix_cache and n_promised at once is here. */
 #include "sched/scheduler_impl.h"
 
 uint32_t pages_found(const struct scheduler *s, const struct prefix_key *key,
@@ -80,8 +80,8 @@ uint32_t pages_adopt(struct scheduler *s, struct sequence *seq, uint64_t now_us)
     return end > seq->n_computed ? end - seq->n_computed : 0;
 }
 
-/* The whole page after the chain joins it. When the tree has one with the same tokens already, ours is
- * exchanged for that one: both have the same bits, and one is enough. False: it cannot join. */
+/* The whole page after the chain joins it. When the tree has one with the same tokens already, ours
+ * is exchanged for that one: both have the same bits, and one is enough. False: it cannot join. */
 static bool extend_chain(struct scheduler *s, struct sequence *seq)
 {
     uint32_t i = seq->n_nodes;
@@ -114,9 +114,9 @@ void pages_publish(struct scheduler *s, struct sequence *seq)
         assert(node->owner == seq->index);
         prefix_cache_set_ready(s->cache, node, seq->table.page[i]);
     }
-    uint32_t n_canonical = (seq->n_computed < seq->canonical_tokens ? seq->n_computed
-                                                                    : seq->canonical_tokens) /
-                           KV_PAGE_TOKENS;
+    uint32_t n_canonical =
+        (seq->n_computed < seq->canonical_tokens ? seq->n_computed : seq->canonical_tokens) /
+        KV_PAGE_TOKENS;
     while (seq->publish && seq->n_nodes < n_canonical)
         seq->publish = extend_chain(s, seq);
 }

@@ -1,16 +1,17 @@
 /* prefill_plan.c - chunks of several prompts make a prefill batch.
  *
- * Half of a step goes to the prompts with the least left to run, so that a short one gets in beside long
- * ones at once; the rest goes in order of service (priority, then arrival), so that the oldest always
- * moves on. What one half does not need the other gets.
+ * Half of a step goes to the prompts with the least left to run, so that a short one gets in beside
+ * long ones at once; the rest goes in order of service (priority, then arrival), so that the oldest
+ * always moves on. What one half does not need the other gets.
  *
- * While sequences are decoding the step is cut to a time budget (pace.h); otherwise to prefill_tokens.
+ * While sequences are decoding the step is cut to a time budget (pace.h); otherwise to
+ * prefill_tokens.
  */
 #include "sched/scheduler_impl.h"
 
 #include <math.h>
 
-struct room { /* what is left of the step */
+struct room {                 /* what is left of the step */
     uint32_t n_rows, n_given; /* rows; results for prompt log-probabilities */
     double us;
 };
@@ -83,7 +84,8 @@ static void share_out(struct scheduler *s)
         double budget = (double)s->cfg.decode_budget_us;
         room.us = us > budget ? us : budget;
     }
-    /* With an odd number of rows the halves take turns to have one more: with one row, too, both move. */
+    /* With an odd number of rows the halves take turns to have one more: with one row, too, both
+     * move. */
     struct room half = room;
     half.n_rows = (room.n_rows + (uint32_t)(s->n_steps_planned++ & 1)) / 2;
     half.us = room.us / 2;

@@ -11,13 +11,13 @@ struct prefix_cache {
     struct kv_pool *pool;
     struct prefix_node *node; /* [n_nodes] */
     struct prefix_node *free_node;
-    struct prefix_node **bucket; /* [n_buckets], a power of two */
+    struct prefix_node **bucket;         /* [n_buckets], a power of two */
     struct prefix_node *oldest, *newest; /* idle */
     uint32_t n_nodes, n_buckets, n_used, n_idle;
 };
 
-enum err_code prefix_cache_create(struct prefix_cache **out, struct kv_pool *pool,
-                                  uint32_t n_nodes, struct err *e)
+enum err_code prefix_cache_create(struct prefix_cache **out, struct kv_pool *pool, uint32_t n_nodes,
+                                  struct err *e)
 {
     struct prefix_cache *c = FAULT("prefix_cache.create") ? NULL : calloc(1, sizeof *c);
     if (!c)
@@ -62,8 +62,9 @@ static bool same_key(const struct prefix_key *a, const struct prefix_key *b)
 static uint64_t node_hash(const struct prefix_key *key, const struct prefix_node *parent,
                           const uint32_t *token)
 {
-    uint64_t above = parent ? parent->hash
-                            : hash_mix(key->salt ^ hash_mix(key->private_id ^ hash_mix(key->top_k)));
+    uint64_t above = parent
+                         ? parent->hash
+                         : hash_mix(key->salt ^ hash_mix(key->private_id ^ hash_mix(key->top_k)));
     return hash_bytes(above, token, KV_PAGE_TOKENS * sizeof *token);
 }
 

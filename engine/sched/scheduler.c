@@ -138,10 +138,8 @@ void scheduler_submit(struct scheduler *s, struct gen_request *req, uint64_t now
     struct request *r = &s->request[req->id.slot];
     struct err e;
     assert(r->state == REQ_FREE);
-    *r = (struct request){.id = req->id,
-                          .ask = req,
-                          .arrival = s->n_arrived++,
-                          .last_event = r->last_event};
+    *r = (struct request){
+        .id = req->id, .ask = req, .arrival = s->n_arrived++, .last_event = r->last_event};
     r->key = admission_key(s, r);
     if (scheduler_can_ever_fit(&s->cfg, req, &e)) {
         r->state = REQ_RUNNING;

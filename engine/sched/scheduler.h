@@ -1,23 +1,23 @@
 /* scheduler.h - requests become sequences, sequences get pages, pages make batches.
  *
  * A passive object: engine.c's scheduler thread feeds it messages and calls scheduler_turn(); the
- * simulator in tests/sim does the same under a virtual clock. Time comes in as an argument, never from
- * a clock.
+ * simulator in tests/sim does the same under a virtual clock. Time comes in as an argument, never
+ * from a clock.
  *
- * Admission is by worst case: a request enters when the pages that prompt + max_tokens of all its choices
- * may need (less what the prefix cache already holds for it) can be promised; an admitted request never
- * dies for memory and is never preempted. Waiting requests are served by priority, then by arrival; a
- * big one at the head is not passed by for ever (no starvation).
+ * Admission is by worst case: a request enters when the pages that prompt + max_tokens of all its
+ * choices may need (less what the prefix cache already holds for it) can be promised; an admitted
+ * request never dies for memory and is never preempted. Waiting requests are served by priority,
+ * then by arrival; a big one at the head is not passed by for ever (no starvation).
  *
- * Prefill steps take chunks of several prompts; decode steps take all running sequences. The two lanes
- * run side by side; the prefill chunk is cut so that its step stays within a time budget while
- * sequences are decoding. The hand-over from prefill to decode moves a block table.
+ * Prefill steps take chunks of several prompts; decode steps take all running sequences. The two
+ * lanes run side by side; the prefill chunk is cut so that its step stays within a time budget
+ * while sequences are decoding. The hand-over from prefill to decode moves a block table.
  *
- * Pages: whole pages of a prompt are shared through the prefix cache (reference-counted, LRU when memory
- * is needed). A page is published only when all its tokens were computed in canonical form, the form in
- * which a prefill would compute them (prompt rows; and decoded rows when the prompt already reached
- * expand_below), so a cache hit never changes a bit. The cache's key is the chain of token ids, the
- * request's salt and its top-k.
+ * Pages: whole pages of a prompt are shared through the prefix cache (reference-counted, LRU when
+ * memory is needed). A page is published only when all its tokens were computed in canonical form,
+ * the form in which a prefill would compute them (prompt rows; and decoded rows when the prompt
+ * already reached expand_below), so a cache hit never changes a bit. The cache's key is the chain
+ * of token ids, the request's salt and its top-k.
  *
  * Thread: the scheduler's.
  */
@@ -37,20 +37,21 @@ struct scheduler_config {
     uint32_t prefill_tokens; /* rows of a prefill step, at most */
     uint32_t max_out;        /* results of one step, at most (>= max_seqs) */
     bool prefix_cache;
-    uint32_t index_topk;     /* the model's; 0: no indexer (rows are dense) */
-    uint32_t expand_tokens;  /* model_expand_tokens() */
-    size_t page_bytes;       /* for kv_byte_seconds */
-    const uint32_t *eos_id;  /* the model's end ids */
+    uint32_t index_topk;    /* the model's; 0: no indexer (rows are dense) */
+    uint32_t expand_tokens; /* model_expand_tokens() */
+    size_t page_bytes;      /* for kv_byte_seconds */
+    const uint32_t *eos_id; /* the model's end ids */
     uint32_t n_eos;
     const struct tokenizer *tok; /* NULL in simulations: events carry tokens and no text */
     struct executor *exec;
     void (*emit)(void *arg, struct gen_event *ev); /* takes ev */
     void *emit_arg;
-    uint64_t decode_budget_us; /* how long a prefill step may take while sequences decode; 0: default */
+    uint64_t
+        decode_budget_us; /* how long a prefill step may take while sequences decode; 0: default */
 };
 
-MUST_CHECK enum err_code scheduler_create(struct scheduler **out, const struct scheduler_config *cfg,
-                                          struct err *e);
+MUST_CHECK enum err_code scheduler_create(struct scheduler **out,
+                                          const struct scheduler_config *cfg, struct err *e);
 /* No batch may be in flight. Requests that are still inside are dropped without events. */
 void scheduler_destroy(struct scheduler *s);
 
@@ -58,12 +59,13 @@ void scheduler_destroy(struct scheduler *s);
 MUST_CHECK enum err_code scheduler_can_ever_fit(const struct scheduler_config *cfg,
                                                 const struct gen_request *req, struct err *e);
 
-void scheduler_submit(struct scheduler *s, struct gen_request *req, uint64_t now_us); /* takes req */
+void scheduler_submit(struct scheduler *s, struct gen_request *req,
+                      uint64_t now_us);                                        /* takes req */
 void scheduler_cancel(struct scheduler *s, struct req_id id, uint64_t now_us); /* stale: nothing */
 void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us);
 
-/* Admits, starts a batch in each idle lane that has work. Returns when it wants to be called again at the
- * latest (UINT64_MAX: only after a message). */
+/* Admits, starts a batch in each idle lane that has work. Returns when it wants to be called again
+ * at the latest (UINT64_MAX: only after a message). */
 uint64_t scheduler_turn(struct scheduler *s, uint64_t now_us);
 
 bool scheduler_idle(const struct scheduler *s); /* no request inside, no batch in flight */

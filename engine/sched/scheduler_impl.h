@@ -11,11 +11,11 @@
  *   check.c         the invariants
  *
  * A request is queued (in the queue), running (each unfinished choice has a sequence), or ending
- * (`cancelled` or `failed` is set: what is in flight is awaited, then the last event goes out). Pages
- * are given back as soon as a sequence is not in flight.
+ * (`cancelled` or `failed` is set: what is in flight is awaited, then the last event goes out).
+ * Pages are given back as soon as a sequence is not in flight.
  *
- * Promises: n_promised is the sum over sequences of the pages they may still take. Whatever happens,
- * free pages + idle cached pages >= n_promised, so taking a page never fails.
+ * Promises: n_promised is the sum over sequences of the pages they may still take. Whatever
+ * happens, free pages + idle cached pages >= n_promised, so taking a page never fails.
  */
 #ifndef GAZE_SCHED_SCHEDULER_IMPL_H
 #define GAZE_SCHED_SCHEDULER_IMPL_H
@@ -31,18 +31,19 @@ enum request_state { REQ_FREE, REQ_QUEUED, REQ_RUNNING, REQ_ENDING };
 struct request {
     enum request_state state;
     bool cancelled, failed;
-    bool counted;         /* its prompt is in stats.prompt_tokens */
+    bool counted; /* its prompt is in stats.prompt_tokens */
     struct req_id id;
     struct gen_request *ask;
     struct request *prev, *next; /* in the queue, or among the ending ones */
     uint64_t arrival;
-    uint32_t n_passed;    /* later requests that entered while this one was at the head */
-    uint32_t n_live;      /* sequences that it still has */
-    uint32_t n_ended;     /* choices whose GEN_CHOICE is out */
+    uint32_t n_passed; /* later requests that entered while this one was at the head */
+    uint32_t n_live;   /* sequences that it still has */
+    uint32_t n_ended;  /* choices whose GEN_CHOICE is out */
     bool choice_ended[REQUEST_MAX_N];
     struct prefix_key key;
-    struct err err;               /* when failed */
-    struct gen_event *last_event; /* kept for the end, so that it can always be told; see ending.c */
+    struct err err; /* when failed */
+    struct gen_event
+        *last_event; /* kept for the end, so that it can always be told; see ending.c */
     struct gen_event *prompt_event;     /* GEN_PROMPT while it is filled */
     struct sample_params prompt_sample; /* of the prompt's log-probabilities */
     struct gen_usage usage;
@@ -69,13 +70,13 @@ struct scheduler {
     struct sequence *sequence; /* [max_seqs] */
     uint32_t *free_seq;        /* a stack of unused ones */
     uint32_t n_free_seqs, n_decoding, n_promised;
-    struct request_list queue;      /* by priority, then arrival */
-    struct request_list ending;     /* whose last event could not be made yet */
+    struct request_list queue;                    /* by priority, then arrival */
+    struct request_list ending;                   /* whose last event could not be made yet */
     struct sequence *prefill_head, *prefill_tail; /* by priority, arrival, choice */
-    bool try_admission;             /* something changed since it last failed */
+    bool try_admission;                           /* something changed since it last failed */
     uint64_t n_arrived, n_steps_planned;
     struct batch batch[N_LANES];
-    bool out[N_LANES]; /* that batch is with the executor */
+    bool out[N_LANES];   /* that batch is with the executor */
     struct share *share; /* [max_seqs] */
     uint32_t n_shares;
     struct pace pace;
@@ -88,15 +89,16 @@ void admit_requests(struct scheduler *s, uint64_t now_us);
 struct prefix_key admission_key(const struct scheduler *s, const struct request *r);
 
 /* ---- pages.c ---- */
-/* Holds what the tree has of the prompt, and marks the rest of it as being computed by seq; the promise
- * was checked by admission. */
+/* Holds what the tree has of the prompt, and marks the rest of it as being computed by seq; the
+ * promise was checked by admission. */
 void pages_attach(struct scheduler *s, struct sequence *seq);
 /* How many pages of the prompt the tree has now; *n_idle: how many of them are idle. */
 uint32_t pages_found(const struct scheduler *s, const struct prefix_key *key,
                      const struct gen_request *r, uint32_t *n_idle);
 /* Takes pages so that n_tokens have slots. Never fails: they were promised. */
 void pages_reserve(struct scheduler *s, struct sequence *seq, uint32_t n_tokens, uint64_t now_us);
-/* Adopts pages of others that have become ready; returns how many tokens can be run now (0: it waits). */
+/* Adopts pages of others that have become ready; returns how many tokens can be run now (0: it
+ * waits). */
 uint32_t pages_adopt(struct scheduler *s, struct sequence *seq, uint64_t now_us);
 /* After a step: pages that have become whole are made known to the tree. */
 void pages_publish(struct scheduler *s, struct sequence *seq);

@@ -54,10 +54,8 @@ enum err_code sequence_open(struct sequence *s, struct gen_request *r, uint32_t 
     if (!s->banned)
         return err_set(e, ERR_NOMEM, "no memory for %u bad words", r->n_bad_words);
     memcpy(s->token, r->prompt, r->n_prompt * sizeof *s->token);
-    s->stop = (struct stop_list){.text = r->stop,
-                                 .bytes = r->stop_bytes,
-                                 .n = r->n_stop,
-                                 .include = r->include_stop};
+    s->stop = (struct stop_list){
+        .text = r->stop, .bytes = r->stop_bytes, .n = r->n_stop, .include = r->include_stop};
     if (tok && detok_create(&s->detok, tok, &s->stop, !r->keep_special, e))
         return e->code;
     return ERR_OK;
@@ -76,8 +74,8 @@ void sequence_close(struct sequence *s)
 static bool word_is_next(const struct sequence *s, const struct token_span *word)
 {
     uint32_t before = word->n - 1, n_out = sequence_n_output(s);
-    return before <= n_out && memcmp(s->token + s->n_tokens - before, word->id,
-                                     before * sizeof *s->token) == 0;
+    return before <= n_out &&
+           memcmp(s->token + s->n_tokens - before, word->id, before * sizeof *s->token) == 0;
 }
 
 void sequence_ban(struct sequence *s)

@@ -1,8 +1,10 @@
-/* sequence.h - the tokens of one choice while they grow: what it knows of itself, without the others.
+/* sequence.h - the tokens of one choice while they grow: what it knows of itself, without the
+ * others.
  *
- * A sequence holds its tokens (prompt, then output), its block table, its part of the prefix tree, its
- * text, and the rules by which it ends. All arrays are reserved for the worst case when it opens, from
- * the request's arena, so a token costs no allocation; only the detokenizer lives on the heap.
+ * A sequence holds its tokens (prompt, then output), its block table, its part of the prefix tree,
+ * its text, and the rules by which it ends. All arrays are reserved for the worst case when it
+ * opens, from the request's arena, so a token costs no allocation; only the detokenizer lives on
+ * the heap.
  *
  * The order of a token: sequence_ban() says what must not come, the sampler chooses, sequence_put()
  * takes the token and says whether it ended the sequence:

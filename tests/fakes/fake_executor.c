@@ -130,8 +130,8 @@ static bool is_banned(const struct sample_row *row, uint32_t token)
 static void choose(struct fake_executor *f, const struct sample_row *row, uint64_t value,
                    struct sample_out *out)
 {
-    uint64_t h = hash_mix(value ^ hash_mix(row->p->seed ^ hash_mix(row->position) ^
-                                           ((uint64_t)row->stream << 40)));
+    uint64_t h = hash_mix(
+        value ^ hash_mix(row->p->seed ^ hash_mix(row->position) ^ ((uint64_t)row->stream << 40)));
     *out = (struct sample_out){.token = (uint32_t)(h % f->vocab), .rank = 1};
     for (uint32_t tries = 0; is_banned(row, out->token) && tries < f->vocab; tries++)
         out->token = (out->token + 1) % f->vocab;

@@ -207,7 +207,8 @@ static inline uint64_t sim_turn(struct sim *m)
     return wake;
 }
 
-/* One turn, then on to the next thing that happens, until_us at the latest. False: nothing is left. */
+/* One turn, then on to the next thing that happens, until_us at the latest. False: nothing is left.
+ */
 static inline bool sim_next(struct sim *m, uint64_t until_us)
 {
     uint64_t wake = sim_turn(m), next = fake_executor_next_us(&m->f);

@@ -1,5 +1,5 @@
-/* test_chaos.c - seeded chaos: whatever arrives, leaves or fails, and whenever, each request is answered
- * once, its tokens are those it gets alone, and no page is lost. */
+/* test_chaos.c - seeded chaos: whatever arrives, leaves or fails, and whenever, each request is
+ * answered once, its tokens are those it gets alone, and no page is lost. */
 #include "sim.h"
 
 #include "base/fault.h"
@@ -173,7 +173,8 @@ TEST_LIMIT(chaos_keeps_every_promise, 3600)
 }
 
 /* Goal:   a failed allocation ends one request and nothing else.
- * Method: the same world again and again, each time with the next passage of any FAULT place failing. */
+ * Method: the same world again and again, each time with the next passage of any FAULT place
+ * failing. */
 TEST_LIMIT(chaos_survives_every_failed_allocation, 600)
 {
     static struct chaos c;

@@ -1,4 +1,5 @@
-/* test_prefix_cache.c - chains are found by their tokens, kept by their users, and go oldest first. */
+/* test_prefix_cache.c - chains are found by their tokens, kept by their users, and go oldest first.
+ */
 #include "base/fault.h"
 #include "sched/prefix_cache.h"
 #include "test.h"
