@@ -48,6 +48,10 @@ void kv_load(const struct cpu_backend *b, uint32_t layer, const struct step_seq 
         memcpy(&x, scale, 4);
         b->k->fp8_to_f32(at + g, x, out + g, r - g < GROUP ? r - g : GROUP);
     }
+    if (r % 2 == 0) { /* the key's address is even */
+        b->k->bf16_to_f32((const uint16_t *)(const void *)key, out + r, d);
+        return;
+    }
     for (uint32_t i = 0; i < d; i++) {
         uint16_t h;
         memcpy(&h, key + 2 * (size_t)i, 2);

@@ -146,7 +146,7 @@ static unsigned char *planes(const struct cpu_backend *b)
 TEST_LIMIT(kv_store_every_form_and_cut, 60)
 {
     struct rng r = {test_seed()};
-    static const uint32_t lora[] = {64, 72, 128, 136, 512}, chunks[] = {300, 1, 7, 64, 100};
+    static const uint32_t lora[] = {64, 73, 128, 136, 512}, chunks[] = {300, 1, 7, 64, 100};
     for (int lf = 0; lf < 3; lf++)
         for (int xf = 0; xf < 2; xf++)
             for (int k = 0; k < 5; k++) {
