@@ -20,6 +20,7 @@
 enum { STEP = 32, FP8_BLOCK = 128, BLOCK_STEPS = FP8_BLOCK / STEP };
 enum { TILE_W = 4, TILE_X = 6, TILE_X_FP8 = 3 };
 enum { X_BLOCK_BYTES = 256 << 10 }; /* rows of x kept in L2 while W passes */
+enum { FETCH_TILES = 4 };           /* W is fetched into L2 this many tiles ahead of its use */
 enum { PANEL_K = 8192 };            /* longest row that the FP8 panel holds */
 enum { PANEL_MIN_ROWS = 4 };        /* of x, for the panel to be worth its stores */
 
@@ -91,15 +92,19 @@ ALWAYS_INLINE void clear_tile(int nw, int nx, __m512 s[8][6])
             s[a][b] = _mm512_setzero_ps();
 }
 
-/* s[a][b] += w[a] . x[b] over [k, end), bf16 rows. */
+/* s[a][b] += w[a] . x[b] over [k, end), bf16 rows. Fetches W `ahead` elements further on: rows of a
+ * few hundred values are too short for the core to see where it should read next. */
 ALWAYS_INLINE void walk(int nw, int nx, const uint16_t *const w[8], const uint16_t *const x[6],
-                        size_t k, size_t end, __m512 s[8][6])
+                        size_t k, size_t end, size_t ahead, __m512 s[8][6])
 {
     for (; k + STEP <= end; k += STEP) {
         __m512i wk[8];
 #pragma GCC unroll 8
-        for (int a = 0; a < nw; a++)
+        for (int a = 0; a < nw; a++) {
             wk[a] = _mm512_loadu_si512(w[a] + k);
+            if (ahead)
+                _mm_prefetch(w[a] + k + ahead, _MM_HINT_T1);
+        }
 #pragma GCC unroll 6
         for (int b = 0; b < nx; b++) {
             __m512i xk = _mm512_loadu_si512(x[b] + k);
@@ -135,7 +140,8 @@ ALWAYS_INLINE void tile_bf16(int nw, int nx, const struct gemm *g, uint32_t j, u
     for (int b = 0; b < nx; b++)
         x[b] = g->x + (i + (size_t)b) * g->ldx;
     clear_tile(nw, nx, s);
-    walk(nw, nx, w, x, 0, g->n_in, s);
+    /* the first of the tiles that share these rows of W fetches the rows after them */
+    walk(nw, nx, w, x, 0, g->n_in, i == 0 ? FETCH_TILES * (size_t)nw * g->n_in : 0, s);
     put_tile(g, j, i, nw, nx, s);
 }
 
@@ -288,7 +294,7 @@ ALWAYS_INLINE void tile_panel(const uint16_t *panel, size_t stride, int nx, cons
     for (size_t k = 0; k < g->n_in; k += FP8_BLOCK) {
         size_t end = k + FP8_BLOCK < g->n_in ? k + FP8_BLOCK : g->n_in;
         clear_tile(TILE_W, nx, block);
-        walk(TILE_W, nx, w, x, k, end, block);
+        walk(TILE_W, nx, w, x, k, end, 0, block);
         add_block(g, j, k, TILE_W, nx, block, s);
     }
     put_tile(g, j, i, TILE_W, nx, s);
