@@ -43,13 +43,13 @@ void pace_add_rows(struct pace *p, uint32_t pos)
     p->in_step[depth_of(pos)] = true;
 }
 
-void pace_learn(struct pace *p, double planned_us, double us, uint32_t n_rows, uint64_t budget_us)
+void pace_learn(struct pace *p, double planned_us, double us, uint32_t n_rows, double budget_us)
 {
     assert(planned_us > 0);
-    double budget = (double)budget_us, off = (us > 1 ? us : 1) / planned_us;
+    double off = (us > 1 ? us : 1) / planned_us;
     /* A small step is mostly fixed cost and says little of its tokens, unless it broke the budget
      * while it could have been smaller. */
-    if (planned_us < budget / 2 && (us <= budget || n_rows <= PACE_MIN_ROWS))
+    if (planned_us < budget_us / 2 && (us <= budget_us || n_rows <= PACE_MIN_ROWS))
         return;
     /* Too long is corrected at once, too short carefully: one quick step proves nothing. */
     double weight = off > 1 ? 0.7 : 0.3;

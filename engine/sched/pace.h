@@ -30,6 +30,6 @@ double pace_token_us(const struct pace *p, uint32_t pos);
 void pace_begin_step(struct pace *p);
 void pace_add_rows(struct pace *p, uint32_t pos); /* the step has rows at this depth */
 /* The step was predicted to take planned_us and took us. learn_rows: how many rows it had. */
-void pace_learn(struct pace *p, double planned_us, double us, uint32_t n_rows, uint64_t budget_us);
+void pace_learn(struct pace *p, double planned_us, double us, uint32_t n_rows, double budget_us);
 
 #endif

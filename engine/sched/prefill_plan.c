@@ -73,6 +73,15 @@ static void give_shortest(struct scheduler *s, struct room *room)
     }
 }
 
+/* Where decode steps are long, a prefill step may be nearly as long as one: then the others' tokens
+ * come at half their pace at worst, and a machine that is slow to start any step still gets
+ * through. */
+static void set_budget(struct scheduler *s)
+{
+    double least = (double)s->cfg.decode_budget_us, usual = 0.8 * s->decode_us;
+    s->budget_us = usual > least ? usual : least;
+}
+
 static void share_out(struct scheduler *s)
 {
     struct room room = {.n_rows = s->cfg.prefill_tokens,
@@ -81,8 +90,7 @@ static void share_out(struct scheduler *s)
     if (s->n_decoding) {
         /* At least PACE_MIN_ROWS rows, whatever they cost. */
         double us = pace_token_us(&s->pace, s->share[0].seq->n_computed) * PACE_MIN_ROWS;
-        double budget = (double)s->cfg.decode_budget_us;
-        room.us = us > budget ? us : budget;
+        room.us = us > s->budget_us ? us : s->budget_us;
     }
     /* With an odd number of rows the halves take turns to have one more: with one row, too, both
      * move. */
@@ -133,6 +141,7 @@ bool plan_prefill(struct scheduler *s, uint64_t now_us)
     struct batch *b = &s->batch[LANE_PREFILL];
     b->n_seqs = b->n_rows = b->n_out = 0;
     s->planned_us = 0;
+    set_budget(s);
     collect(s, now_us);
     if (!s->n_shares)
         return false;

@@ -153,7 +153,9 @@ void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us)
     } else {
         count_step(s, b);
         if (b->lane == LANE_PREFILL && s->planned_us > 0)
-            pace_learn(&s->pace, s->planned_us, us, b->n_rows, s->cfg.decode_budget_us);
+            pace_learn(&s->pace, s->planned_us, us, b->n_rows, s->budget_us);
+        if (b->lane == LANE_DECODE)
+            s->decode_us += (s->decode_us > 0 ? 0.1 : 1.0) * (us - s->decode_us);
     }
     for (uint32_t i = 0; i < b->n_seqs; i++) {
         const struct batch_seq *q = &b->seq[i];

@@ -80,6 +80,8 @@ struct scheduler {
     struct share *share; /* [max_seqs] */
     uint32_t n_shares;
     struct pace pace;
+    double decode_us;  /* how long a decode step takes, lately */
+    double budget_us;  /* of the prefill step planned last */
     double planned_us; /* what the prefill step that is out should take; 0: not known */
     struct engine_stats stats;
 };
