@@ -46,8 +46,9 @@ struct scheduler_config {
     struct executor *exec;
     void (*emit)(void *arg, struct gen_event *ev); /* takes ev */
     void *emit_arg;
-    uint64_t
-        decode_budget_us; /* how long a prefill step may take while sequences decode; 0: default */
+    /* How long a prefill step may take while sequences decode; 0: 30 ms. Where decode steps are
+     * longer than that, 0.8 of such a step. */
+    uint64_t decode_budget_us;
 };
 
 MUST_CHECK enum err_code scheduler_create(struct scheduler **out,
