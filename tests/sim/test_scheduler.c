@@ -304,7 +304,7 @@ TEST(sched_only_canonical_pages_are_published)
     static const struct {
         uint32_t n_prompt, n_cached;
     } row[] = {
-        {100, 64}, /* below expand_tokens: rows of the output are of another form */
+        {100, 64},    /* below expand_tokens: rows of the output are of another form */
         {2048, 2240}, /* from there on of a prefill's: all whole pages of 2247 slots */
         {1999, 1984}, /* the prompt alone, whatever the output reached */
     };
