@@ -1,4 +1,5 @@
-/* engine.c - see engine.h: opening in order, the scheduler's thread, and the two mailboxes around it. */
+/* engine.c - see engine.h: opening in order, the scheduler's thread, and the two mailboxes around
+ * it. */
 #include "engine.h"
 
 #include "base/clock.h"
@@ -21,8 +22,8 @@
 
 enum { HEARTBEAT_US = 500000, DECODE_BUDGET_US = 0 /* the scheduler's own default */ };
 
-/* One per request inside. The loop thread hands slots out and takes them back; the scheduler's thread
- * only reads cancel_gen. */
+/* One per request inside. The loop thread hands slots out and takes them back; the scheduler's
+ * thread only reads cancel_gen. */
 struct request_slot {
     uint32_t gen;
     bool in_use;
@@ -98,7 +99,8 @@ static void take_cancels(struct engine *en, uint64_t now_us)
 {
     if (!atomic_exchange(&en->cancels, false))
         return;
-    /* A cancel was sent after its request, so with the flag seen the request is here or in the box. */
+    /* A cancel was sent after its request, so with the flag seen the request is here or in the box.
+     */
     submit_all(en, mailbox_take(&en->inbox));
     for (uint32_t i = 0; i < en->detail.max_requests; i++) {
         uint32_t gen = atomic_exchange(&en->slot[i].cancel_gen, 0);
@@ -157,8 +159,9 @@ static void make_fingerprint(struct engine *en)
 {
     const struct engine_options *o = &en->options;
     struct model_config cfg = en->cfg;
-    uint32_t settings[] = {(uint32_t)o->precision, (uint32_t)o->latent, (uint32_t)o->index,
-                           (uint32_t)o->load_dummy, cfg.n_layers, (uint32_t)en->weights->file_bytes};
+    uint32_t settings[] = {(uint32_t)o->precision, (uint32_t)o->latent,
+                           (uint32_t)o->index,     (uint32_t)o->load_dummy,
+                           cfg.n_layers,           (uint32_t)en->weights->file_bytes};
     uint64_t h = hash_bytes(1, settings, sizeof settings);
     const struct matrix *sample[] = {&en->weights->embed, &en->weights->head,
                                      &en->weights->layer[cfg.n_layers - 1].o};
@@ -220,7 +223,8 @@ static enum err_code weight_size(size_t *out, const struct engine_options *o,
     return ERR_OK;
 }
 
-enum err_code engine_make_plan(struct engine_plan *out, const struct engine_options *o, struct err *e)
+enum err_code engine_make_plan(struct engine_plan *out, const struct engine_options *o,
+                               struct err *e)
 {
     struct model_config cfg;
     struct plan_detail detail;
@@ -265,9 +269,9 @@ static enum err_code open_model(struct engine *en, struct err *e)
     if (weight_size(&weight_bytes, o, &en->cfg, e) ||
         plan_make(&en->detail, o, &en->cfg, weight_bytes, tok_bytes, e))
         return e->code;
-    if (o->load_dummy ? weights_dummy(&en->weights, &en->cfg, dummy_dtype(&en->cfg), 1, e)
-                      : weights_open(&en->weights, o->model_dir, &en->cfg, o->progress,
-                                     o->progress_arg, e))
+    if (o->load_dummy
+            ? weights_dummy(&en->weights, &en->cfg, dummy_dtype(&en->cfg), 1, e)
+            : weights_open(&en->weights, o->model_dir, &en->cfg, o->progress, o->progress_arg, e))
         return e->code;
     if (cpu_ops_open(&en->ops, &en->cfg, &en->detail.limits, e) ||
         forward_create(&en->forward, en->ops, en->weights, e))
@@ -279,8 +283,10 @@ static enum err_code open_model(struct engine *en, struct err *e)
 static enum err_code start_scheduler(struct engine *en, struct err *e)
 {
     const struct plan_detail *d = &en->detail;
-    if (workers_create(&en->workers, en->forward, &d->limits, d->plan.prefill_tokens > d->plan.max_seqs
-                       ? d->plan.prefill_tokens : d->plan.max_seqs, e))
+    if (workers_create(&en->workers, en->forward, &d->limits,
+                       d->plan.prefill_tokens > d->plan.max_seqs ? d->plan.prefill_tokens
+                                                                 : d->plan.max_seqs,
+                       e))
         return e->code;
     struct executor *exec = workers_executor(en->workers);
     exec->done = batch_done;
@@ -291,8 +297,8 @@ static enum err_code start_scheduler(struct engine *en, struct err *e)
         .max_seqs = d->plan.max_seqs,
         .max_context = d->plan.max_context,
         .prefill_tokens = d->plan.prefill_tokens,
-        .max_out = d->plan.prefill_tokens > d->plan.max_seqs ? d->plan.prefill_tokens
-                                                             : d->plan.max_seqs,
+        .max_out =
+            d->plan.prefill_tokens > d->plan.max_seqs ? d->plan.prefill_tokens : d->plan.max_seqs,
         .prefix_cache = en->options.prefix_cache,
         .index_topk = en->cfg.has_indexer ? en->cfg.index_topk : 0,
         .expand_tokens = model_expand_tokens(&en->cfg),

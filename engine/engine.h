@@ -1,11 +1,11 @@
 /* engine.h - all that server/ sees: open, submit, cancel, take_events, stats, drain, close.
  *
  * The engine is one model with its KV pool, a scheduler thread and two workers. Requests go in by
- * engine_submit(), events come out by engine_take_events(); `wake` is called (from the scheduler's thread)
- * when events have become available and the taker may be asleep.
+ * engine_submit(), events come out by engine_take_events(); `wake` is called (from the scheduler's
+ * thread) when events have become available and the taker may be asleep.
  *
- * Threads: open and close by one; submit, cancel and take_events by one thread (the loop); stats and
- *          the text functions (tokenizer, chat formats) by any.
+ * Threads: open and close by one; submit, cancel and take_events by one thread (the loop); stats
+ * and the text functions (tokenizer, chat formats) by any.
  */
 #ifndef GAZE_ENGINE_H
 #define GAZE_ENGINE_H
@@ -45,34 +45,39 @@ void engine_options_default(struct engine_options *o);
 struct engine_plan {
     char model_type[32];
     size_t weight_bytes, kv_bytes, workspace_bytes, tokenizer_bytes, total_bytes;
-    size_t page_bytes;    /* one page of KV_PAGE_TOKENS tokens, all layers, both planes */
+    size_t page_bytes; /* one page of KV_PAGE_TOKENS tokens, all layers, both planes */
     uint32_t n_pages, max_context, max_seqs, prefill_tokens;
-    uint64_t kv_tokens;   /* n_pages * KV_PAGE_TOKENS */
+    uint64_t kv_tokens; /* n_pages * KV_PAGE_TOKENS */
 };
 /* Without loading weights. ERR_IO, ERR_INVALID (what does not fit, with both numbers). */
 MUST_CHECK enum err_code engine_make_plan(struct engine_plan *out, const struct engine_options *o,
                                           struct err *e);
 
-/* Reads, checks and reserves everything, then starts the threads. A failure leaves nothing behind. */
+/* Reads, checks and reserves everything, then starts the threads. A failure leaves nothing behind.
+ */
 MUST_CHECK enum err_code engine_open(struct engine **out, const struct engine_options *o,
                                      struct err *e);
-/* Ends running requests (GEN_ERROR, ERR_CLOSED, which are dropped with the engine) and all threads. */
+/* Ends running requests (GEN_ERROR, ERR_CLOSED, which are dropped with the engine) and all threads.
+ */
 void engine_close(struct engine *en);
 
-/* Takes req in any case. ERR_BUSY: the queue is full. ERR_CLOSED: draining. ERR_INVALID: it can never
- * fit, with both numbers. On ERR_OK *id names it until its GEN_DONE or GEN_ERROR was taken. */
-MUST_CHECK enum err_code engine_submit(struct engine *en, struct gen_request *req, struct req_id *id,
-                                       struct err *e);
-/* Its pages are free within a step; it ends with GEN_DONE (choices FINISH_CANCELLED) all the same. */
+/* Takes req in any case. ERR_BUSY: the queue is full. ERR_CLOSED: draining. ERR_INVALID: it can
+ * never fit, with both numbers. On ERR_OK *id names it until its GEN_DONE or GEN_ERROR was taken.
+ */
+MUST_CHECK enum err_code engine_submit(struct engine *en, struct gen_request *req,
+                                       struct req_id *id, struct err *e);
+/* Its pages are free within a step; it ends with GEN_DONE (choices FINISH_CANCELLED) all the same.
+ */
 void engine_cancel(struct engine *en, struct req_id id);
-/* All events so far, oldest first, linked by mail.next; the caller frees each with gen_event_free(). */
+/* All events so far, oldest first, linked by mail.next; the caller frees each with
+ * gen_event_free(). */
 struct gen_event *engine_take_events(struct engine *en);
 
 /* Takes no new requests (ERR_CLOSED); running ones go on. */
 void engine_drain(struct engine *en);
 
 enum { ENGINE_HIST_BUCKETS = 24 };
-struct engine_hist { /* cumulative counts are made by the reader */
+struct engine_hist {                     /* cumulative counts are made by the reader */
     uint64_t count[ENGINE_HIST_BUCKETS]; /* last: above all bounds */
     uint64_t n;
     double sum;
@@ -82,17 +87,18 @@ extern const double engine_hist_seconds[ENGINE_HIST_BUCKETS - 1];
 extern const double engine_hist_tokens[ENGINE_HIST_BUCKETS - 1];
 
 struct engine_stats {
-    uint32_t running, waiting;           /* sequences; requests */
-    uint32_t pages, pages_used, pages_cached; /* used: held by sequences; cached: kept for reuse only */
+    uint32_t running, waiting; /* sequences; requests */
+    uint32_t pages, pages_used,
+        pages_cached; /* used: held by sequences; cached: kept for reuse only */
     uint64_t prompt_tokens, generation_tokens, cached_tokens; /* exact totals */
     uint64_t prefix_queries, prefix_hits;                     /* tokens asked, tokens found */
     uint64_t finished_stop, finished_length, cancelled, failed, refused_busy, refused_size;
     uint64_t prefill_steps, decode_steps;
-    uint64_t rows_dense, rows_sparse;    /* tokens run by attention path */
+    uint64_t rows_dense, rows_sparse; /* tokens run by attention path */
     struct engine_hist ttft_s, inter_token_s, e2e_s, queue_s, prefill_s, decode_s;
     struct engine_hist prompt_len, generation_len, step_tokens;
-    uint64_t last_step_us;               /* clock_us() when a step last ended, or the idle heartbeat */
-    bool step_in_flight;                 /* a step has begun and not ended: with last_step_us, stuck or not */
+    uint64_t last_step_us; /* clock_us() when a step last ended, or the idle heartbeat */
+    bool step_in_flight;   /* a step has begun and not ended: with last_step_us, stuck or not */
     bool draining;
 };
 void engine_get_stats(struct engine *en, struct engine_stats *out);

@@ -116,12 +116,12 @@ static enum err_code choose_context(uint32_t *out, const struct engine_options *
                        o->max_context, cfg->max_position);
     uint32_t want = o->max_context ? o->max_context : cfg->max_position;
     if (fits < MIN_CONTEXT || (o->max_context && fits < o->max_context))
-        return err_set(e, ERR_INVALID,
-                       "a context of %u tokens needs %" PRIu64 " bytes of KV pages, %" PRIu64
-                       " are there",
-                       o->max_context ? o->max_context : (unsigned)MIN_CONTEXT,
-                       (uint64_t)pages_for(o->max_context ? o->max_context : MIN_CONTEXT) * page_bytes,
-                       kv_limit);
+        return err_set(
+            e, ERR_INVALID,
+            "a context of %u tokens needs %" PRIu64 " bytes of KV pages, %" PRIu64 " are there",
+            o->max_context ? o->max_context : (unsigned)MIN_CONTEXT,
+            (uint64_t)pages_for(o->max_context ? o->max_context : MIN_CONTEXT) * page_bytes,
+            kv_limit);
     *out = fits < want ? (uint32_t)fits : want;
     return ERR_OK;
 }

@@ -1,8 +1,7 @@
 /* plan.h - the memory plan: how large everything is before anything is reserved.
  *
- * Weights + KV pages + workspace of both workers + tokenizer. engine_make_plan() (engine.h) prints from it
- * and engine_open() reserves by it, so they cannot differ.
- * Thread: any; nothing is kept.
+ * Weights + KV pages + workspace of both workers + tokenizer. engine_make_plan() (engine.h) prints
+ * from it and engine_open() reserves by it, so they cannot differ. Thread: any; nothing is kept.
  */
 #ifndef GAZE_PLAN_H
 #define GAZE_PLAN_H
@@ -16,7 +15,8 @@ struct plan_detail {
 };
 
 /* Decides context, pages and limits from the options and the machine's memory. weight_bytes and
- * tokenizer_bytes were measured by the caller. ERR_INVALID: what does not fit, with both numbers. */
+ * tokenizer_bytes were measured by the caller. ERR_INVALID: what does not fit, with both numbers.
+ */
 MUST_CHECK enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
                                    const struct model_config *cfg, size_t weight_bytes,
                                    size_t tokenizer_bytes, struct err *e);
@@ -25,7 +25,7 @@ MUST_CHECK enum err_code plan_make(struct plan_detail *out, const struct engine_
 uint64_t plan_available_bytes(void);
 
 /* Payload of the tensors of dir that cfg uses (layers beyond its depth are left out). */
-MUST_CHECK enum err_code plan_weight_bytes(size_t *out, const char *dir, const struct model_config *cfg,
-                                           struct err *e);
+MUST_CHECK enum err_code plan_weight_bytes(size_t *out, const char *dir,
+                                           const struct model_config *cfg, struct err *e);
 
 #endif

@@ -30,7 +30,8 @@ struct gen_event *gen_event_new(enum gen_event_kind kind, struct req_id id, uint
                                 size_t text_bytes)
 {
     size_t out_bytes = n_tokens * sizeof(struct sample_out);
-    struct gen_event *ev = FAULT("event.new") ? NULL : calloc(1, sizeof *ev + out_bytes + text_bytes + 1);
+    struct gen_event *ev =
+        FAULT("event.new") ? NULL : calloc(1, sizeof *ev + out_bytes + text_bytes + 1);
     if (!ev)
         return NULL;
     ev->kind = kind;

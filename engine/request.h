@@ -1,7 +1,8 @@
 /* request.h - what a client asked for, and what it hears back: the two messages of the engine.
  *
- * A gen_request is built by server/ (or a command-line tool), handed to engine_submit(), and belongs to
- * the scheduler from then on. A gen_event goes the other way. All memory of a request is its arena.
+ * A gen_request is built by server/ (or a command-line tool), handed to engine_submit(), and
+ * belongs to the scheduler from then on. A gen_event goes the other way. All memory of a request is
+ * its arena.
  */
 #ifndef GAZE_REQUEST_H
 #define GAZE_REQUEST_H
@@ -32,27 +33,27 @@ struct gen_request {
     char name[64];      /* "chatcmpl-..." for logs */
 
     const uint32_t *prompt;
-    uint32_t n_prompt;          /* >= 1 */
-    uint32_t n;                 /* choices, 1 .. REQUEST_MAX_N */
-    uint32_t max_tokens;        /* per choice; 0: only the prompt is run (its log-probabilities) */
-    uint32_t min_tokens;        /* end ids and stop strings wait until then */
+    uint32_t n_prompt;   /* >= 1 */
+    uint32_t n;          /* choices, 1 .. REQUEST_MAX_N */
+    uint32_t max_tokens; /* per choice; 0: only the prompt is run (its log-probabilities) */
+    uint32_t min_tokens; /* end ids and stop strings wait until then */
     struct sample_params sample;
     bool ignore_eos;
-    const uint32_t *stop_id;    /* beside the model's end ids */
+    const uint32_t *stop_id; /* beside the model's end ids */
     uint32_t n_stop_id;
     const char *stop[REQUEST_MAX_STOP];
     size_t stop_bytes[REQUEST_MAX_STOP];
     uint32_t n_stop;
-    bool include_stop;          /* include_stop_str_in_output */
-    bool keep_special;          /* special tokens show in the text (skip_special_tokens false) */
+    bool include_stop; /* include_stop_str_in_output */
+    bool keep_special; /* special tokens show in the text (skip_special_tokens false) */
     const struct token_span *bad_word;
     uint32_t n_bad_words;
-    bool prompt_logprobs;       /* each prompt token but the first gets a sample_out */
-    uint32_t n_prompt_top;      /* alternatives with them, <= SAMPLE_MAX_TOP */
-    uint32_t top_k_dsa;         /* 0: the model's own; TOP_K_DENSE: dense; else a smaller top-k */
-    int32_t priority;           /* lower runs first, as in the field; 0 is usual */
-    uint64_t cache_salt;        /* prefixes are shared among equal salts only */
-    uint64_t submitted_us;      /* set by engine_submit() */
+    bool prompt_logprobs;  /* each prompt token but the first gets a sample_out */
+    uint32_t n_prompt_top; /* alternatives with them, <= SAMPLE_MAX_TOP */
+    uint32_t top_k_dsa;    /* 0: the model's own; TOP_K_DENSE: dense; else a smaller top-k */
+    int32_t priority;      /* lower runs first, as in the field; 0 is usual */
+    uint64_t cache_salt;   /* prefixes are shared among equal salts only */
+    uint64_t submitted_us; /* set by engine_submit() */
 };
 
 /* A zeroed request with its arena; NULL when there is no memory. */
@@ -61,7 +62,8 @@ void gen_request_free(struct gen_request *r);
 
 enum gen_event_kind {
     GEN_PROGRESS, /* prompt_done of prompt tokens are in; at most one a step */
-    GEN_PROMPT,   /* the prompt's log-probabilities: out[n_prompt - 1], for tokens 1 .. n_prompt - 1 */
+    GEN_PROMPT,   /* the prompt's log-probabilities: out[n_prompt - 1], for tokens 1 .. n_prompt - 1
+                   */
     GEN_TOKENS,   /* tokens of one choice, with the text that can go out now (may be empty) */
     GEN_CHOICE,   /* this choice has ended: finish, and the rest of its text */
     GEN_DONE,     /* the whole request has ended; its id is stale from now on */
@@ -83,15 +85,16 @@ struct gen_event {
     struct req_id id;
     enum gen_event_kind kind;
     uint32_t choice;
-    uint32_t prompt_done;       /* GEN_PROGRESS */
-    uint32_t n_tokens;          /* out[] holds so many */
-    struct sample_out *out;     /* log-probabilities where they were asked for */
-    char *text;                 /* valid UTF-8, NUL-terminated */
+    uint32_t prompt_done;   /* GEN_PROGRESS */
+    uint32_t n_tokens;      /* out[] holds so many */
+    struct sample_out *out; /* log-probabilities where they were asked for */
+    char *text;             /* valid UTF-8, NUL-terminated */
     size_t text_bytes;
-    enum gen_finish finish;     /* GEN_CHOICE */
-    int32_t stop_reason;        /* GEN_CHOICE by a stop id: the id; by a stop string: -2 - its index; else -1 */
-    struct gen_usage usage;     /* GEN_CHOICE (so far), GEN_DONE */
-    struct err err;             /* GEN_ERROR */
+    enum gen_finish finish; /* GEN_CHOICE */
+    int32_t stop_reason; /* GEN_CHOICE by a stop id: the id; by a stop string: -2 - its index; else
+                            -1 */
+    struct gen_usage usage; /* GEN_CHOICE (so far), GEN_DONE */
+    struct err err;         /* GEN_ERROR */
 };
 
 /* With room for n_tokens and text_bytes; NULL when there is no memory. */

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-uint64_t clock_us(void);      /* since an arbitrary start; never goes back */
-uint64_t clock_unix_s(void);  /* seconds since 1970, for `created` fields */
+uint64_t clock_us(void);     /* since an arbitrary start; never goes back */
+uint64_t clock_unix_s(void); /* seconds since 1970, for `created` fields */
 
 #endif

@@ -1,8 +1,9 @@
 /* err.h - how a function says what the world did to it.
  *
- * What the world may do to us is an `err`; what only a mistake of ours can cause is an assert, kept in
- * release builds. Zero is success everywhere. A function that can fail takes `struct err *` last (never
- * NULL), returns e->code, and writes its results on success alone. The one who handles an error logs it.
+ * What the world may do to us is an `err`; what only a mistake of ours can cause is an assert, kept
+ * in release builds. Zero is success everywhere. A function that can fail takes `struct err *` last
+ * (never NULL), returns e->code, and writes its results on success alone. The one who handles an
+ * error logs it.
  *
  * Thread: any; a struct err belongs to its caller.
  */
@@ -37,7 +38,8 @@ struct err {
     char msg[256]; /* one sentence naming the thing and the number, without a full stop */
 };
 
-/* Fills e (replacing what it held) and returns code, so that `return err_set(e, ERR_IO, ...)` works. */
+/* Fills e (replacing what it held) and returns code, so that `return err_set(e, ERR_IO, ...)`
+ * works. */
 #define err_set(e, code, ...) err_set_at((e), (code), __FILE__, __LINE__, __VA_ARGS__)
 
 enum err_code err_set_at(struct err *e, enum err_code code, const char *file, int line,

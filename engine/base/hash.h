@@ -1,4 +1,5 @@
-/* hash.h - 64-bit hashes of bytes and words, for tables and page chains. Not for secrets. Thread: any. */
+/* hash.h - 64-bit hashes of bytes and words, for tables and page chains. Not for secrets. Thread:
+ * any. */
 #ifndef GAZE_BASE_HASH_H
 #define GAZE_BASE_HASH_H
 

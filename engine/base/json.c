@@ -15,8 +15,11 @@ bool utf8_valid(const char *text, size_t bytes, size_t *bad)
     size_t i = 0;
     while (i < bytes) {
         unsigned char c = s[i];
-        size_t n = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : (c & 0xF0) == 0xE0 ? 3
-                 : c >= 0xF0 && c < 0xF5 ? 4 : 0;
+        size_t n = c < 0x80                ? 1
+                   : c >= 0xC2 && c < 0xE0 ? 2
+                   : (c & 0xF0) == 0xE0    ? 3
+                   : c >= 0xF0 && c < 0xF5 ? 4
+                                           : 0;
         bool ok = n && n <= bytes - i;
         for (size_t k = 1; ok && k < n; k++)
             ok = (s[i + k] & 0xC0) == 0x80;
@@ -53,7 +56,8 @@ static bool is_hex4(const char *s, size_t room, unsigned *out)
     return true;
 }
 
-/* cJSON recurses and reads strings to NUL, so what it must never see is refused here, in one pass. */
+/* cJSON recurses and reads strings to NUL, so what it must never see is refused here, in one pass.
+ */
 static enum err_code scan(const char *text, size_t bytes, int max_depth, struct err *e)
 {
     size_t bad = 0;
@@ -172,8 +176,8 @@ static const cJSON *get_present(const cJSON *object, const char *key)
     return m && !cJSON_IsNull(m) ? m : NULL;
 }
 
-enum err_code json_get_f64(const cJSON *object, const char *key, double min, double max, double *out,
-                           struct err *e)
+enum err_code json_get_f64(const cJSON *object, const char *key, double min, double max,
+                           double *out, struct err *e)
 {
     const cJSON *m = get_present(object, key);
     if (!m)

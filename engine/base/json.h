@@ -26,13 +26,15 @@ MUST_CHECK enum err_code json_parse_file(cJSON **out, const char *path, struct e
 /* The last member called key (cJSON itself would give the first), NULL when there is none. */
 const cJSON *json_get(const cJSON *object, const char *key);
 
-/* Members of a configuration file. A missing (or null) member leaves *out as it was and is no error; a
- * member of another type or outside [min, max] is ERR_INVALID naming key, value and bounds. */
-MUST_CHECK enum err_code json_get_u32(const cJSON *object, const char *key, uint32_t min, uint32_t max,
-                                      uint32_t *out, struct err *e);
+/* Members of a configuration file. A missing (or null) member leaves *out as it was and is no
+ * error; a member of another type or outside [min, max] is ERR_INVALID naming key, value and
+ * bounds. */
+MUST_CHECK enum err_code json_get_u32(const cJSON *object, const char *key, uint32_t min,
+                                      uint32_t max, uint32_t *out, struct err *e);
 MUST_CHECK enum err_code json_get_f64(const cJSON *object, const char *key, double min, double max,
                                       double *out, struct err *e);
-MUST_CHECK enum err_code json_get_bool(const cJSON *object, const char *key, bool *out, struct err *e);
+MUST_CHECK enum err_code json_get_bool(const cJSON *object, const char *key, bool *out,
+                                       struct err *e);
 /* Borrowed from the tree. */
 MUST_CHECK enum err_code json_get_str(const cJSON *object, const char *key, const char **out,
                                       struct err *e);

@@ -1,8 +1,8 @@
 /* rng.h - two sources of chance: Philox for sampling, a small stream for tests and ids.
  *
- * Philox4x32-10 is a function, not a stream: the noise of a token is philox(seed, position), whatever
- * shares its batch. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
- * Thread: any; a struct rng belongs to its caller.
+ * Philox4x32-10 is a function, not a stream: the noise of a token is philox(seed, position),
+ * whatever shares its batch. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+ * SC 2011. Thread: any; a struct rng belongs to its caller.
  */
 #ifndef GAZE_BASE_RNG_H
 #define GAZE_BASE_RNG_H
@@ -24,6 +24,6 @@ struct rng {
 uint64_t rng_next(struct rng *r);
 uint32_t rng_below(struct rng *r, uint32_t n); /* uniform in [0, n), n > 0 */
 float rng_normal(struct rng *r);               /* mean 0, variance 1 */
-uint64_t rng_entropy(void);                    /* from the operating system, for ids and default seeds */
+uint64_t rng_entropy(void); /* from the operating system, for ids and default seeds */
 
 #endif

@@ -7,8 +7,8 @@
 #include <pthread.h>
 
 /* Starts fn(arg) in a thread called "gaze-<name>" (at most 9 letters of name are seen). */
-MUST_CHECK enum err_code thread_start(pthread_t *out, const char *name, void *(*fn)(void *), void *arg,
-                                      struct err *e);
+MUST_CHECK enum err_code thread_start(pthread_t *out, const char *name, void *(*fn)(void *),
+                                      void *arg, struct err *e);
 void thread_join(pthread_t t);
 
 void mutex_lock(pthread_mutex_t *m);

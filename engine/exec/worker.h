@@ -1,4 +1,5 @@
-/* worker.h - the executor on a real model: a prefill worker and a decode worker, a thread and a lane each.
+/* worker.h - the executor on a real model: a prefill worker and a decode worker, a thread and a
+ * lane each.
  *
  * A worker sleeps until the scheduler starts a batch, runs it through forward.h, and gives it back.
  * Neither waits for the other.

@@ -7,17 +7,17 @@
 #include <stdlib.h>
 
 struct lane_buffers {
-    act *x;         /* [rows, hidden] residual stream */
-    act *h;         /* [rows, hidden] normalised input of a half layer */
-    act *q_low;     /* [rows, q_lora] low-rank query, before and after its norm */
+    act *x;     /* [rows, hidden] residual stream */
+    act *h;     /* [rows, hidden] normalised input of a half layer */
+    act *q_low; /* [rows, q_lora] low-rank query, before and after its norm */
     act *q_norm;
-    act *q;         /* [rows, heads, nope + rope] */
-    act *kv;        /* [rows, kv_lora + rope] */
-    act *o;         /* [rows, heads * v] */
-    act *index_k;   /* [rows, index_dim] */
-    act *index_q;   /* [rows, index_heads, index_dim] */
-    act *index_w;   /* [rows, index_heads] */
-    int32_t *sel;   /* [rows, index_topk], kept for the layers that share it */
+    act *q;       /* [rows, heads, nope + rope] */
+    act *kv;      /* [rows, kv_lora + rope] */
+    act *o;       /* [rows, heads * v] */
+    act *index_k; /* [rows, index_dim] */
+    act *index_q; /* [rows, index_heads, index_dim] */
+    act *index_w; /* [rows, index_heads] */
+    int32_t *sel; /* [rows, index_topk], kept for the layers that share it */
 };
 
 struct forward {
@@ -113,7 +113,8 @@ static bool step_selects(const struct step *s)
 }
 
 /* b->h, normalised, to b->q; the low-rank query stays in b->q_norm for the indexer. */
-static void project_queries(struct forward *f, enum lane l, const struct layer_weights *w, uint32_t n)
+static void project_queries(struct forward *f, enum lane l, const struct layer_weights *w,
+                            uint32_t n)
 {
     struct lane_buffers *b = &f->lane[l];
     struct ops *o = f->ops;
@@ -128,7 +129,8 @@ static void project_queries(struct forward *f, enum lane l, const struct layer_w
     o->rope_q(o, l, b->q);
 }
 
-/* The indexer's keys are stored by every step, whether or not it selects: later tokens need them. */
+/* The indexer's keys are stored by every step, whether or not it selects: later tokens need them.
+ */
 static void run_indexer(struct forward *f, enum lane l, uint32_t layer, uint32_t n, bool selects)
 {
     struct lane_buffers *b = &f->lane[l];

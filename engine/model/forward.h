@@ -1,7 +1,7 @@
 /* forward.h - the model: the layers in order, as calls of ops.h.
  *
- * Holds one set of activation buffers per lane, so a prefill step and a decode step may run side by side
- * from two threads. Every member of the family runs through the same lines; what differs is in
+ * Holds one set of activation buffers per lane, so a prefill step and a decode step may run side by
+ * side from two threads. Every member of the family runs through the same lines; what differs is in
  * struct model_config.
  * Thread: one per lane.
  */
@@ -16,12 +16,12 @@ struct forward; /* opaque */
 size_t forward_act_elements(const struct model_config *cfg, const struct ops_limits *limits);
 
 /* o, cfg and w are borrowed and must outlive it. ERR_NOMEM. The buffers end with o->close(). */
-MUST_CHECK enum err_code forward_create(struct forward **out, struct ops *o, const struct weights *w,
-                                        struct err *e);
+MUST_CHECK enum err_code forward_create(struct forward **out, struct ops *o,
+                                        const struct weights *w, struct err *e);
 void forward_destroy(struct forward *f);
 
-/* Runs one step in a lane: the layers, the logits of s->out_row, the chosen tokens into s->out. What the back
- * end reports is returned; the slots of the step's rows are undefined then. */
+/* Runs one step in a lane: the layers, the logits of s->out_row, the chosen tokens into s->out.
+ * What the back end reports is returned; the slots of the step's rows are undefined then. */
 MUST_CHECK enum err_code forward_step(struct forward *f, enum lane l, const struct step *s,
                                       struct err *e);
 

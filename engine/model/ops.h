@@ -1,18 +1,18 @@
 /* ops.h - what the layers are made of: one table of functions, filled by cpu/ or cuda/.
  *
- * The layers (forward.c) are calls through this table and nothing else, so a back end is complete when it
- * fills it, and each is tested against the CPU's. A back end owns its KV planes and its workspace: all
- * is reserved when it opens, from the configuration and the limits, and nothing is allocated after.
+ * The layers (forward.c) are calls through this table and nothing else, so a back end is complete
+ * when it fills it, and each is tested against the CPU's. A back end owns its KV planes and its
+ * workspace: all is reserved when it opens, from the configuration and the limits, and nothing is
+ * allocated after.
  *
- * Activations are opaque (`act`): fp32 on the CPU, bf16 on a GPU; they are reserved by alloc_act() in
- * elements. Rows are contiguous unless a stride is given, in elements.
+ * Activations are opaque (`act`): fp32 on the CPU, bf16 on a GPU; they are reserved by alloc_act()
+ * in elements. Rows are contiguous unless a stride is given, in elements.
  *
- * Lanes:       each op runs in the prefill or the decode lane. Ops of one lane run in order; lanes run
- *              side by side and share only the KV planes, where they touch different slots.
- * Return:      an op returns once queued (on the CPU: once done). Errors stick to the lane; finish()
- *              waits for the lane and reports the first one.
- * Equal bits:  a row's result depends on that row, its sequence's slots and constants alone: never on
- *              the batch, the lane, the chunk or the number of threads.
+ * Lanes:       each op runs in the prefill or the decode lane. Ops of one lane run in order; lanes
+ * run side by side and share only the KV planes, where they touch different slots. Return:      an
+ * op returns once queued (on the CPU: once done). Errors stick to the lane; finish() waits for the
+ * lane and reports the first one. Equal bits:  a row's result depends on that row, its sequence's
+ * slots and constants alone: never on the batch, the lane, the chunk or the number of threads.
  */
 #ifndef GAZE_MODEL_OPS_H
 #define GAZE_MODEL_OPS_H
@@ -20,7 +20,9 @@
 #include "model/sample.h"
 #include "model/weights.h"
 
-enum { KV_PAGE_TOKENS = 64 }; /* tokens of a page; what DeepGEMM's and FlashMLA's layouts have, too */
+enum {
+    KV_PAGE_TOKENS = 64
+}; /* tokens of a page; what DeepGEMM's and FlashMLA's layouts have, too */
 
 enum lane { LANE_PREFILL, LANE_DECODE, N_LANES };
 
@@ -28,22 +30,22 @@ enum precision {
     PRECISION_EXACT, /* fp32 activations: for tests and goldens */
     PRECISION_FAST   /* bf16 into products, fp32 accumulation: for serving */
 };
-/* A latent record: F32 and BF16 hold (kv_lora + rope) values, FP8 the 656-byte record of the deployed
- * model (kv_lora e4m3 | one power-of-two f32 scale per 128 | rope as bf16). */
+/* A latent record: F32 and BF16 hold (kv_lora + rope) values, FP8 the 656-byte record of the
+ * deployed model (kv_lora e4m3 | one power-of-two f32 scale per 128 | rope as bf16). */
 enum latent_form { LATENT_F32, LATENT_BF16, LATENT_FP8 };
-/* An index key: EXACT is fp32, neither turned nor quantised; FP8 is the deployed form: Hadamard, e4m3 with
- * one power-of-two scale, planar in the page (64 keys, then 64 f32 scales). */
+/* An index key: EXACT is fp32, neither turned nor quantised; FP8 is the deployed form: Hadamard,
+ * e4m3 with one power-of-two scale, planar in the page (64 keys, then 64 f32 scales). */
 enum index_form { INDEX_EXACT, INDEX_FP8 };
 
 struct ops_limits {
     enum precision precision;
     enum latent_form latent;
     enum index_form index;
-    uint32_t n_pages;             /* of the KV pool */
-    uint32_t max_rows[N_LANES];   /* tokens of one step */
-    uint32_t max_context;         /* tokens of one sequence */
-    uint32_t max_out_rows;        /* rows of logits at once */
-    uint32_t n_threads;           /* CPU; 0: as many as there are */
+    uint32_t n_pages;           /* of the KV pool */
+    uint32_t max_rows[N_LANES]; /* tokens of one step */
+    uint32_t max_context;       /* tokens of one sequence */
+    uint32_t max_out_rows;      /* rows of logits at once */
+    uint32_t n_threads;         /* CPU; 0: as many as there are */
 };
 
 /* Bytes of one page in one layer. */
@@ -54,12 +56,14 @@ size_t kv_page_bytes(const struct model_config *c, enum latent_form lf, enum ind
 
 enum { TOP_K_DENSE = UINT32_MAX };
 
-/* One sequence's part of a step: rows [row0, row0 + n_rows) are its tokens at [pos0, pos0 + n_rows). */
+/* One sequence's part of a step: rows [row0, row0 + n_rows) are its tokens at [pos0, pos0 +
+ * n_rows). */
 struct step_seq {
     uint32_t row0, n_rows, pos0;
     const uint32_t *page; /* block table; page[p / 64] holds position p; covers pos0 + n_rows */
-    uint32_t top_k;       /* rows that see more tokens select this many; TOP_K_DENSE: never select */
-    /* Rows at positions below this one attend in expanded form (prompt rows); others are absorbed. */
+    uint32_t top_k; /* rows that see more tokens select this many; TOP_K_DENSE: never select */
+    /* Rows at positions below this one attend in expanded form (prompt rows); others are absorbed.
+     */
     uint32_t expand_below;
 };
 
@@ -91,48 +95,53 @@ struct ops {
     /* x[n, hidden] = rows of w; ids beyond its rows are a bug of the caller. */
     void (*embed)(struct ops *o, enum lane l, const struct matrix *w, act *x);
     /* y[n, dim] = x / sqrt(mean(x^2) + eps) * gain */
-    void (*rms_norm)(struct ops *o, enum lane l, const act *x, const float *gain, float eps, uint32_t n,
-                     uint32_t dim, act *y);
+    void (*rms_norm)(struct ops *o, enum lane l, const act *x, const float *gain, float eps,
+                     uint32_t n, uint32_t dim, act *y);
     /* y[n, n_out] = W x, or y += W x */
-    void (*linear)(struct ops *o, enum lane l, const struct matrix *w, const act *x, uint32_t n, act *y,
-                   bool add);
+    void (*linear)(struct ops *o, enum lane l, const struct matrix *w, const act *x, uint32_t n,
+                   act *y, bool add);
 
     /* Rotates the last rope_dim of each head of q[n, heads, nope + rope] in place (interleaved). */
     void (*rope_q)(struct ops *o, enum lane l, act *q);
     /* kv_raw[n, kv_lora + rope] of this step's rows: normalises the latent (gain), rotates the key,
      * rounds as the plane's form says and writes the slots of `layer`. */
-    void (*kv_store)(struct ops *o, enum lane l, uint32_t layer, const act *kv_raw, const float *gain);
+    void (*kv_store)(struct ops *o, enum lane l, uint32_t layer, const act *kv_raw,
+                     const float *gain);
 
-    /* k_raw[n, index_dim]: LayerNorm, RoPE on the first rope_dim, (Hadamard, e4m3), into the slots. */
-    void (*index_store)(struct ops *o, enum lane l, uint32_t layer, const act *k_raw, const float *gain,
-                        const float *bias);
-    /* q_raw[n, index_heads, index_dim], w_raw[n, index_heads] -> sel[n, index_topk] positions, ascending,
-     * of the top_k largest scores of each row that sees more than its sequence's top_k tokens: exact,
-     * the lower position on ties. Other rows of sel are left alone (they attend to all they see).
-     * Steps: RoPE, (Hadamard, e4m3), weights times Hi^-1/2 Di^-1/2, scores, selection. */
+    /* k_raw[n, index_dim]: LayerNorm, RoPE on the first rope_dim, (Hadamard, e4m3), into the slots.
+     */
+    void (*index_store)(struct ops *o, enum lane l, uint32_t layer, const act *k_raw,
+                        const float *gain, const float *bias);
+    /* q_raw[n, index_heads, index_dim], w_raw[n, index_heads] -> sel[n, index_topk] positions,
+     * ascending, of the top_k largest scores of each row that sees more than its sequence's top_k
+     * tokens: exact, the lower position on ties. Other rows of sel are left alone (they attend to
+     * all they see). Steps: RoPE, (Hadamard, e4m3), weights times Hi^-1/2 Di^-1/2, scores,
+     * selection. */
     void (*index_select)(struct ops *o, enum lane l, uint32_t layer, act *q_raw, const act *w_raw,
                          int32_t *sel);
     int32_t *(*alloc_sel)(struct ops *o, enum lane l); /* [max_rows, index_topk]; NULL: no memory */
 
-    /* q[n, heads, nope + rope], rotated -> out[n, heads * v]. Expanded rows: keys and values are W_UK c
-     * and W_UV c of all positions they see. Absorbed rows: q~ = W_UK^T q_nope against the latents of
-     * the selected positions (sel; NULL: all), out = W_UV (sum p c). */
-    void (*attend)(struct ops *o, enum lane l, uint32_t layer, const struct matrix *kv_b, const act *q,
-                   const int32_t *sel, act *out);
+    /* q[n, heads, nope + rope], rotated -> out[n, heads * v]. Expanded rows: keys and values are
+     * W_UK c and W_UV c of all positions they see. Absorbed rows: q~ = W_UK^T q_nope against the
+     * latents of the selected positions (sel; NULL: all), out = W_UV (sum p c). */
+    void (*attend)(struct ops *o, enum lane l, uint32_t layer, const struct matrix *kv_b,
+                   const act *q, const int32_t *sel, act *out);
 
     /* y[n, hidden] += down(silu(gate x) * up x) */
     void (*ffn)(struct ops *o, enum lane l, const struct ffn_weights *w, const act *x, uint32_t n,
                 act *y);
-    /* Router in fp32, selection by the config's rules (the lower expert on ties), the chosen experts,
-     * and the shared one: y[n, hidden] += sum weight_e expert_e(x) + shared(x), in a fixed order. */
+    /* Router in fp32, selection by the config's rules (the lower expert on ties), the chosen
+     * experts, and the shared one: y[n, hidden] += sum weight_e expert_e(x) + shared(x), in a fixed
+     * order. */
     void (*moe)(struct ops *o, enum lane l, const struct layer_weights *w, const act *x, uint32_t n,
                 act *y);
 
-    /* For the step's out rows [i0, i0 + n), n <= max_out_rows: final norm of x's rows, logits in fp32 into
-     * the lane's logits buffer (returned; fp32 [n, vocab] in the back end's memory). */
+    /* For the step's out rows [i0, i0 + n), n <= max_out_rows: final norm of x's rows, logits in
+     * fp32 into the lane's logits buffer (returned; fp32 [n, vocab] in the back end's memory). */
     float *(*logits)(struct ops *o, enum lane l, const act *x, const float *gain,
                      const struct matrix *head, uint32_t i0, uint32_t n);
-    /* Chooses tokens for out rows [i0, i0 + n) from that buffer into step->out (valid after finish). */
+    /* Chooses tokens for out rows [i0, i0 + n) from that buffer into step->out (valid after
+     * finish). */
     void (*sample)(struct ops *o, enum lane l, float *logits, uint32_t i0, uint32_t n);
 };
 

@@ -1,8 +1,8 @@
 /* sample.h - how the next token is chosen: one row of logits, one set of wishes, one answer.
  *
- * Order, as in the field: logit bias and bans, penalties, temperature, top-k, top-p, min-p, draw. Greedy
- * (temperature 0) takes the largest after bias and penalties, the lower id on ties. The draw's noise is
- * Philox(seed, position): neither the batch nor the worker matters.
+ * Order, as in the field: logit bias and bans, penalties, temperature, top-k, top-p, min-p, draw.
+ * Greedy (temperature 0) takes the largest after bias and penalties, the lower id on ties. The
+ * draw's noise is Philox(seed, position): neither the batch nor the worker matters.
  * Log-probabilities are those of the raw logits (before bias, penalties and temperature).
  * Thread: a row is read by the worker while its step runs; the scheduler owns it before and after.
  */
@@ -22,7 +22,7 @@ struct sample_bias {
 struct sample_params { /* a request's, immutable; pointers borrowed from the request */
     float temperature; /* 0: greedy */
     float top_p, min_p;
-    uint32_t top_k; /* 0: off */
+    uint32_t top_k;                                                /* 0: off */
     float presence_penalty, frequency_penalty, repetition_penalty; /* 0, 0, 1: off */
     uint64_t seed;
     const struct sample_bias *bias;
@@ -34,13 +34,13 @@ struct sample_params { /* a request's, immutable; pointers borrowed from the req
 
 struct sample_row {
     const struct sample_params *p;
-    uint32_t position;        /* of the token to be chosen: the noise's counter */
-    uint32_t stream;          /* index of the choice (n > 1): another stream of noise */
-    const uint32_t *history;  /* prompt, then output so far; for penalties */
+    uint32_t position;       /* of the token to be chosen: the noise's counter */
+    uint32_t stream;         /* index of the choice (n > 1): another stream of noise */
+    const uint32_t *history; /* prompt, then output so far; for penalties */
     uint32_t n_prompt, n_history;
-    const uint32_t *banned;   /* ids that must not come now: bad words, end ids before min_tokens */
+    const uint32_t *banned; /* ids that must not come now: bad words, end ids before min_tokens */
     uint32_t n_banned;
-    bool given;               /* prompt log-probabilities: the token is known, nothing is drawn */
+    bool given; /* prompt log-probabilities: the token is known, nothing is drawn */
     uint32_t given_token;
 };
 

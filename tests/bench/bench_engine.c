@@ -1,12 +1,13 @@
-/* bench_engine.c - the whole engine, timed: prefill and decode by streams and context, sparse and dense.
+/* bench_engine.c - the whole engine, timed: prefill and decode by streams and context, sparse and
+ * dense.
  *
  *   bench_engine [model directory [repeats]]
  *
- * Without a directory it takes tests/fixtures/bench-24m (a shape that other engines were measured on:
- * 23.8 M parameters, six layers), with random weights. A row: what, streams, context, top-k, then median,
- * least and most tokens/s over the repeats.
- * Prefill at a context of C: the first C tokens come from the prefix cache, 512 more are run.
- * Decode: tokens of all streams together, from the moment that each has its first to the first end.
+ * Without a directory it takes tests/fixtures/bench-24m (a shape that other engines were measured
+ * on: 23.8 M parameters, six layers), with random weights. A row: what, streams, context, top-k,
+ * then median, least and most tokens/s over the repeats. Prefill at a context of C: the first C
+ * tokens come from the prefix cache, 512 more are run. Decode: tokens of all streams together, from
+ * the moment that each has its first to the first end.
  */
 #include "base/clock.h"
 #include "engine.h"
@@ -26,7 +27,8 @@ static void die(const struct err *e)
     exit(1);
 }
 
-static struct req_id submit(struct engine *en, uint32_t n_prompt, uint32_t max_tokens, uint32_t top_k)
+static struct req_id submit(struct engine *en, uint32_t n_prompt, uint32_t max_tokens,
+                            uint32_t top_k)
 {
     struct gen_request *r = gen_request_new();
     struct req_id id;

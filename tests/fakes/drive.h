@@ -34,6 +34,7 @@ struct drive_result {
 /* Submits all wishes at once and waits for every end. */
 void drive(struct engine *en, const struct drive_wish *wish, uint32_t n, struct drive_result *out);
 /* Asserts that two results have the same tokens and log-probabilities, bit for bit. */
-void drive_check_equal(const struct drive_result *a, const struct drive_result *b, const char *what);
+void drive_check_equal(const struct drive_result *a, const struct drive_result *b,
+                       const char *what);
 
 #endif

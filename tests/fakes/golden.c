@@ -57,8 +57,8 @@ uint32_t golden_expand(const struct golden *g)
 }
 
 void golden_run(struct golden *g, enum lane l, const uint32_t *ids, uint32_t pos0, uint32_t n,
-                uint32_t chunk, uint32_t expand_below, uint32_t top_k, uint32_t from, golden_row *row,
-                void *arg)
+                uint32_t chunk, uint32_t expand_below, uint32_t top_k, uint32_t from,
+                golden_row *row, void *arg)
 {
     struct ops *o = g->ops;
     struct err e = {0};

@@ -1,7 +1,8 @@
-/* golden.h - a model directory opened with chosen limits, and prompts run through it chunk by chunk.
+/* golden.h - a model directory opened with chosen limits, and prompts run through it chunk by
+ * chunk.
  *
- * Used by the golden and equality tests: it drives forward.h directly, with pages handed out in a shuffled
- * order, so that nothing can rely on neighbouring slots.
+ * Used by the golden and equality tests: it drives forward.h directly, with pages handed out in a
+ * shuffled order, so that nothing can rely on neighbouring slots.
  */
 #ifndef GAZE_TEST_GOLDEN_H
 #define GAZE_TEST_GOLDEN_H
@@ -30,12 +31,12 @@ void golden_open(struct golden *g, const char *dir, const char *expected_path,
                  const struct golden_options *o);
 void golden_close(struct golden *g);
 
-/* Runs ids[pos0, pos0 + n) as one step of a lane in chunks of at most chunk rows; calls row(arg, position,
- * logits) for each position at or after from. */
+/* Runs ids[pos0, pos0 + n) as one step of a lane in chunks of at most chunk rows; calls row(arg,
+ * position, logits) for each position at or after from. */
 typedef void golden_row(void *arg, uint32_t pos, const float *logits);
 void golden_run(struct golden *g, enum lane l, const uint32_t *ids, uint32_t pos0, uint32_t n,
-                uint32_t chunk, uint32_t expand_below, uint32_t top_k, uint32_t from, golden_row *row,
-                void *arg);
+                uint32_t chunk, uint32_t expand_below, uint32_t top_k, uint32_t from,
+                golden_row *row, void *arg);
 /* What the scheduler would give: the model's own top-k and bound of the expanded form. */
 uint32_t golden_top_k(const struct golden *g);
 uint32_t golden_expand(const struct golden *g);

@@ -1,9 +1,9 @@
 /* test_equality.c - the same request gives the same bytes, whatever else is true.
  *
- * Method: the whole engine on small random checkpoints (sparse, dense, shared selections). Each request's
- *         tokens and log-probabilities alone, on one thread, with a cold cache, are the yardstick; then
- *         company, chunk sizes, threads, a warm cache, a partly evicted one and a restart must not
- *         change one bit of them.
+ * Method: the whole engine on small random checkpoints (sparse, dense, shared selections). Each
+ * request's tokens and log-probabilities alone, on one thread, with a cold cache, are the
+ * yardstick; then company, chunk sizes, threads, a warm cache, a partly evicted one and a restart
+ * must not change one bit of them.
  */
 #include "drive.h"
 #include "test.h"
@@ -17,13 +17,14 @@ static uint32_t prompts[MANY][PROMPT];
 /* Lengths around page borders, the first half of them with a common start; greedy and sampled. */
 static void make_wishes(uint32_t vocab)
 {
-    static const uint32_t lengths[] = {1, 5, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 200, 256, 299,
-                                       300};
+    static const uint32_t lengths[] = {1,   5,   31,  32,  33,  63,  64,  65,
+                                       100, 127, 128, 129, 200, 256, 299, 300};
     struct rng r = {11};
     for (uint32_t i = 0; i < MANY; i++) {
         uint32_t n = lengths[i];
         for (uint32_t k = 0; k < n; k++)
-            prompts[i][k] = i % 2 && k < 150 ? (k * 7 + 3) % (vocab - 10) : rng_below(&r, vocab - 10);
+            prompts[i][k] =
+                i % 2 && k < 150 ? (k * 7 + 3) % (vocab - 10) : rng_below(&r, vocab - 10);
         wish[i] = (struct drive_wish){.prompt = prompts[i],
                                       .n_prompt = n,
                                       .max_tokens = ANSWER,
@@ -103,7 +104,8 @@ static void check_model(const char *model)
         together(en, what);
         engine_close(en);
     }
-    en = open_engine(model, 100, 2, true, 24); /* less than the requests together: pages are evicted */
+    en = open_engine(model, 100, 2, true,
+                     24); /* less than the requests together: pages are evicted */
     together(en, "few pages");
     together(en, "few pages, again");
     engine_close(en);

@@ -3,8 +3,8 @@
 
 #include <dirent.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>

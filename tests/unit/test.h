@@ -2,11 +2,11 @@
  *
  *   TEST(kv_pool_random_life) { ... CHECK(x == y); CHECK_MSG(ok, "row %d", i); }
  *
- * A test file links against frame.c, which has main(): it runs every TEST of the file in a child, prints
- * one line each, then "N passed, M failed", and exits with 1 when one failed. Arguments choose tests by
- * part of their name; --list lists them. SEED=n in the environment replays a random test; a failure
- * prints its seed. TEST_SKIP("why") ends a test that cannot be made here (it counts as skipped, with
- * the reason in its line).
+ * A test file links against frame.c, which has main(): it runs every TEST of the file in a child,
+ * prints one line each, then "N passed, M failed", and exits with 1 when one failed. Arguments
+ * choose tests by part of their name; --list lists them. SEED=n in the environment replays a random
+ * test; a failure prints its seed. TEST_SKIP("why") ends a test that cannot be made here (it counts
+ * as skipped, with the reason in its line).
  */
 #ifndef GAZE_TEST_H
 #define GAZE_TEST_H
@@ -29,9 +29,9 @@ struct test_case {
 void test_register(struct test_case *t);
 _Noreturn void test_fail(const char *file, int line, const char *fmt, ...) PRINTF_LIKE(3, 4);
 _Noreturn void test_skip(const char *why);
-uint64_t test_seed(void);                 /* SEED, or a fresh one, printed if the test fails */
+uint64_t test_seed(void);                  /* SEED, or a fresh one, printed if the test fails */
 const char *test_fixture(const char *rel); /* path of tests/fixtures/<rel>; a static buffer each */
-char *test_tmpdir(void);                  /* a fresh folder, removed when the test ends */
+char *test_tmpdir(void);                   /* a fresh folder, removed when the test ends */
 
 /* limit_s: seconds in an ordinary build; sanitizer builds get ten times as long. */
 #define TEST_LIMIT(test_name, seconds)                                                             \
