@@ -83,7 +83,7 @@ def meets(sample, targets):
 
 
 def bins(samples, begin, end, n_bins):
-    """Per slice of time: tokens/s, requests running, requests ended, failed."""
+    """Per slice of time: tokens/s, requests under way at some moment of it, ended, failed."""
     width = (end - begin) / n_bins
     tokens, ended = [0.0] * n_bins, [0] * n_bins
     failed, change = [0] * n_bins, [0] * (n_bins + 1)
