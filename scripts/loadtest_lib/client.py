@@ -1,8 +1,8 @@
-"""A small HTTP/1.1 client for answers that stream: one socket, one request at a time, no copies kept.
+"""A small HTTP/1.1 client for answers that stream: a socket, a request at a time, no copies kept.
 
-Parsers are plain objects fed with bytes, correct wherever the network cut them; the asyncio protocol
-only hands bytes over and notes the time. That is what lets one process watch thousands of streams:
-a token costs one callback, one line split and one JSON parse.
+Parsers are plain objects fed with bytes, correct wherever the network cut them; the asyncio
+protocol only hands bytes over and notes the time. That is what lets one process watch thousands of
+streams: a token costs one callback, one line split and one JSON parse.
 """
 
 from __future__ import annotations

@@ -163,13 +163,14 @@ def by_value_plots(stages):
             for s in stages])], "Throughput against speed for one client",
             "inter-token latency p50, ms", "output tokens/s"))
     if "goodput" in stages[0]:
-        plots.append(line_chart([("", [(s["value"], dig(s, ("goodput", "share"))) for s in stages])],
-                                "Goodput", x_label, "share within the targets", log_x=log_x))
+        shares = [(s["value"], dig(s, ("goodput", "share"))) for s in stages]
+        plots.append(line_chart([("", shares)], "Goodput", x_label,
+                                "share within the targets", log_x=log_x))
     return plots
 
 
 def stage_plots(stages):
-    """Distributions of every stage in one chart per metric; what happened over time, a stage each."""
+    """Distributions, all stages in a chart per metric; then what happened over time, by stage."""
     plots = []
     for key, name, unit in METRICS:
         series = [(s["name"], [(v, p) for v, p in zip(s[key]["curve"], CURVE)])

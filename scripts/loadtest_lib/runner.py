@@ -1,4 +1,4 @@
-"""Runs stages: closed loops of clients, or open arrivals at a rate; watches the client itself too."""
+"""Runs stages: closed loops of clients, or arrivals at a rate; watches the client itself too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers from samples: quantiles, summaries, goodput, throughput, and the comparison of two runs."""
+"""Numbers from samples: quantiles, summaries, goodput, throughput, the comparison of two runs."""
 
 from __future__ import annotations
 

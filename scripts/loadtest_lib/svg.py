@@ -72,15 +72,16 @@ class Axis:
 
 
 def text(x, y, words, size=12, anchor="start", extra=""):
-    return "<text x='%.1f' y='%.1f' font-size='%d' text-anchor='%s' fill='currentColor'%s>%s</text>" \
-        % (x, y, size, anchor, extra, escape(str(words)))
+    return ("<text x='%.1f' y='%.1f' font-size='%d' text-anchor='%s' fill='currentColor'%s>%s"
+            "</text>" % (x, y, size, anchor, extra, escape(str(words))))
 
 
 def frame(width, height, title, x_label, y_label, y_axis):
     """The parts both charts share: opening, title, horizontal grid, labels of the axes."""
     out = ["<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %d' width='%d' height='%d' "
            "role='img' %s>" % (width, height, width, height, FONT),
-           "<title>%s</title>" % escape(title), text(LEFT, 20, title, 14, extra=" font-weight='600'")]
+           "<title>%s</title>" % escape(title),
+           text(LEFT, 20, title, 14, extra=" font-weight='600'")]
     for t in y_axis.ticks:
         y = y_axis.px(t)
         out.append("<line x1='%d' x2='%d' y1='%.1f' y2='%.1f' stroke='currentColor' "

@@ -7,17 +7,20 @@ import math
 import random
 
 # Common English words; with --text FILE a real text takes their place.
-WORDS = """the of and to in a is that for it as was with be by on not he his but at are this have from
-or had an they which one you were all her she there would their we him been has when who will no more
-if out so up said what its about than into them can only other time new some could these two may first
-then do any like my now over such our man me even most made after also did many off before must well
-back through years where much your way down should because long each just state those people too little
-good world make very year still see work men day get here between both life being under three never
-know same last another while us great old come since go against came right take used himself few house
-use during without again place around however home small found thought went say part once general high
-upon school every water light river letter morning table answer question window garden story number
-paper winter music road city field hand voice colour bread stone summer engine ship bridge island
-doctor market machine window forest silver history reason measure pattern signal""".split()
+WORDS = """
+the of and to in a is that for it as was with be by on not he his but at are this have from or had
+an they which one you were all her she there would their we him been has when who will no more if
+out so up said what its about than into them can only other time new some could these two may
+first then do any like my now over such our man me even most made after also did many off before
+must well back through years where much your way down should because long each just state those
+people too little good world make very year still see work men day get here between both life
+being under three never know same last another while us great old come since go against came right
+take used himself few house use during without again place around however home small found thought
+went say part once general high upon school every water light river letter morning table answer
+question window garden story number paper winter music road city field hand voice colour bread
+stone summer engine ship bridge island doctor market machine window forest silver history reason
+measure pattern signal
+""".split()
 
 ASKS = ("Tell me more.", "Why is that?", "Give an example.", "Say it in other words.",
         "What follows from this?", "And what came before?", "Please go on.", "Is that always so?")

@@ -12,9 +12,10 @@ many requests each conversation (the first two messages) sent here.
 import argparse
 import asyncio
 import json
+import os
 import signal
 
-WORDS = "the quick brown fox jumps over the lazy dog naïvely — 日本語 and then some more".split()
+WORDS = "the quick brown fox jumps over the lazy dog naïvely — 日本語 and then more".split()
 
 
 class StandIn:
@@ -47,8 +48,9 @@ class StandIn:
         elif path == "/seen":
             self.whole(writer, 200, self.seen)
         elif path == "/metrics":
-            text = ("# TYPE vllm:generation_tokens_total counter\nvllm:generation_tokens_total{m=\"a b"
-                    "\"} %d\nvllm:prompt_tokens_total %d\nprocess_resident_memory_bytes 5e7\n"
+            text = ("# TYPE vllm:generation_tokens_total counter\n"
+                    "vllm:generation_tokens_total{m=\"a b\"} %d\n"
+                    "vllm:prompt_tokens_total %d\nprocess_resident_memory_bytes 5e7\n"
                     % (self.generated, self.prompted))
             self.send(writer, 200, "text/plain; version=0.0.4", text.encode())
         elif path == "/tokenize":
@@ -62,8 +64,9 @@ class StandIn:
         return headers.get("connection", "").lower() != "close"
 
     def send(self, writer, status, kind, data, extra=""):
-        writer.write(("HTTP/1.1 %d X\r\nContent-Type: %s\r\nContent-Length: %d\r\nx-replica: %s\r\n%s"
-                      "\r\n" % (status, kind, len(data), self.args.name, extra)).encode() + data)
+        writer.write(("HTTP/1.1 %d X\r\nContent-Type: %s\r\nContent-Length: %d\r\n"
+                      "x-replica: %s\r\n%s\r\n"
+                      % (status, kind, len(data), self.args.name, extra)).encode() + data)
 
     def whole(self, writer, status, obj, extra=""):
         self.send(writer, status, "application/json", json.dumps(obj).encode(), extra)
@@ -99,7 +102,9 @@ class StandIn:
             if not ask.get("stream"):
                 await asyncio.sleep((self.args.first_ms + n * self.args.token_ms) / 1e3)
                 text = " ".join(WORDS[i % len(WORDS)] for i in range(n))
-                part = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+                part = {"text": text}
+                if chat:
+                    part = {"message": {"role": "assistant", "content": text}}
                 part["finish_reason"] = "length"
                 self.generated += n
                 self.whole(writer, 200, {"choices": [part], "usage": usage})
@@ -144,7 +149,7 @@ class StandIn:
             if i == 2 and how == "cut":
                 return False
             if i == 2 and how in ("error_event", "bad_json", "bad_utf8"):
-                await put({"error_event": b'data: {"error":{"message":"m","code":"step_failed"}}\n\n',
+                await put({"error_event": b'data: {"error":{"code":"step_failed"}}\n\n',
                            "bad_json": b"data: {\n\n",
                            "bad_utf8": b'data: {"choices":[{"text":"\xff"}]}\n\n'}[how])
                 break
@@ -178,6 +183,7 @@ async def main():
     while stand_in.running:
         stand_in.idle.clear()
         await stand_in.idle.wait()
+    os._exit(0)  # the connections that idle would each complain of being cancelled
 
 
 if __name__ == "__main__":

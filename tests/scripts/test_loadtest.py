@@ -40,15 +40,15 @@ class Load(unittest.TestCase):
 
     def test_sweep(self):
         with StandIn() as server:
-            result, _ = loadtest("--url", server.url, "--sweep", "20,60", "--seconds", 1, "--output",
-                                 2, "--new-connections")
+            result, _ = loadtest("--url", server.url, "--sweep", "20,60", "--seconds", 1,
+                                 "--output", 2, "--new-connections")
         self.assertEqual([s["kind"] for s in result["stages"]], ["rate", "rate"])
         self.assertTrue(all(s["completed"] and not s["failed"] for s in result["stages"]))
 
     def test_many_streams(self):
         with StandIn(first_ms=400, token_ms=100) as server:
-            result, _ = loadtest("--url", server.url, "--clients", 400, "--requests", 400, "--output",
-                                 4, "--ramp", 0.5)
+            result, _ = loadtest("--url", server.url, "--clients", 400, "--requests", 400,
+                                 "--output", 4, "--ramp", 0.5)
         stage = result["stages"][0]
         self.assertEqual((stage["completed"], stage["failed"], stage["tokens"]["output"]),
                          (400, 0, 1600))
@@ -56,8 +56,9 @@ class Load(unittest.TestCase):
 
     def test_turns_and_prefixes(self):
         with StandIn() as server:
-            result, text = loadtest("--url", server.url, "--clients", 2, "--requests", 12, "--turns",
-                                    3, "--prefix-tokens", 20, "--think-time", "1-5", "--output", 3)
+            result, text = loadtest("--url", server.url, "--clients", 2, "--requests", 12,
+                                    "--turns", 3, "--prefix-tokens", 20, "--think-time", "1-5",
+                                    "--output", 3)
         turns = result["stages"][0]["by_turn"]
         self.assertEqual([t["turn"] for t in turns], [1, 2, 3])
         self.assertGreater(turns[2]["prompt_tokens"] / turns[2]["n"],
@@ -72,12 +73,13 @@ class Load(unittest.TestCase):
             result, _ = loadtest("--url", server.url, "--endpoint", "completions", "--text",
                                  os.path.join(ROOT, "README.md"), "--requests", 3, "--no-stream")
         stage = result["stages"][0]
-        self.assertEqual((stage["completed"], stage["ttft_ms"]["n"], stage["e2e_ms"]["n"]), (3, 0, 3))
+        counts = (stage["completed"], stage["ttft_ms"]["n"], stage["e2e_ms"]["n"])
+        self.assertEqual(counts, (3, 0, 3))
 
     def test_seconds_and_drain(self):
         with StandIn(token_ms=50) as server:
-            result, _ = loadtest("--url", server.url, "--clients", 3, "--seconds", 1, "--output", 1000,
-                                 "--drain", 0.2, "--warmup", 0, check=1)
+            result, _ = loadtest("--url", server.url, "--clients", 3, "--seconds", 1,
+                                 "--output", 1000, "--drain", 0.2, "--warmup", 0, check=1)
         stage = result["stages"][0]
         self.assertEqual((stage["left"], stage["failed"]), (3, 0))
         self.assertGreater(stage["throughput"]["output_tokens_per_s"], 3)
@@ -86,7 +88,8 @@ class Load(unittest.TestCase):
 class Mistakes(unittest.TestCase):
     def kinds(self, server, how, *more, check=1):
         result, _ = loadtest("--url", server.url, "--clients", 1, "--requests", 2, "--warmup", 0,
-                             "--output", 4, "--extra", '{"stand_in": "%s"}' % how, *more, check=check)
+                             "--output", 4, "--extra", '{"stand_in": "%s"}' % how, *more,
+                             check=check)
         return result["stages"][0]
 
     def test_kinds(self):

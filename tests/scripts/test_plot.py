@@ -13,9 +13,9 @@ from loadtest_lib.svg import Axis, line_chart, log_ticks, number, ticks
 
 BENCH = """# commit 0123456789ab, some CPU, 2 CPUs
 ## bench_attend
-sparse attention       heads 8, 1024 keys                     100.0 us      90.0..110.0     1.00 GB/s  10.0 %
-sparse attention       heads 8, 4096 keys                     200.0 us     190.0..220.0     2.00 GB/s  20.0 %
-indexer                heads 8, 4096 keys                      50.0 us      49.0..51.0      3.00 GB/s  30.0 %
+sparse attention    heads 8, 1024 keys        100.0 us      90.0..110.0     1.00 GB/s  10.0 %
+sparse attention    heads 8, 4096 keys        200.0 us     190.0..220.0     2.00 GB/s  20.0 %
+indexer             heads 8, 4096 keys        50.0 us      49.0..51.0      3.00 GB/s  30.0 %
 """
 
 
@@ -31,7 +31,8 @@ def marks(svg, tag="circle"):
     """The notes of the marks of a chart: what was drawn, in words."""
     root = ET.fromstring(svg)
     ns = "{http://www.w3.org/2000/svg}"
-    return [m.find(ns + "title").text for m in root.iter(ns + tag) if m.find(ns + "title") is not None]
+    titles = [m.find(ns + "title") for m in root.iter(ns + tag)]
+    return [t.text for t in titles if t is not None]
 
 
 class Plot(unittest.TestCase):
@@ -48,7 +49,7 @@ class Plot(unittest.TestCase):
         for text in (json.dumps(rows), json.dumps({"rows": rows, "x": 1}),
                      "\n".join(map(json.dumps, rows))):
             svg = plot(text, "--y", "loss.train,loss.dev")
-            self.assertEqual(marks(svg)[:3], ["loss.train 0: 4", "loss.train 1: 3", "loss.train 2: 2"])
+            self.assertEqual(marks(svg)[:3], ["loss.train %d: %d" % (i, 4 - i) for i in range(3)])
             self.assertEqual(len(marks(svg)), 6)
 
     def test_csv(self):
