@@ -1,0 +1,262 @@
+/* bench.c - gaze bench: a model's own speed, through the engine as the server uses it. */
+#include "cli.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/thread.h"
+#include "version.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_STREAMS = 64, MAX_LIST = 16, MAX_REPEATS = 32 };
+
+struct bench {
+    struct engine *en;
+    pthread_mutex_t lock;
+    pthread_cond_t came;
+    bool woken; /* under lock */
+    uint32_t context[MAX_LIST], n_contexts, streams[MAX_LIST], n_streams;
+    uint32_t repeats, decode_tokens;
+    uint64_t salt;
+};
+
+/* One round: several requests side by side. */
+struct round {
+    uint32_t n, n_started, n_ended;
+    struct req_id id[MAX_STREAMS];
+    bool started[MAX_STREAMS];
+    uint64_t begun_us, all_started_us, first_end_us;
+    uint64_t tokens; /* from the moment that all have their first to the first end */
+};
+
+static void wake(void *arg)
+{
+    struct bench *b = arg;
+    mutex_lock(&b->lock);
+    b->woken = true;
+    pthread_cond_signal(&b->came);
+    mutex_unlock(&b->lock);
+}
+
+static enum err_code submit(struct bench *b, struct round *r, uint32_t n_prompt, uint32_t max_tokens,
+                            uint32_t top_k, uint64_t salt, struct err *e)
+{
+    struct gen_request *g = gen_request_new();
+    uint32_t *prompt = g ? arena_alloc(&g->arena, n_prompt * sizeof *prompt) : NULL;
+    uint32_t n_ids = tokenizer_n_ids(engine_tokenizer(b->en));
+    if (!prompt) {
+        gen_request_free(g);
+        return err_set(e, ERR_NOMEM, "request");
+    }
+    for (uint32_t i = 0; i < n_prompt; i++)
+        prompt[i] = (i * 31 + 7) % (n_ids < 1000 ? n_ids : 1000);
+    g->prompt = prompt;
+    g->n_prompt = n_prompt;
+    g->max_tokens = max_tokens;
+    g->ignore_eos = true;
+    g->sample.temperature = 0;
+    g->top_k_dsa = top_k;
+    g->cache_salt = salt;
+    snprintf(g->name, sizeof g->name, "bench");
+    return engine_submit(b->en, g, &r->id[r->n++], e);
+}
+
+static bool take(struct round *r, const struct gen_event *ev, struct err *e)
+{
+    uint64_t now_us = clock_us();
+    if (ev->kind == GEN_ERROR) {
+        *e = ev->err;
+        return false;
+    }
+    if (ev->kind == GEN_TOKENS || ev->kind == GEN_CHOICE) {
+        if (r->all_started_us && !r->first_end_us)
+            r->tokens += ev->n_tokens;
+        for (uint32_t i = 0; i < r->n; i++)
+            if (!r->started[i] && req_id_equal(r->id[i], ev->id)) {
+                r->started[i] = true;
+                r->n_started++;
+            }
+        if (r->n_started == r->n && !r->all_started_us)
+            r->all_started_us = now_us;
+        if (ev->kind == GEN_CHOICE && !r->first_end_us)
+            r->first_end_us = now_us;
+    }
+    r->n_ended += ev->kind == GEN_DONE;
+    return true;
+}
+
+static enum err_code run_round(struct bench *b, struct round *r, uint32_t streams, uint32_t n_prompt,
+                               uint32_t max_tokens, uint32_t top_k, uint64_t salt, struct err *e)
+{
+    bool ok = true;
+    *r = (struct round){.begun_us = clock_us()};
+    while (r->n < streams)
+        if (submit(b, r, n_prompt, max_tokens, top_k, salt, e))
+            return e->code;
+    while (r->n_ended < r->n && ok) {
+        mutex_lock(&b->lock);
+        while (!b->woken)
+            cond_wait_us(&b->came, &b->lock, 0);
+        b->woken = false;
+        mutex_unlock(&b->lock);
+        struct gen_event *ev = engine_take_events(b->en), *next;
+        for (; ev; ev = next) {
+            next = (struct gen_event *)ev->mail.next;
+            ok = ok && take(r, ev, e);
+            gen_event_free(ev);
+        }
+    }
+    return ok ? ERR_OK : e->code;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void row(const char *what, uint32_t streams, uint32_t context, bool dense, double *ms,
+                double *rate, uint32_t n)
+{
+    qsort(ms, n, sizeof *ms, by_value);
+    qsort(rate, n, sizeof *rate, by_value);
+    double spread = ms[n / 2] > 0 ? (ms[n - 1] - ms[0]) / ms[n / 2] * 100 : 0;
+    printf("%-8s %7u %8u %7s %12.2f %8.1f %12.0f\n", what, streams, context,
+           dense ? "dense" : "sparse", ms[n / 2], spread, rate[n / 2]);
+    fflush(stdout);
+}
+
+static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, struct err *e)
+{
+    double ms[MAX_REPEATS], rate[MAX_REPEATS];
+    uint32_t top_k = dense ? TOP_K_DENSE : 0;
+    struct round r;
+    for (uint32_t i = 0; i < b->repeats; i++) { /* another salt each time: nothing is cached */
+        if (run_round(b, &r, 1, context, 1, top_k, ++b->salt, e))
+            return e->code;
+        ms[i] = (double)(r.all_started_us - r.begun_us) * 1e-3;
+        rate[i] = context / ms[i] * 1e3;
+    }
+    row("prefill", 1, context, dense, ms, rate, b->repeats);
+    for (uint32_t k = 0; k < b->n_streams; k++) {
+        uint32_t streams = b->streams[k];
+        if ((uint64_t)streams * b->decode_tokens + context > engine_get_plan(b->en)->kv_tokens ||
+            streams > engine_get_plan(b->en)->max_seqs)
+            continue;
+        for (uint32_t i = 0; i < b->repeats; i++) { /* the prompt is shared: only decode is timed */
+            if (run_round(b, &r, streams, context, b->decode_tokens, top_k, b->salt, e))
+                return e->code;
+            uint64_t us = r.first_end_us > r.all_started_us ? r.first_end_us - r.all_started_us : 1;
+            rate[i] = (double)r.tokens * 1e6 / (double)us;
+            ms[i] = (double)us * 1e-3 * streams / (double)(r.tokens ? r.tokens : 1);
+        }
+        row("decode", streams, context, dense, ms, rate, b->repeats);
+    }
+    return ERR_OK;
+}
+
+static bool parse_list(const char *text, uint32_t max, uint32_t *out, uint32_t *n)
+{
+    *n = 0;
+    for (char *end; *text; text = end + (*end == ',')) {
+        unsigned long v = strtoul(text, &end, 10);
+        if (end == text || (*end && *end != ',') || v < 1 || v > max || *n == MAX_LIST)
+            return false;
+        out[(*n)++] = (uint32_t)v;
+    }
+    return *n > 0;
+}
+
+struct bench_flags {
+    const char *contexts, *streams, *repeats, *modes;
+};
+
+static int take_flag(void *arg, char **argv, int n_left)
+{
+    struct bench_flags *f = arg;
+    if (!strcmp(argv[0], "--quick")) {
+        f->contexts = "1024";
+        f->streams = "1,4";
+        f->repeats = "2";
+        return 1;
+    }
+    const char **slot = !strcmp(argv[0], "--contexts")  ? &f->contexts
+                        : !strcmp(argv[0], "--streams") ? &f->streams
+                        : !strcmp(argv[0], "--repeats") ? &f->repeats
+                        : !strcmp(argv[0], "--modes")   ? &f->modes
+                                                        : NULL;
+    if (!slot || n_left < 2)
+        return 0;
+    *slot = argv[1];
+    return 2;
+}
+
+static unsigned long resident_mib(void)
+{
+    unsigned long size, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f && fscanf(f, "%lu %lu", &size, &resident) != 2)
+        resident = 0;
+    if (f)
+        fclose(f);
+    return resident * (unsigned long)sysconf(_SC_PAGESIZE) >> 20;
+}
+
+static enum err_code run_all(struct bench *b, const struct bench_flags *f, struct err *e)
+{
+    const struct engine_plan *p = engine_get_plan(b->en);
+    bool has_indexer = engine_model(b->en)->has_indexer;
+    printf("%-8s %7s %8s %7s %12s %8s %12s\n", "case", "streams", "context", "path", "median_ms",
+           "spread_%", "tokens/s");
+    for (uint32_t i = 0; i < b->n_contexts; i++) {
+        if ((uint64_t)b->context[i] + b->decode_tokens > p->max_context)
+            continue;
+        for (int dense = !has_indexer; dense < 2; dense++) {
+            if (!strstr(f->modes, dense ? "dense" : "sparse"))
+                continue;
+            if (bench_case(b, b->context[i], dense, e))
+                return e->code;
+        }
+    }
+    printf("resident %lu MiB, planned %zu MiB\n", resident_mib(), p->total_bytes >> 20);
+    return ERR_OK;
+}
+
+int cli_bench(int argc, char **argv)
+{
+    struct bench_flags f = {"1024,8192,16384", "1,4,16", "3", "sparse,dense"};
+    struct bench b = {.decode_tokens = 64};
+    struct settings s;
+    struct engine_options o;
+    struct err e = {0};
+    uint64_t begun_us = clock_us();
+    uint32_t n, repeats[MAX_LIST];
+    if (settings_load(&s, argv, argc, take_flag, &f, &e) || settings_engine(&s, &o, &e)) {
+        settings_free(&s);
+        return cli_fail(&e);
+    }
+    log_set_level(s.log_level > LOG_WARN ? (enum log_level)s.log_level : LOG_WARN);
+    if (!parse_list(f.contexts, 1u << 24, b.context, &b.n_contexts) ||
+        !parse_list(f.streams, MAX_STREAMS, b.streams, &b.n_streams) ||
+        !parse_list(f.repeats, MAX_REPEATS, repeats, &n) || n != 1) {
+        err_set(&e, ERR_INVALID, "--contexts, --streams and --repeats take numbers like 1,4,16");
+        settings_free(&s);
+        return cli_fail(&e);
+    }
+    b.repeats = repeats[0];
+    pthread_mutex_init(&b.lock, NULL);
+    cond_init_monotonic(&b.came);
+    o.wake = wake;
+    o.wake_arg = &b;
+    if (!engine_open(&b.en, &o, &e)) {
+        printf("gaze %s commit %s, %s, %s\n", version_number, version_commit, o.model_dir,
+               engine_backend_name(b.en));
+        printf("start %.1f ms\n", (double)(clock_us() - begun_us) * 1e-3);
+        run_all(&b, &f, &e);
+        engine_close(b.en);
+    }
+    settings_free(&s);
+    return e.code ? cli_fail(&e) : 0;
+}

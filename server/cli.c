@@ -1,0 +1,250 @@
+/* cli.c - serve, plan, info and tokenize; see cli.h. */
+#include "cli.h"
+
+#include "base/fault.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "json_out.h"
+#include "loop.h"
+#include "version.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+int cli_fail(const struct err *e)
+{
+    fprintf(stderr, "gaze: %s.\n", e->msg);
+    return 1;
+}
+
+static const char *human(char *out, size_t n, double bytes)
+{
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    int i = 0;
+    while (bytes >= 1024 && i < 4) {
+        bytes /= 1024;
+        i++;
+    }
+    snprintf(out, n, "%.*f %s", i ? 2 : 0, bytes, unit[i]);
+    return out;
+}
+
+void cli_print_plan(FILE *to, const struct engine_plan *p)
+{
+    char a[32];
+    fprintf(to, "memory plan for %s\n", p->model_type);
+    fprintf(to, "  weights     %12s\n", human(a, sizeof a, (double)p->weight_bytes));
+    fprintf(to, "  KV pages    %12s", human(a, sizeof a, (double)p->kv_bytes));
+    fprintf(to, "   %u pages of %s, %llu tokens\n", p->n_pages,
+            human(a, sizeof a, (double)p->page_bytes), (unsigned long long)p->kv_tokens);
+    fprintf(to, "  workspace   %12s", human(a, sizeof a, (double)p->workspace_bytes));
+    fprintf(to, "   %u sequences at once, %u prompt tokens a step\n", p->max_seqs,
+            p->prefill_tokens);
+    fprintf(to, "  tokenizer   %12s\n", human(a, sizeof a, (double)p->tokenizer_bytes));
+    fprintf(to, "  total       %12s   context up to %u tokens\n",
+            human(a, sizeof a, (double)p->total_bytes), p->max_context);
+}
+
+static enum err_code load(struct settings *s, struct engine_options *o, int argc, char **argv,
+                          settings_rest *rest, void *arg, struct err *e)
+{
+    if (settings_load(s, argv, argc, rest, arg, e) || settings_engine(s, o, e))
+        return e->code;
+    log_set_level((enum log_level)s->log_level);
+    return ERR_OK;
+}
+
+static void raise_fd_limit(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+}
+
+static void say_ready(struct server *sv)
+{
+    const char *host = sv->settings->host;
+    if (!strcmp(host, "0.0.0.0") || !strcmp(host, "::"))
+        host = "127.0.0.1";
+    cli_print_plan(stderr, sv->api->get_plan(sv->engine));
+    fprintf(stderr, "gaze %s serves %s (%s) on http://%s:%u. Try:\n", version_number, sv->name,
+            sv->api->backend_name(sv->engine), host, sv->port);
+    fprintf(stderr,
+            "curl http://%s:%u/v1/chat/completions -H 'Content-Type: application/json' -d "
+            "'{\"messages\": [{\"role\": \"user\", "
+            "\"content\": \"Hello!\"}], \"max_tokens\": 64}'\n",
+            host, sv->port);
+}
+
+int cli_serve(int argc, char **argv)
+{
+    struct settings s;
+    struct engine_options o;
+    struct server *sv;
+    struct err e = {0};
+    if (load(&s, &o, argc, argv, NULL, NULL, &e) || server_open(&sv, &s, &engine_api_real, &e)) {
+        settings_free(&s);
+        return cli_fail(&e);
+    }
+    raise_fd_limit();
+    sv->on_ready = say_ready;
+    int code = server_run(sv, &e);
+    server_close(sv);
+    settings_free(&s);
+    return code ? cli_fail(&e) : 0;
+}
+
+/* --name as a flag without a value. */
+struct switches {
+    const char *name;
+    bool on;
+};
+
+static int take_switch(void *arg, char **argv, int n_left)
+{
+    struct switches *w = arg;
+    (void)n_left;
+    if (strcmp(argv[0], w->name) != 0)
+        return 0;
+    w->on = true;
+    return 1;
+}
+
+int cli_plan(int argc, char **argv)
+{
+    struct switches json = {"--json", false};
+    struct settings s;
+    struct engine_options o;
+    struct engine_plan p;
+    struct err e = {0};
+    if (load(&s, &o, argc, argv, take_switch, &json, &e) || engine_make_plan(&p, &o, &e)) {
+        settings_free(&s);
+        return cli_fail(&e);
+    }
+    if (json.on) {
+        struct buf b = {0};
+        struct jo j = {.b = &b};
+        jo_obj(&j);
+        jo_kstr(&j, "model_type", p.model_type);
+        jo_ku64(&j, "weight_bytes", p.weight_bytes);
+        jo_ku64(&j, "kv_bytes", p.kv_bytes);
+        jo_ku64(&j, "workspace_bytes", p.workspace_bytes);
+        jo_ku64(&j, "tokenizer_bytes", p.tokenizer_bytes);
+        jo_ku64(&j, "total_bytes", p.total_bytes);
+        jo_ku64(&j, "page_bytes", p.page_bytes);
+        jo_ku64(&j, "n_pages", p.n_pages);
+        jo_ku64(&j, "kv_tokens", p.kv_tokens);
+        jo_ku64(&j, "max_context", p.max_context);
+        jo_ku64(&j, "max_seqs", p.max_seqs);
+        jo_ku64(&j, "prefill_tokens", p.prefill_tokens);
+        jo_end(&j, '}');
+        puts(b.s ? b.s : "");
+        buf_free(&b);
+    } else {
+        cli_print_plan(stdout, &p);
+    }
+    settings_free(&s);
+    return 0;
+}
+
+int cli_info(int argc, char **argv)
+{
+    struct settings s;
+    struct engine_options o;
+    struct model_config m;
+    struct err e = {0};
+    if (load(&s, &o, argc, argv, NULL, NULL, &e) || model_config_read(&m, o.model_dir, &e)) {
+        settings_free(&s);
+        return cli_fail(&e);
+    }
+    printf("gaze %s, commit %s, back ends: %s\n", version_number, version_commit, version_backends);
+    printf("model       %s (%s)\n", o.model_dir, m.model_type);
+    printf("layers      %u (%u dense first), hidden %u, vocabulary %u\n", m.n_layers,
+           m.n_dense_layers, m.hidden_size, m.vocab_size);
+    printf("attention   %u heads, latent %u + rope %u, q_lora %u, per head %u + %u, v %u\n", m.n_heads,
+           m.kv_lora_rank, m.rope_dim, m.q_lora_rank, m.nope_dim, m.rope_dim, m.v_dim);
+    if (m.n_experts)
+        printf("experts     %u, %u active, %u shared, width %u; groups %u of %u\n", m.n_experts,
+               m.n_active, m.n_shared, m.expert_width, m.n_group_kept, m.n_group);
+    if (m.has_indexer)
+        printf("indexer     %u heads of %u, top-k %u\n", m.index_heads, m.index_dim, m.index_topk);
+    else
+        printf("indexer     none: dense attention\n");
+    printf("context     %u tokens\n", m.max_position);
+    printf("weights     %s\n", m.fp8_blocks ? "fp8, 128x128 blocks" : "as in the files");
+    printf("sampling    temperature %g, top_p %g, top_k %u\n", (double)m.temperature,
+           (double)m.top_p, m.top_k);
+    settings_free(&s);
+    return 0;
+}
+
+static bool print_ids(const struct tokenizer *tok, const char *text, size_t bytes, struct err *e)
+{
+    struct token_vec v = {0};
+    struct text_part part = {text, bytes, true};
+    bool ok = !tokenizer_encode(tok, &part, 1, &v, e);
+    if (ok) {
+        putchar('[');
+        for (size_t i = 0; i < v.n; i++)
+            printf("%s%u", i ? "," : "", v.id[i]);
+        puts("]");
+    }
+    token_vec_free(&v);
+    return ok;
+}
+
+/* A JSON string a line in, an array of ids a line out. */
+static bool tokenize_lines(const struct tokenizer *tok, struct err *e)
+{
+    char *line = NULL;
+    size_t max = 0;
+    ssize_t n;
+    uint64_t number = 0;
+    bool ok = true;
+    while (ok && (n = getline(&line, &max, stdin)) >= 0) {
+        cJSON *v = NULL;
+        number++;
+        ok = !json_parse(&v, line, (size_t)n, 4, e);
+        if (ok && !cJSON_IsString(v))
+            ok = err_set(e, ERR_INVALID, "expected a JSON string") == ERR_OK;
+        ok = ok && print_ids(tok, v->valuestring, strlen(v->valuestring), e);
+        cJSON_Delete(v);
+    }
+    if (!ok)
+        err_prefix(e, "line %llu: ", (unsigned long long)number);
+    free(line);
+    return ok;
+}
+
+static bool tokenize_all(const struct tokenizer *tok, struct err *e)
+{
+    struct buf b = {0};
+    char piece[65536];
+    size_t n;
+    while ((n = fread(piece, 1, sizeof piece, stdin)) > 0)
+        buf_add(&b, piece, n);
+    bool ok = b.failed ? err_set(e, ERR_NOMEM, "text") == ERR_OK
+                       : print_ids(tok, b.s ? b.s : "", b.n, e);
+    buf_free(&b);
+    return ok;
+}
+
+int cli_tokenize(int argc, char **argv)
+{
+    struct switches jsonl = {"--jsonl", false};
+    struct settings s;
+    struct engine_options o;
+    struct tokenizer *tok;
+    struct err e = {0};
+    if (load(&s, &o, argc, argv, take_switch, &jsonl, &e) || tokenizer_open(&tok, o.model_dir, &e)) {
+        settings_free(&s);
+        return cli_fail(&e);
+    }
+    bool ok = jsonl.on ? tokenize_lines(tok, &e) : tokenize_all(tok, &e);
+    tokenizer_close(tok);
+    settings_free(&s);
+    return ok ? 0 : cli_fail(&e);
+}

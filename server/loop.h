@@ -1,0 +1,28 @@
+/* loop.h - the server's one thread: libuv around libmicrohttpd and the engine's events.
+ *
+ *   server_open -> server_run (until drained) -> server_close
+ *
+ * The HTTP side is up while the model still loads in a thread of its own; /health says so.
+ * SIGTERM or SIGINT drains: new requests get 503, running ones end, then server_run() returns. A second
+ * signal ends them at once, and their clients are told.
+ */
+#ifndef GAZE_SERVER_LOOP_H
+#define GAZE_SERVER_LOOP_H
+
+#include "server.h"
+
+/* settings and api are borrowed for the server's life. Listens when it returns. ERR_INVALID,
+ * ERR_IO, ERR_NOMEM; a failure leaves nothing behind. */
+MUST_CHECK enum err_code server_open(struct server **out, const struct settings *settings,
+                                     const struct engine_api *api, struct err *e);
+/* Returns the exit code: 0 after a drain, 1 when the model did not load (*e says why). */
+int server_run(struct server *sv, struct err *e);
+void server_close(struct server *sv);
+
+/* Lets libmicrohttpd work and sets its next deadline. Every callback of the loop that touched a
+ * call ends with it. */
+void server_turn(struct server *sv);
+/* What a signal does; tests call it from the loop's thread. */
+void server_drain(struct server *sv);
+
+#endif

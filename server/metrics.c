@@ -1,0 +1,206 @@
+/* metrics.c - GET /metrics: Prometheus text. vLLM's names where they fit, so that dashboards and gateways
+ * written for it work; what is our own begins with gaze_.
+ */
+#include "api.h"
+#include "base/clock.h"
+#include "http.h"
+#include "version.h"
+
+#include <dirent.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static void head(struct buf *b, const char *name, const char *type, const char *help)
+{
+    buf_fmt(b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void one(struct buf *b, const struct server *sv, const char *name, const char *type,
+                const char *help, double v)
+{
+    head(b, name, type, help);
+    buf_fmt(b, "%s{model_name=\"%s\"} %.17g\n", name, sv->name, v);
+}
+
+static void hist(struct buf *b, const struct server *sv, const char *name, const char *help,
+                 const struct engine_hist *h, const double *bound)
+{
+    uint64_t sum = 0;
+    head(b, name, "histogram", help);
+    for (int i = 0; i < ENGINE_HIST_BUCKETS - 1; i++) {
+        sum += h->count[i];
+        buf_fmt(b, "%s_bucket{model_name=\"%s\",le=\"%.6g\"} %llu\n", name, sv->name, bound[i],
+                (unsigned long long)sum);
+    }
+    buf_fmt(b, "%s_bucket{model_name=\"%s\",le=\"+Inf\"} %llu\n", name, sv->name,
+            (unsigned long long)h->n);
+    buf_fmt(b, "%s_sum{model_name=\"%s\"} %.17g\n", name, sv->name, h->sum);
+    buf_fmt(b, "%s_count{model_name=\"%s\"} %llu\n", name, sv->name, (unsigned long long)h->n);
+}
+
+static void requests(struct buf *b, const struct server *sv, const struct engine_stats *s)
+{
+    one(b, sv, "vllm:num_requests_running", "gauge", "Sequences running.", s->running);
+    one(b, sv, "vllm:num_requests_waiting", "gauge", "Requests waiting.", s->waiting);
+    one(b, sv, "vllm:num_preemptions_total", "counter", "Always 0: admission is by worst case.", 0);
+    one(b, sv, "vllm:prompt_tokens_total", "counter", "Prompt tokens.", (double)s->prompt_tokens);
+    one(b, sv, "vllm:generation_tokens_total", "counter", "Generated tokens.",
+        (double)s->generation_tokens);
+    head(b, "vllm:request_success_total", "counter", "Finished requests.");
+    buf_fmt(b, "vllm:request_success_total{model_name=\"%s\",finished_reason=\"stop\"} %llu\n",
+            sv->name, (unsigned long long)s->finished_stop);
+    buf_fmt(b, "vllm:request_success_total{model_name=\"%s\",finished_reason=\"length\"} %llu\n",
+            sv->name, (unsigned long long)s->finished_length);
+    buf_fmt(b, "vllm:request_success_total{model_name=\"%s\",finished_reason=\"abort\"} %llu\n",
+            sv->name, (unsigned long long)s->cancelled);
+    one(b, sv, "gaze_requests_failed_total", "counter", "Requests ended by an error.",
+        (double)s->failed);
+    head(b, "gaze_requests_refused_total", "counter", "Requests refused at the door.");
+    buf_fmt(b, "gaze_requests_refused_total{model_name=\"%s\",why=\"queue_full\"} %llu\n", sv->name,
+            (unsigned long long)s->refused_busy);
+    buf_fmt(b, "gaze_requests_refused_total{model_name=\"%s\",why=\"too_large\"} %llu\n", sv->name,
+            (unsigned long long)s->refused_size);
+    one(b, sv, "gaze_queue_limit", "gauge", "Requests that may wait.",
+        (double)sv->settings->max_queued);
+}
+
+static void cache(struct buf *b, const struct server *sv, const struct engine_stats *s)
+{
+    one(b, sv, "vllm:kv_cache_usage_perc", "gauge", "Part of the KV pages held by sequences, 0 to 1.",
+        s->pages ? (double)s->pages_used / s->pages : 0);
+    one(b, sv, "vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up.",
+        (double)s->prefix_queries);
+    one(b, sv, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found.",
+        (double)s->prefix_hits);
+    head(b, "gaze_kv_pages", "gauge", "KV pages by state.");
+    buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"used\"} %u\n", sv->name, s->pages_used);
+    buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"cached\"} %u\n", sv->name, s->pages_cached);
+    buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"free\"} %u\n", sv->name,
+            s->pages - s->pages_used - s->pages_cached);
+}
+
+static void steps(struct buf *b, const struct server *sv, const struct engine_stats *s)
+{
+    head(b, "gaze_steps_total", "counter", "Steps by lane.");
+    buf_fmt(b, "gaze_steps_total{model_name=\"%s\",lane=\"prefill\"} %llu\n", sv->name,
+            (unsigned long long)s->prefill_steps);
+    buf_fmt(b, "gaze_steps_total{model_name=\"%s\",lane=\"decode\"} %llu\n", sv->name,
+            (unsigned long long)s->decode_steps);
+    head(b, "gaze_rows_total", "counter", "Tokens run, by attention path.");
+    buf_fmt(b, "gaze_rows_total{model_name=\"%s\",path=\"dense\"} %llu\n", sv->name,
+            (unsigned long long)s->rows_dense);
+    buf_fmt(b, "gaze_rows_total{model_name=\"%s\",path=\"sparse\"} %llu\n", sv->name,
+            (unsigned long long)s->rows_sparse);
+    one(b, sv, "gaze_last_step_age_seconds", "gauge", "Since a step ended, or the idle heartbeat.",
+        (double)(clock_us() - s->last_step_us) * 1e-6);
+}
+
+static void histograms(struct buf *b, const struct server *sv, const struct engine_stats *s)
+{
+    const double *t = engine_hist_seconds, *n = engine_hist_tokens;
+    hist(b, sv, "vllm:time_to_first_token_seconds", "Submitted to first token.", &s->ttft_s, t);
+    hist(b, sv, "vllm:inter_token_latency_seconds", "Between two tokens.", &s->inter_token_s, t);
+    hist(b, sv, "vllm:e2e_request_latency_seconds", "Submitted to the end.", &s->e2e_s, t);
+    hist(b, sv, "vllm:request_queue_time_seconds", "Waiting.", &s->queue_s, t);
+    hist(b, sv, "vllm:request_prefill_time_seconds", "First chunk to first token.", &s->prefill_s, t);
+    hist(b, sv, "vllm:request_decode_time_seconds", "First token to the last.", &s->decode_s, t);
+    hist(b, sv, "vllm:request_prompt_tokens", "Prompt length.", &s->prompt_len, n);
+    hist(b, sv, "vllm:request_generation_tokens", "Answer length.", &s->generation_len, n);
+    hist(b, sv, "vllm:iteration_tokens_total", "Tokens of a step.", &s->step_tokens, n);
+}
+
+static void memory_plan(struct buf *b, const struct server *sv)
+{
+    const struct engine_plan *p = sv->api->get_plan(sv->engine);
+    const struct {
+        const char *part;
+        size_t bytes;
+    } parts[] = {{"weights", p->weight_bytes},
+                 {"kv", p->kv_bytes},
+                 {"workspace", p->workspace_bytes},
+                 {"tokenizer", p->tokenizer_bytes}};
+    head(b, "gaze_planned_memory_bytes", "gauge", "The memory plan made at the start.");
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        buf_fmt(b, "gaze_planned_memory_bytes{model_name=\"%s\",part=\"%s\"} %zu\n", sv->name,
+                parts[i].part, parts[i].bytes);
+}
+
+static unsigned count_fds(void)
+{
+    unsigned n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    if (!d)
+        return 0;
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n > 3 ? n - 3 : 0; /* ".", "..", and the folder itself */
+}
+
+static void process(struct buf *b, const struct server *sv)
+{
+    struct rusage u;
+    unsigned long size = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f && fscanf(f, "%lu %lu", &size, &resident) != 2)
+        resident = 0;
+    if (f)
+        fclose(f);
+    getrusage(RUSAGE_SELF, &u);
+    head(b, "process_resident_memory_bytes", "gauge", "Resident memory.");
+    buf_fmt(b, "process_resident_memory_bytes %lu\n",
+            resident * (unsigned long)sysconf(_SC_PAGESIZE));
+    head(b, "process_cpu_seconds_total", "counter", "User and system time.");
+    buf_fmt(b, "process_cpu_seconds_total %.3f\n",
+            (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+                (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6);
+    head(b, "process_open_fds", "gauge", "Open descriptors.");
+    buf_fmt(b, "process_open_fds %u\n", count_fds());
+    head(b, "process_start_time_seconds", "gauge", "When the process began.");
+    buf_fmt(b, "process_start_time_seconds %llu\n", (unsigned long long)sv->created_s);
+}
+
+static void front_end(struct buf *b, const struct server *sv)
+{
+    head(b, "gaze_build_info", "gauge", "Always 1.");
+    buf_fmt(b, "gaze_build_info{version=\"%s\",commit=\"%s\",backends=\"%s\"} 1\n", version_number,
+            version_commit, version_backends);
+    head(b, "http_requests_total", "counter", "Requests answered.");
+    for (uint32_t i = 0; i < sv->n_counters; i++) {
+        const struct http_counter *k = &sv->counter[i];
+        buf_fmt(b, "http_requests_total{handler=\"%s\",method=\"%s\",status=\"%d\"} %llu\n", k->handler,
+                k->method, k->status, (unsigned long long)k->count);
+    }
+    head(b, "gaze_connections", "gauge", "Open connections.");
+    buf_fmt(b, "gaze_connections %u\n", sv->n_conns);
+    head(b, "gaze_calls", "gauge", "Requests under way, this one included.");
+    buf_fmt(b, "gaze_calls %u\n", sv->n_calls);
+    head(b, "gaze_engine_requests", "gauge", "Requests inside the engine.");
+    buf_fmt(b, "gaze_engine_requests %u\n", sv->n_engine_requests);
+    head(b, "gaze_client_disconnects_total", "counter", "Clients that left before their answer.");
+    buf_fmt(b, "gaze_client_disconnects_total %llu\n", (unsigned long long)sv->n_disconnects);
+    head(b, "gaze_clients_cut_off_total", "counter", "Slow clients cut off.");
+    buf_fmt(b, "gaze_clients_cut_off_total %llu\n", (unsigned long long)sv->n_cut_off);
+    head(b, "gaze_loop_lag_seconds", "gauge", "How late the loop's last timer was.");
+    buf_fmt(b, "gaze_loop_lag_seconds %.6f\n", sv->loop_lag_s);
+    head(b, "gaze_loop_lag_max_seconds", "gauge", "The latest it has ever been.");
+    buf_fmt(b, "gaze_loop_lag_max_seconds %.6f\n", sv->loop_lag_max_s);
+}
+
+void api_metrics(struct call *c)
+{
+    struct server *sv = c->sv;
+    struct engine_stats s = {0};
+    struct buf *b = &c->answer;
+    if (sv->engine) {
+        sv->api->get_stats(sv->engine, &s);
+        requests(b, sv, &s);
+        cache(b, sv, &s);
+        steps(b, sv, &s);
+        histograms(b, sv, &s);
+        memory_plan(b, sv);
+    }
+    front_end(b, sv);
+    process(b, sv);
+    http_text(c, 200, "text/plain; version=0.0.4; charset=utf-8");
+}

@@ -1,0 +1,88 @@
+/* params.h - a request's JSON, checked field by field, and the engine requests it becomes.
+ *
+ * Reading touches nothing but its arguments, so it runs on the loop thread for short bodies and on a
+ * text worker for long ones. Unknown fields are ignored; a wrong one is a 400 that names it.
+ *
+ * Ownership: everything lives in p->arena; params_free() ends it. params_request() gives a request with
+ *            memory of its own.
+ * Bound:     a body may hold MAX_VALUES JSON values and MAX_PROMPTS prompts.
+ */
+#ifndef GAZE_SERVER_PARAMS_H
+#define GAZE_SERVER_PARAMS_H
+
+#include "engine.h"
+#include "errors.h"
+
+enum { PARAMS_MAX_VALUES = 1000000, PARAMS_MAX_PROMPTS = 1024, PARAMS_MAX_CHOICES = 4096 };
+
+enum api_kind { API_CHAT, API_COMPLETIONS };
+
+/* What a request is checked against. */
+struct param_env {
+    const struct model_config *model;
+    const struct tokenizer *tok;
+    const struct chat_format *format;
+    uint32_t max_context;
+    bool (*knows_model)(const void *arg, const char *name);
+    const void *knows_arg;
+    const char *default_model; /* when the request names none */
+};
+
+struct params_prompt {
+    const uint32_t *id;
+    uint32_t n;
+    const char *text; /* completions: as sent, or decoded from ids; not NUL-terminated */
+    size_t text_bytes;
+};
+
+struct params {
+    enum api_kind api;
+    struct arena arena;
+    const char *model; /* as the client calls it */
+    bool stream, include_usage, continuous_usage, return_progress, return_token_ids;
+    bool echo, logprobs, prompt_logprobs;
+    uint32_t n_top, n_prompt_top;
+    uint32_t n, best_of; /* best_of >= n choices are made, the n best are given */
+    uint32_t max_tokens; /* UINT32_MAX: as many as fit */
+    bool thinking_open;  /* the answer begins inside reasoning */
+    struct params_prompt *prompt;
+    uint32_t n_prompts;
+    struct gen_request like; /* all that the prompts share; its arena is not used */
+};
+
+/* Reads a body. false: *ae says why. p is zeroed by it and to be freed in any case. */
+bool params_read(struct params *p, enum api_kind api, const char *body, size_t bytes,
+                 const struct param_env *env, struct api_error *ae);
+/* A request of its own for prompt i; NULL without memory. */
+struct gen_request *params_request(const struct params *p, uint32_t i, const struct param_env *env);
+void params_free(struct params *p);
+
+/* The body as a tree, within the bounds above. *out is the caller's. */
+bool params_parse_json(cJSON **out, const char *body, size_t bytes, struct api_error *ae);
+/* The pieces below read one field each; false: *ae is set. A missing or null field leaves *out. */
+struct field_reader {
+    const cJSON *root;
+    const char *prefix; /* "" or "stream_options." for the error's param */
+    struct api_error *ae;
+};
+bool field_number(const struct field_reader *r, const char *key, double min, double max,
+                  bool above_min, double *out);
+bool field_int(const struct field_reader *r, const char *key, int64_t min, int64_t max, int64_t *out);
+bool field_u32(const struct field_reader *r, const char *key, uint32_t min, uint32_t max,
+               uint32_t *out);
+bool field_bool(const struct field_reader *r, const char *key, bool *out);
+bool field_text(const struct field_reader *r, const char *key, const char **out);
+const cJSON *field_get(const struct field_reader *r, const char *key); /* NULL: missing or null */
+bool field_fail(const struct field_reader *r, const char *key, const char *fmt, ...)
+    PRINTF_LIKE(3, 4);
+
+/* prompt.c: the text of a request to tokens. */
+bool prompt_from_chat(struct params *p, const cJSON *root, const struct param_env *env,
+                      struct api_error *ae);
+bool prompt_from_completion(struct params *p, const cJSON *root, const struct param_env *env,
+                            struct api_error *ae);
+/* Copies ids into the arena. */
+bool prompt_encode(struct arena *a, const struct tokenizer *tok, const struct text_part *part,
+                   size_t n_parts, bool add_bos, struct params_prompt *out, struct api_error *ae);
+
+#endif

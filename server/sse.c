@@ -1,0 +1,86 @@
+/* sse.c - see sse.h. */
+#include "sse.h"
+
+#include "base/clock.h"
+
+#include <string.h>
+
+static void wrote(struct sse *s)
+{
+    s->written_us = clock_us();
+    if (!s->waiting_us)
+        s->waiting_us = s->written_us;
+}
+
+void sse_data(struct sse *s, const struct buf *json)
+{
+    if (s->ended)
+        return;
+    if (json->failed)
+        s->buf.failed = true;
+    buf_add(&s->buf, "data: ", 6);
+    buf_add(&s->buf, json->s, json->n);
+    buf_add(&s->buf, "\n\n", 2);
+    wrote(s);
+}
+
+void sse_text(struct sse *s, const char *data)
+{
+    if (s->ended)
+        return;
+    buf_add(&s->buf, "data: ", 6);
+    buf_str(&s->buf, data);
+    buf_add(&s->buf, "\n\n", 2);
+    wrote(s);
+}
+
+void sse_comment(struct sse *s, const char *text)
+{
+    if (s->ended)
+        return;
+    buf_add(&s->buf, ": ", 2);
+    buf_str(&s->buf, text);
+    buf_add(&s->buf, "\n\n", 2);
+    wrote(s);
+}
+
+void sse_end(struct sse *s)
+{
+    s->ended = true;
+}
+
+size_t sse_waiting(const struct sse *s)
+{
+    return s->buf.n - s->taken;
+}
+
+long sse_read(struct sse *s, char *to, size_t max)
+{
+    size_t n = sse_waiting(s);
+    if (s->buf.failed)
+        return -2;
+    if (!n)
+        return s->ended ? -1 : 0;
+    if (n > max)
+        n = max;
+    memcpy(to, s->buf.s + s->taken, n);
+    s->taken += n;
+    if (s->taken == s->buf.n) {
+        s->taken = s->buf.n = 0;
+        s->waiting_us = 0;
+    } else {
+        s->waiting_us = clock_us(); /* it moves: the clock of a stalled reader starts anew */
+        if (s->taken > 65536 && s->taken > s->buf.n / 2) {
+            memmove(s->buf.s, s->buf.s + s->taken, s->buf.n - s->taken);
+            s->buf.n -= s->taken;
+            s->taken = 0;
+        }
+    }
+    return (long)n;
+}
+
+void sse_free(struct sse *s)
+{
+    buf_free(&s->buf);
+    *s = (struct sse){0};
+}
