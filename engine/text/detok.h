@@ -1,7 +1,10 @@
 /* detok.h - tokens in, text out, never half a UTF-8 character; stop strings across token borders.
  *
- * A struct detok belongs to one sequence. Bytes that may still become a character, or the start of a
- * stop string, are held back; bytes that can no longer become valid UTF-8 come out as U+FFFD.
+ * A struct detok belongs to one sequence. Bytes that may still become a character, or the start of
+ * a stop string, are held back; bytes that can no longer become valid UTF-8 come out as U+FFFD.
+ *
+ * The answer is that of reading byte by byte: the stop string that is complete first wins, of those
+ * that are complete at the same byte the longest. So it does not depend on the tokens' borders.
  *
  * Thread: the scheduler's.
  */
@@ -19,15 +22,21 @@ struct stop_list { /* borrowed, must outlive the detok */
 
 struct detok;
 MUST_CHECK enum err_code detok_create(struct detok **out, const struct tokenizer *tok,
-                                      const struct stop_list *stop, bool skip_special, struct err *e);
+                                      const struct stop_list *stop, bool skip_special,
+                                      struct err *e);
 void detok_destroy(struct detok *d);
 
-/* Takes one token; *text (borrowed until the next call, not NUL-terminated) gets what can go out now.
- * *stopped becomes true when a stop string was completed; *stop_index says which. Text after it is
- * dropped. check_stop false: stop strings are not looked for in this token (min_tokens). ERR_NOMEM. */
+/* Takes one token; *text (borrowed until the next call, not NUL-terminated) gets what can go out
+ * now. *stopped becomes true when a stop string was completed; *stop_index says which. Text after
+ * it is dropped, and so is all that comes in later calls. check_stop false: a stop string that ends
+ * in this token does not stop (min_tokens); one that begins in it may end in a later one. ERR_NOMEM
+ * leaves d as it was before the call. */
 MUST_CHECK enum err_code detok_put(struct detok *d, uint32_t id, bool check_stop, const char **text,
-                                   size_t *bytes, bool *stopped, uint32_t *stop_index, struct err *e);
-/* The end of the sequence: everything held back comes out (a half character as U+FFFD). */
-MUST_CHECK enum err_code detok_flush(struct detok *d, const char **text, size_t *bytes, struct err *e);
+                                   size_t *bytes, bool *stopped, uint32_t *stop_index,
+                                   struct err *e);
+/* The end of the sequence: everything held back comes out (a half character as U+FFFD; it completes
+ * no stop string). Nothing comes out after a stop. */
+MUST_CHECK enum err_code detok_flush(struct detok *d, const char **text, size_t *bytes,
+                                     struct err *e);
 
 #endif

@@ -1,11 +1,11 @@
 /* tokenizer.h - byte-level BPE from a Hugging Face tokenizer.json.
  *
- * Read once, then immutable. Encoding first cuts out added tokens (the longest match at each position;
- * only where the caller allows it), then splits each piece by the pre-tokenizer's regexes in the order
- * of the file ("Isolated"), maps bytes by GPT-2's table and merges by rank. Decoding gives exactly the
- * bytes of each token.
+ * Read once, then immutable. Encoding first cuts out added tokens (the longest match at each
+ * position; only where the caller allows it), then splits each piece by the pre-tokenizer's regexes
+ * in the order of the file ("Isolated"), maps bytes by GPT-2's table and merges by rank. Decoding
+ * gives exactly the bytes of each token.
  *
- * Thread: any, at the same time; per-call scratch lives in a struct tokenizer_scratch or the call.
+ * Thread: any, at the same time; scratch lives in the call.
  * Bound:  time is O(n log n) in the text's bytes, however hostile the text (no quadratic merging).
  */
 #ifndef GAZE_TEXT_TOKENIZER_H
@@ -27,8 +27,11 @@ struct token_vec {
 MUST_CHECK enum err_code token_vec_push(struct token_vec *v, uint32_t id, struct err *e);
 void token_vec_free(struct token_vec *v);
 
-/* A piece of a prompt. Only `markup` pieces may become added (special) tokens: a caller's text never
- * does, even when it spells one. Adjacent pieces are not merged before encoding. */
+/* A piece of a prompt. Only `markup` pieces may become added (special) tokens: a caller's text
+ * never does, even when it spells one, and none is found across the border of two pieces. What is
+ * left between two added tokens is one text for the pre-tokenizer, whatever pieces it came from: so
+ * a prompt gets the ids it would have as a single string, as in training, unless its text spells a
+ * token. */
 struct text_part {
     const char *text;
     size_t bytes;
@@ -40,6 +43,10 @@ struct text_part {
  * ERR_NOMEM. End it with tokenizer_close(). */
 MUST_CHECK enum err_code tokenizer_open(struct tokenizer **out, const char *dir, struct err *e);
 void tokenizer_close(struct tokenizer *tok);
+/* The same from bytes in memory. config (tokenizer_config.json) may be NULL. */
+MUST_CHECK enum err_code tokenizer_parse(struct tokenizer **out, const char *json,
+                                         size_t json_bytes, const char *config, size_t config_bytes,
+                                         struct err *e);
 
 /* Appends the ids of one text. Invalid UTF-8 is allowed: each bad byte is a piece of its own. */
 MUST_CHECK enum err_code tokenizer_encode(const struct tokenizer *tok, const struct text_part *part,
@@ -52,9 +59,10 @@ const char *tokenizer_bytes(const struct tokenizer *tok, uint32_t id, size_t *by
 /* Appends the decoded bytes of ids to a malloc'ed buffer that the caller frees; *bytes excludes the
  * final NUL. skip_special leaves out tokens with "special": true. */
 MUST_CHECK enum err_code tokenizer_decode(const struct tokenizer *tok, const uint32_t *id, size_t n,
-                                          bool skip_special, char **out, size_t *bytes, struct err *e);
+                                          bool skip_special, char **out, size_t *bytes,
+                                          struct err *e);
 
-uint32_t tokenizer_n_ids(const struct tokenizer *tok);    /* highest id + 1 */
+uint32_t tokenizer_n_ids(const struct tokenizer *tok);               /* highest id + 1 */
 bool tokenizer_is_special(const struct tokenizer *tok, uint32_t id); /* "special": true */
 bool tokenizer_is_added(const struct tokenizer *tok, uint32_t id);
 /* The id of an added (or plain) token by its literal text; UINT32_MAX when there is none. */
