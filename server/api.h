@@ -1,4 +1,5 @@
-/* api.h - the handlers that http_routes names. Each answers its call, now or later. Thread: the loop's. */
+/* api.h - the handlers that http_routes names. Each answers its call, now or later. Thread: the
+ * loop's. */
 #ifndef GAZE_SERVER_API_H
 #define GAZE_SERVER_API_H
 

@@ -77,7 +77,8 @@ static void on_work_done(uv_work_t *u, int status)
     server_turn(sv);
 }
 
-static void start_work(struct call *c, bool (*run)(struct text_work *, const cJSON *, struct arena *))
+static void start_work(struct call *c,
+                       bool (*run)(struct text_work *, const cJSON *, struct arena *))
 {
     struct text_work *w = calloc(1, sizeof *w);
     if (!w) {
@@ -124,8 +125,8 @@ static bool tokenize(struct text_work *w, const cJSON *root, struct arena *a)
         return field_fail(&r, "prompt", "either prompt or messages is required");
     } else {
         struct text_part part = {prompt, strlen(prompt), true};
-        bool bos = add_special && tokenizer_add_bos(w->env.tok) &&
-                   tokenizer_bos(w->env.tok) != UINT32_MAX;
+        bool bos =
+            add_special && tokenizer_add_bos(w->env.tok) && tokenizer_bos(w->env.tok) != UINT32_MAX;
         if (!prompt_encode(a, w->env.tok, &part, 1, bos, &ids, &w->ae))
             return false;
     }
@@ -245,6 +246,6 @@ void api_health(struct call *c)
 
 void api_not_implemented(struct call *c)
 {
-    http_fail(c, 501, NULL, "not_implemented", "%.100s is not supported: this server generates text.",
-              c->path);
+    http_fail(c, 501, NULL, "not_implemented",
+              "%.100s is not supported: this server generates text.", c->path);
 }

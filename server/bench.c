@@ -40,8 +40,8 @@ static void wake(void *arg)
     mutex_unlock(&b->lock);
 }
 
-static enum err_code submit(struct bench *b, struct round *r, uint32_t n_prompt, uint32_t max_tokens,
-                            uint32_t top_k, uint64_t salt, struct err *e)
+static enum err_code submit(struct bench *b, struct round *r, uint32_t n_prompt,
+                            uint32_t max_tokens, uint32_t top_k, uint64_t salt, struct err *e)
 {
     struct gen_request *g = gen_request_new();
     uint32_t *prompt = g ? arena_alloc(&g->arena, n_prompt * sizeof *prompt) : NULL;
@@ -87,8 +87,9 @@ static bool take(struct round *r, const struct gen_event *ev, struct err *e)
     return true;
 }
 
-static enum err_code run_round(struct bench *b, struct round *r, uint32_t streams, uint32_t n_prompt,
-                               uint32_t max_tokens, uint32_t top_k, uint64_t salt, struct err *e)
+static enum err_code run_round(struct bench *b, struct round *r, uint32_t streams,
+                               uint32_t n_prompt, uint32_t max_tokens, uint32_t top_k,
+                               uint64_t salt, struct err *e)
 {
     bool ok = true;
     *r = (struct round){.begun_us = clock_us()};

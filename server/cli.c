@@ -164,8 +164,8 @@ int cli_info(int argc, char **argv)
     printf("model       %s (%s)\n", o.model_dir, m.model_type);
     printf("layers      %u (%u dense first), hidden %u, vocabulary %u\n", m.n_layers,
            m.n_dense_layers, m.hidden_size, m.vocab_size);
-    printf("attention   %u heads, latent %u + rope %u, q_lora %u, per head %u + %u, v %u\n", m.n_heads,
-           m.kv_lora_rank, m.rope_dim, m.q_lora_rank, m.nope_dim, m.rope_dim, m.v_dim);
+    printf("attention   %u heads, latent %u + rope %u, q_lora %u, per head %u + %u, v %u\n",
+           m.n_heads, m.kv_lora_rank, m.rope_dim, m.q_lora_rank, m.nope_dim, m.rope_dim, m.v_dim);
     if (m.n_experts)
         printf("experts     %u, %u active, %u shared, width %u; groups %u of %u\n", m.n_experts,
                m.n_active, m.n_shared, m.expert_width, m.n_group_kept, m.n_group);
@@ -226,8 +226,8 @@ static bool tokenize_all(const struct tokenizer *tok, struct err *e)
     size_t n;
     while ((n = fread(piece, 1, sizeof piece, stdin)) > 0)
         buf_add(&b, piece, n);
-    bool ok = b.failed ? err_set(e, ERR_NOMEM, "text") == ERR_OK
-                       : print_ids(tok, b.s ? b.s : "", b.n, e);
+    bool ok =
+        b.failed ? err_set(e, ERR_NOMEM, "text") == ERR_OK : print_ids(tok, b.s ? b.s : "", b.n, e);
     buf_free(&b);
     return ok;
 }
@@ -239,7 +239,8 @@ int cli_tokenize(int argc, char **argv)
     struct engine_options o;
     struct tokenizer *tok;
     struct err e = {0};
-    if (load(&s, &o, argc, argv, take_switch, &jsonl, &e) || tokenizer_open(&tok, o.model_dir, &e)) {
+    if (load(&s, &o, argc, argv, take_switch, &jsonl, &e) ||
+        tokenizer_open(&tok, o.model_dir, &e)) {
         settings_free(&s);
         return cli_fail(&e);
     }

@@ -1,5 +1,5 @@
-/* cli.h - the commands of the program. Each takes the arguments after its name and gives the exit code;
- * an error is one sentence on standard error and code 1. Thread: the first one. */
+/* cli.h - the commands of the program. Each takes the arguments after its name and gives the exit
+ * code; an error is one sentence on standard error and code 1. Thread: the first one. */
 #ifndef GAZE_SERVER_CLI_H
 #define GAZE_SERVER_CLI_H
 

@@ -53,10 +53,12 @@ void api_fail_err(struct api_error *ae, const struct err *e)
                  e->msg);
         break;
     case ERR_CLOSED:
-        api_fail(ae, 503, NULL, "draining", "The server is shutting down and takes no new requests.");
+        api_fail(ae, 503, NULL, "draining",
+                 "The server is shutting down and takes no new requests.");
         break;
     case ERR_NOMEM:
-        api_fail(ae, 503, NULL, "out_of_memory", "The machine has no memory left for this request.");
+        api_fail(ae, 503, NULL, "out_of_memory",
+                 "The machine has no memory left for this request.");
         break;
     default: /* nothing internal goes out; the log has the rest */
         api_fail(ae, 500, NULL, "internal_error", "The request failed inside the server.");

@@ -40,7 +40,8 @@ bool field_number(const struct field_reader *r, const char *key, double min, dou
     return true;
 }
 
-bool field_int(const struct field_reader *r, const char *key, int64_t min, int64_t max, int64_t *out)
+bool field_int(const struct field_reader *r, const char *key, int64_t min, int64_t max,
+               int64_t *out)
 {
     const cJSON *v = field_get(r, key);
     if (!v)
@@ -86,8 +87,8 @@ bool field_text(const struct field_reader *r, const char *key, const char **out)
     return true;
 }
 
-/* Commas outside of strings: as many values, less one per container. A parsed value takes some eighty
- * bytes, so a body of "1,1,1,..." would take thirty times its size. */
+/* Commas outside of strings: as many values, less one per container. A parsed value takes some
+ * eighty bytes, so a body of "1,1,1,..." would take thirty times its size. */
 static size_t count_commas(const char *s, size_t n)
 {
     size_t commas = 0;
@@ -114,7 +115,8 @@ bool params_parse_json(cJSON **out, const char *body, size_t bytes, struct api_e
                         PARAMS_MAX_VALUES);
     if (json_parse(out, body, bytes, JSON_MAX_DEPTH, &e)) {
         if (e.code == ERR_INVALID)
-            return api_fail(ae, 400, NULL, "invalid_json", "The body is not valid JSON: %s.", e.msg);
+            return api_fail(ae, 400, NULL, "invalid_json", "The body is not valid JSON: %s.",
+                            e.msg);
         api_fail_err(ae, &e);
         return false;
     }

@@ -164,7 +164,8 @@ void generation_begin(struct call *c, const struct api_shape *shape)
     }
 }
 
-/* --- events ------------------------------------------------------------------------------------- */
+/* --- events -------------------------------------------------------------------------------------
+ */
 
 static bool keep_out(struct choice *ch, const struct sample_out *out, uint32_t n)
 {
@@ -221,7 +222,8 @@ static void on_tokens(struct generation *g, uint32_t prompt, struct gen_event *e
     }
     split_put(&ch->split, ev->text, ev->text_bytes, piece.last, &ch->reasoning, &ch->text);
     bool wants_out = g->p.logprobs || g->p.return_token_ids;
-    if ((wants_out && !keep_out(ch, ev->out, ev->n_tokens)) || ch->text.failed || ch->reasoning.failed) {
+    if ((wants_out && !keep_out(ch, ev->out, ev->n_tokens)) || ch->text.failed ||
+        ch->reasoning.failed) {
         no_memory(g);
         generation_fail(g->call, &g->ae);
     }

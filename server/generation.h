@@ -61,13 +61,13 @@ struct generation {
     struct param_env env;
     struct params p;
     struct api_error ae;
-    bool ok; /* params_read said yes */
+    bool ok;                      /* params_read said yes */
     struct gen_request **request; /* until submitted */
     struct prompt_run *run;       /* [n_prompts] */
     uint32_t n_live;
     struct choice *choice; /* [n_prompts * best_of] */
     uint32_t n_choices;
-    uint32_t think_end_id; /* of "</think>"; UINT32_MAX: none */
+    uint32_t think_end_id;  /* of "</think>"; UINT32_MAX: none */
     struct gen_usage usage; /* of all prompts, as far as it has come */
     char id[40];
     uint64_t created_s;
@@ -75,7 +75,8 @@ struct generation {
 
 void generation_begin(struct call *c, const struct api_shape *shape); /* a route's handler */
 void generation_event(struct server *sv, struct gen_event *ev);       /* borrows ev */
-/* The call ends with an error: its status when nothing was sent yet, else an event in the stream. */
+/* The call ends with an error: its status when nothing was sent yet, else an event in the stream.
+ */
 void generation_fail(struct call *c, const struct api_error *ae);
 void generation_cancel(struct call *c); /* its engine requests; harmless without any */
 void generation_ping(struct call *c);   /* a comment into a silent stream */

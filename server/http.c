@@ -84,7 +84,8 @@ void http_error(struct call *c, const struct api_error *ae)
     http_json(c, ae->status);
 }
 
-void http_fail(struct call *c, int status, const char *param, const char *code, const char *fmt, ...)
+void http_fail(struct call *c, int status, const char *param, const char *code, const char *fmt,
+               ...)
 {
     struct api_error ae;
     char message[400];
@@ -155,8 +156,8 @@ static void on_disconnect(uv_poll_t *poll, int status, int events)
     server_turn(sv);
 }
 
-/* From the first sleep on to the end of the call. Without memory for a watch the client's leaving is
- * noticed at the next write. */
+/* From the first sleep on to the end of the call. Without memory for a watch the client's leaving
+ * is noticed at the next write. */
 static void start_watch(struct call *c)
 {
     if (c->watch)
@@ -220,7 +221,8 @@ static bool method_matches(const struct route *r, const char *method)
 }
 
 /* The route, or NULL with *allow telling which methods the path has (NULL: no such path). */
-static const struct route *find_route(const struct call *c, const char **allow, const char **handler)
+static const struct route *find_route(const struct call *c, const char **allow,
+                                      const char **handler)
 {
     bool get = false, post = false;
     *handler = "none";
@@ -268,7 +270,8 @@ static bool answer_from_headers(struct call *c, const char **handler)
         http_fail(c, 415, NULL, "unsupported_media_type",
                   "The content type must be application/json.");
     } else if (r->needs_engine && sv->draining) {
-        http_fail(c, 503, NULL, "draining", "The server is shutting down and takes no new requests.");
+        http_fail(c, 503, NULL, "draining",
+                  "The server is shutting down and takes no new requests.");
     } else if (r->needs_engine && !sv->engine) {
         http_fail(c, 503, NULL, "loading", "The model is still loading.");
     } else {
@@ -307,7 +310,8 @@ static void add_headers(struct call *c, struct MHD_Response *r)
         add_header(r, "Access-Control-Allow-Origin", s->cors);
         add_header(r, "Access-Control-Expose-Headers", "x-request-id, retry-after");
         if (!strcmp(c->method, "OPTIONS")) {
-            add_header(r, "Access-Control-Allow-Methods", c->allow ? c->allow : "GET, POST, OPTIONS");
+            add_header(r, "Access-Control-Allow-Methods",
+                       c->allow ? c->allow : "GET, POST, OPTIONS");
             add_header(r, "Access-Control-Allow-Headers",
                        "Authorization, Content-Type, x-request-id, x-api-key, anthropic-version");
             add_header(r, "Access-Control-Max-Age", "86400");
@@ -370,15 +374,16 @@ static void begin_call(struct call *c, const char **handler)
         fail_too_large(c, bytes);
 }
 
-/* Whether the answer to a body that is not wanted goes out before it was read: the client waits for our
- * 100, or sends far too much. Else it is read and dropped, so that the connection stays usable. */
+/* Whether the answer to a body that is not wanted goes out before it was read: the client waits for
+ * our 100, or sends far too much. Else it is read and dropped, so that the connection stays usable.
+ */
 static bool answer_early(struct call *c)
 {
     const char *length = header(c, "content-length"), *expect = header(c, "expect");
     if (!c->status)
         return false;
-    return expect || (length && strtoull(length, NULL, 10) >
-                                    DISCARD_FACTOR * c->sv->settings->body_limit);
+    return expect ||
+           (length && strtoull(length, NULL, 10) > DISCARD_FACTOR * c->sv->settings->body_limit);
 }
 
 static void take_body(struct call *c, const char *data, size_t n)
@@ -667,7 +672,8 @@ static void on_log(void *cls, const char *fmt, va_list ap)
 enum err_code http_start(struct server *sv, struct err *e)
 {
     const struct settings *s = sv->settings;
-    uint64_t timeout = (s->keep_alive_s > s->slow_client_s ? s->keep_alive_s : s->slow_client_s) + 5;
+    uint64_t timeout =
+        (s->keep_alive_s > s->slow_client_s ? s->keep_alive_s : s->slow_client_s) + 5;
     int fd = -1;
     if (listen_on(sv, &fd, e))
         return e->code;

@@ -1,11 +1,12 @@
 /* http.h - calls: from a request's first line to its answer's last byte, over libmicrohttpd.
  *
- * A handler (struct route) gets a call whose body is complete. It answers at once, or leaves the call
- * without an answer: then the connection sleeps until http_wake(). While it sleeps a watch on its
- * socket notices a client that leaves; a call with a generation is then cancelled in the engine.
+ * A handler (struct route) gets a call whose body is complete. It answers at once, or leaves the
+ * call without an answer: then the connection sleeps until http_wake(). While it sleeps a watch on
+ * its socket notices a client that leaves; a call with a generation is then cancelled in the
+ * engine.
  *
- * Thread: the loop's. Answers are given from handlers or from the loop's own callbacks; the latter end
- *         with server_turn() (loop.h), which lets libmicrohttpd work.
+ * Thread: the loop's. Answers are given from handlers or from the loop's own callbacks; the latter
+ * end with server_turn() (loop.h), which lets libmicrohttpd work.
  */
 #ifndef GAZE_SERVER_HTTP_H
 #define GAZE_SERVER_HTTP_H
@@ -15,11 +16,11 @@
 extern const struct route http_routes[]; /* routes.c; ends with a NULL path */
 
 /* Each of these answers once; then the call must not be answered again. */
-void http_json(struct call *c, int status); /* c->answer holds the body */
+void http_json(struct call *c, int status);                           /* c->answer holds the body */
 void http_text(struct call *c, int status, const char *content_type); /* likewise */
 void http_error(struct call *c, const struct api_error *ae);
-void http_fail(struct call *c, int status, const char *param, const char *code, const char *fmt, ...)
-    PRINTF_LIKE(5, 6);
+void http_fail(struct call *c, int status, const char *param, const char *code, const char *fmt,
+               ...) PRINTF_LIKE(5, 6);
 /* 200 and headers now; the body is what goes into c->sse. */
 void http_stream(struct call *c);
 

@@ -97,8 +97,10 @@ static size_t utf8_char(const unsigned char *s, size_t n)
 {
     if (s[0] < 0x80)
         return 1;
-    size_t len = s[0] >= 0xF0 && s[0] <= 0xF4 ? 4 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3
-               : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : 0;
+    size_t len = s[0] >= 0xF0 && s[0] <= 0xF4  ? 4
+                 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3
+                 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2
+                                               : 0;
     if (!len || n < len)
         return 0;
     for (size_t i = 1; i < len; i++)

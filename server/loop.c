@@ -42,7 +42,8 @@ static void on_mhd_readable(uv_poll_t *p, int status, int events)
     server_turn(p->data);
 }
 
-/* --- the engine -------------------------------------------------------------------------------- */
+/* --- the engine --------------------------------------------------------------------------------
+ */
 
 static void wake_loop(void *arg)
 {
@@ -107,7 +108,8 @@ static void on_engine_wake(uv_async_t *a)
     server_turn(sv);
 }
 
-/* --- time and signals ----------------------------------------------------------------------------- */
+/* --- time and signals
+ * ----------------------------------------------------------------------------- */
 
 static void check_drained(struct server *sv, uint64_t now_us)
 {
@@ -171,7 +173,8 @@ static void on_signal(uv_signal_t *s, int number)
     server_drain(sv);
 }
 
-/* --- open, run, close ---------------------------------------------------------------------------- */
+/* --- open, run, close ----------------------------------------------------------------------------
+ */
 
 static enum err_code set_names(struct server *sv, struct err *e)
 {

@@ -3,8 +3,8 @@
  *   server_open -> server_run (until drained) -> server_close
  *
  * The HTTP side is up while the model still loads in a thread of its own; /health says so.
- * SIGTERM or SIGINT drains: new requests get 503, running ones end, then server_run() returns. A second
- * signal ends them at once, and their clients are told.
+ * SIGTERM or SIGINT drains: new requests get 503, running ones end, then server_run() returns. A
+ * second signal ends them at once, and their clients are told.
  */
 #ifndef GAZE_SERVER_LOOP_H
 #define GAZE_SERVER_LOOP_H

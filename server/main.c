@@ -10,7 +10,8 @@
 
 static void help(FILE *to)
 {
-    fprintf(to, "gaze %s: serves DeepSeek-Sparse-Attention models over an OpenAI-compatible API.\n\n",
+    fprintf(to,
+            "gaze %s: serves DeepSeek-Sparse-Attention models over an OpenAI-compatible API.\n\n",
             version_number);
     fputs("  gaze serve [options]       serve a model\n"
           "  gaze plan [--json]         the memory it would take, without loading it\n"
@@ -19,7 +20,8 @@ static void help(FILE *to)
           "  gaze bench [--quick]       tokens/s of prefill and decode\n"
           "  gaze --help, --version\n\n"
           "Options, also as GAZE_MAX_CONTEXT=... and as \"max_context\" in the file of settings;\n"
-          "a flag beats the environment, which beats the file:\n", to);
+          "a flag beats the environment, which beats the file:\n",
+          to);
     settings_help(to);
 }
 

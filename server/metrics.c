@@ -1,5 +1,5 @@
-/* metrics.c - GET /metrics: Prometheus text. vLLM's names where they fit, so that dashboards and gateways
- * written for it work; what is our own begins with gaze_.
+/* metrics.c - GET /metrics: Prometheus text. vLLM's names where they fit, so that dashboards and
+ * gateways written for it work; what is our own begins with gaze_.
  */
 #include "api.h"
 #include "base/clock.h"
@@ -66,7 +66,8 @@ static void requests(struct buf *b, const struct server *sv, const struct engine
 
 static void cache(struct buf *b, const struct server *sv, const struct engine_stats *s)
 {
-    one(b, sv, "vllm:kv_cache_usage_perc", "gauge", "Part of the KV pages held by sequences, 0 to 1.",
+    one(b, sv, "vllm:kv_cache_usage_perc", "gauge",
+        "Part of the KV pages held by sequences, 0 to 1.",
         s->pages ? (double)s->pages_used / s->pages : 0);
     one(b, sv, "vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up.",
         (double)s->prefix_queries);
@@ -102,7 +103,8 @@ static void histograms(struct buf *b, const struct server *sv, const struct engi
     hist(b, sv, "vllm:inter_token_latency_seconds", "Between two tokens.", &s->inter_token_s, t);
     hist(b, sv, "vllm:e2e_request_latency_seconds", "Submitted to the end.", &s->e2e_s, t);
     hist(b, sv, "vllm:request_queue_time_seconds", "Waiting.", &s->queue_s, t);
-    hist(b, sv, "vllm:request_prefill_time_seconds", "First chunk to first token.", &s->prefill_s, t);
+    hist(b, sv, "vllm:request_prefill_time_seconds", "First chunk to first token.", &s->prefill_s,
+         t);
     hist(b, sv, "vllm:request_decode_time_seconds", "First token to the last.", &s->decode_s, t);
     hist(b, sv, "vllm:request_prompt_tokens", "Prompt length.", &s->prompt_len, n);
     hist(b, sv, "vllm:request_generation_tokens", "Answer length.", &s->generation_len, n);
@@ -168,8 +170,8 @@ static void front_end(struct buf *b, const struct server *sv)
     head(b, "http_requests_total", "counter", "Requests answered.");
     for (uint32_t i = 0; i < sv->n_counters; i++) {
         const struct http_counter *k = &sv->counter[i];
-        buf_fmt(b, "http_requests_total{handler=\"%s\",method=\"%s\",status=\"%d\"} %llu\n", k->handler,
-                k->method, k->status, (unsigned long long)k->count);
+        buf_fmt(b, "http_requests_total{handler=\"%s\",method=\"%s\",status=\"%d\"} %llu\n",
+                k->handler, k->method, k->status, (unsigned long long)k->count);
     }
     head(b, "gaze_connections", "gauge", "Open connections.");
     buf_fmt(b, "gaze_connections %u\n", sv->n_conns);

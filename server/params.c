@@ -48,7 +48,8 @@ static bool raw_member(const char *s, size_t n, const char *key, const char **at
     return found;
 }
 
-static bool read_seed(struct params *p, const struct field_reader *r, const char *body, size_t bytes)
+static bool read_seed(struct params *p, const struct field_reader *r, const char *body,
+                      size_t bytes)
 {
     const char *at = NULL;
     size_t len = 0;
@@ -67,13 +68,15 @@ static bool read_seed(struct params *p, const struct field_reader *r, const char
     memcpy(text, at, len);
     text[len] = 0;
     errno = 0;
-    p->like.sample.seed = *text == '-' ? (uint64_t)strtoll(text, &end, 10) : strtoull(text, &end, 10);
+    p->like.sample.seed =
+        *text == '-' ? (uint64_t)strtoll(text, &end, 10) : strtoull(text, &end, 10);
     if (*end || errno)
         return field_fail(r, "seed", "expected an integer of at most 64 bits");
     return true;
 }
 
-static bool read_sampling(struct params *p, const struct field_reader *r, const struct param_env *env)
+static bool read_sampling(struct params *p, const struct field_reader *r,
+                          const struct param_env *env)
 {
     struct sample_params *s = &p->like.sample;
     const struct model_config *m = env->model;
@@ -150,7 +153,8 @@ static bool read_id_array(struct params *p, const struct field_reader *r, const 
     return true;
 }
 
-static bool read_allowed(struct params *p, const struct field_reader *r, const struct param_env *env)
+static bool read_allowed(struct params *p, const struct field_reader *r,
+                         const struct param_env *env)
 {
     uint32_t *id = NULL, n, *bits;
     if (!read_id_array(p, r, "allowed_token_ids", env, &id, &n))
@@ -201,7 +205,8 @@ static bool read_bias(struct params *p, const struct field_reader *r, const stru
     return true;
 }
 
-static bool read_bad_words(struct params *p, const struct field_reader *r, const struct param_env *env)
+static bool read_bad_words(struct params *p, const struct field_reader *r,
+                           const struct param_env *env)
 {
     const cJSON *v = field_get(r, "bad_words");
     uint32_t n = 0;
@@ -303,7 +308,8 @@ static bool read_sparse(struct params *p, const struct field_reader *r, const st
         return field_fail(r, "sparse", "expected an object");
     if (!env->model->has_indexer)
         return field_fail(r, "sparse", "this model has no indexer");
-    if (!field_u32(&s, "top_k", 1, env->model->index_topk, &top_k) || !field_text(&s, "mode", &mode))
+    if (!field_u32(&s, "top_k", 1, env->model->index_topk, &top_k) ||
+        !field_text(&s, "mode", &mode))
         return false;
     if (strcmp(mode, "dense") != 0 && strcmp(mode, "sparse") != 0)
         return field_fail(&s, "mode", "expected \"sparse\" or \"dense\"");
@@ -311,12 +317,13 @@ static bool read_sparse(struct params *p, const struct field_reader *r, const st
     return true;
 }
 
-/* Fields that would bind the answer's form: taking one in silence would promise what is not kept. */
+/* Fields that would bind the answer's form: taking one in silence would promise what is not kept.
+ */
 static bool refuse_unkept(const struct field_reader *r)
 {
-    static const char *const keys[] = {"structured_outputs", "guided_json", "guided_regex",
-                                       "guided_choice", "guided_grammar", "thinking_token_budget",
-                                       "return_gaze", "use_beam_search"};
+    static const char *const keys[] = {
+        "structured_outputs", "guided_json",           "guided_regex", "guided_choice",
+        "guided_grammar",     "thinking_token_budget", "return_gaze",  "use_beam_search"};
     const cJSON *format = field_get(r, "response_format");
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (field_get(r, keys[i]) && !cJSON_IsFalse(field_get(r, keys[i])))
@@ -378,8 +385,8 @@ static bool read_model(struct params *p, const struct field_reader *r, const str
     if (!field_text(r, "model", &name))
         return false;
     if (!env->knows_model(env->knows_arg, name))
-        return api_fail(r->ae, 404, "model", "model_not_found", "The model \"%.100s\" does not exist.",
-                        name);
+        return api_fail(r->ae, 404, "model", "model_not_found",
+                        "The model \"%.100s\" does not exist.", name);
     p->model = arena_strndup(&p->arena, name, strlen(name));
     return p->model || no_memory(r->ae);
 }
@@ -389,18 +396,21 @@ static bool check_lengths(struct params *p, const struct param_env *env, struct 
 {
     const char *field = p->api == API_CHAT ? "messages" : "prompt";
     if ((uint64_t)p->n_prompts * p->best_of > PARAMS_MAX_CHOICES)
-        return api_fail(ae, 400, "n", "invalid_value", "n: %u prompts with %u choices each, at most %d "
-                        "choices go in one request", p->n_prompts, p->best_of, PARAMS_MAX_CHOICES);
+        return api_fail(ae, 400, "n", "invalid_value",
+                        "n: %u prompts with %u choices each, at most %d "
+                        "choices go in one request",
+                        p->n_prompts, p->best_of, PARAMS_MAX_CHOICES);
     for (uint32_t i = 0; i < p->n_prompts; i++) {
         uint64_t n = p->prompt[i].n, want = p->max_tokens == UINT32_MAX ? 1 : p->max_tokens;
         if (!n)
             return api_fail(ae, 400, field, "invalid_value", "%s: it has no tokens", field);
         if (n + want > env->max_context)
-            return api_fail(ae, 400, field, "context_length_exceeded",
-                            "This model's context is %u tokens, but the request wants %llu (%llu in "
-                            "the %s, %llu in the answer).", env->max_context,
-                            (unsigned long long)(n + want), (unsigned long long)n, field,
-                            (unsigned long long)want);
+            return api_fail(
+                ae, 400, field, "context_length_exceeded",
+                "This model's context is %u tokens, but the request wants %llu (%llu in "
+                "the %s, %llu in the answer).",
+                env->max_context, (unsigned long long)(n + want), (unsigned long long)n, field,
+                (unsigned long long)want);
     }
     return true;
 }

@@ -1,11 +1,11 @@
 /* params.h - a request's JSON, checked field by field, and the engine requests it becomes.
  *
- * Reading touches nothing but its arguments, so it runs on the loop thread for short bodies and on a
- * text worker for long ones. Unknown fields are ignored; a wrong one is a 400 that names it.
+ * Reading touches nothing but its arguments, so it runs on the loop thread for short bodies and on
+ * a text worker for long ones. Unknown fields are ignored; a wrong one is a 400 that names it.
  *
- * Ownership: everything lives in p->arena; params_free() ends it. params_request() gives a request with
- *            memory of its own.
- * Bound:     a body may hold MAX_VALUES JSON values and MAX_PROMPTS prompts.
+ * Ownership: everything lives in p->arena; params_free() ends it. params_request() gives a request
+ * with memory of its own. Bound:     a body may hold MAX_VALUES JSON values and MAX_PROMPTS
+ * prompts.
  */
 #ifndef GAZE_SERVER_PARAMS_H
 #define GAZE_SERVER_PARAMS_H
@@ -67,7 +67,8 @@ struct field_reader {
 };
 bool field_number(const struct field_reader *r, const char *key, double min, double max,
                   bool above_min, double *out);
-bool field_int(const struct field_reader *r, const char *key, int64_t min, int64_t max, int64_t *out);
+bool field_int(const struct field_reader *r, const char *key, int64_t min, int64_t max,
+               int64_t *out);
 bool field_u32(const struct field_reader *r, const char *key, uint32_t min, uint32_t max,
                uint32_t *out);
 bool field_bool(const struct field_reader *r, const char *key, bool *out);

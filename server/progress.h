@@ -1,4 +1,5 @@
-/* progress.h - how far the weights are, on standard error: a bar on a terminal, else a line now and then.
+/* progress.h - how far the weights are, on standard error: a bar on a terminal, else a line now and
+ * then.
  *
  * Thread: the loop's; the loader's thread writes the byte counts.
  */

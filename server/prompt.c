@@ -45,8 +45,8 @@ static void fail_render(struct api_error *ae, const struct err *e)
 {
     char param[96];
     size_t n = 0;
-    while (n < sizeof param - 1 && (isalnum((unsigned char)e->msg[n]) || strchr("_[].", e->msg[n])) &&
-           e->msg[n])
+    while (n < sizeof param - 1 &&
+           (isalnum((unsigned char)e->msg[n]) || strchr("_[].", e->msg[n])) && e->msg[n])
         n++;
     bool named = e->msg[n] == ':' && n;
     snprintf(param, sizeof param, "%.*s", named ? (int)n : 8, named ? e->msg : "messages");
@@ -59,7 +59,8 @@ static void fail_render(struct api_error *ae, const struct err *e)
 static bool read_thinking(const cJSON *root, struct chat_options *opt, struct api_error *ae)
 {
     struct field_reader r = {root, "", ae};
-    const cJSON *thinking = field_get(&r, "thinking"), *kwargs = field_get(&r, "chat_template_kwargs");
+    const cJSON *thinking = field_get(&r, "thinking"),
+                *kwargs = field_get(&r, "chat_template_kwargs");
     bool on = false;
     if (kwargs) {
         struct field_reader k = {kwargs, "chat_template_kwargs.", ae};
@@ -97,8 +98,8 @@ bool prompt_from_chat(struct params *p, const cJSON *root, const struct param_en
                       struct api_error *ae)
 {
     struct field_reader r = {root, "", ae};
-    struct chat_options opt = {.add_generation_prompt = true, .thinking = TRI_UNSET,
-                               .clear_thinking = TRI_UNSET};
+    struct chat_options opt = {
+        .add_generation_prompt = true, .thinking = TRI_UNSET, .clear_thinking = TRI_UNSET};
     struct chat_prompt rendered = {0};
     struct err e = {0};
     const cJSON *messages = field_get(&r, "messages"), *tools = field_get(&r, "tools");
@@ -131,7 +132,8 @@ bool prompt_from_chat(struct params *p, const cJSON *root, const struct param_en
         return no_memory(ae);
     p->n_prompts = 1;
     p->thinking_open = rendered.thinking_open;
-    return prompt_encode(&p->arena, env->tok, rendered.part, rendered.n_parts, false, p->prompt, ae);
+    return prompt_encode(&p->arena, env->tok, rendered.part, rendered.n_parts, false, p->prompt,
+                         ae);
 }
 
 static bool read_ids(struct params *p, const cJSON *array, const struct param_env *env,

@@ -1,11 +1,12 @@
 /* server.h - the loop thread's own state: one server, its connections, the calls under way.
  *
- * A conn is a client's connection; a call is one request on it, from its first line to its last byte. A
- * call that waits for the engine is suspended in libmicrohttpd and woken by http_wake(). Objects are
- * found by what the engine knows of them: a req_id leads to a call only while both are alive.
+ * A conn is a client's connection; a call is one request on it, from its first line to its last
+ * byte. A call that waits for the engine is suspended in libmicrohttpd and woken by http_wake().
+ * Objects are found by what the engine knows of them: a req_id leads to a call only while both are
+ * alive.
  *
- * Thread: everything here belongs to the loop thread. A text worker may read `settings`, `api` and the
- * engine's text functions, and writes only to the gen_params of its own call.
+ * Thread: everything here belongs to the loop thread. A text worker may read `settings`, `api` and
+ * the engine's text functions, and writes only to the gen_params of its own call.
  */
 #ifndef GAZE_SERVER_SERVER_H
 #define GAZE_SERVER_SERVER_H
@@ -42,8 +43,8 @@ struct conn {
 };
 
 struct route {
-    const char *method; /* "GET", "POST" */
-    const char *path;   /* ends with '*': all that begins so */
+    const char *method;  /* "GET", "POST" */
+    const char *path;    /* ends with '*': all that begins so */
     const char *handler; /* name in metrics */
     bool needs_engine;   /* 503 while loading or draining */
     bool body;           /* takes a JSON body */
@@ -65,16 +66,16 @@ struct call {
     char request_id[80];
     struct buf body;
     uint64_t begun_us;
-    bool handled;    /* the handler ran */
-    bool suspended;  /* in libmicrohttpd; http_wake() ends it */
-    bool working;    /* a text worker has it: must not be freed */
-    bool gone;       /* the client has left */
-    bool ended;      /* libmicrohttpd is through with it */
-    bool streaming;  /* status and headers are out; `sse` carries the rest */
-    bool queued;     /* an answer was handed to libmicrohttpd */
+    bool handled;   /* the handler ran */
+    bool suspended; /* in libmicrohttpd; http_wake() ends it */
+    bool working;   /* a text worker has it: must not be freed */
+    bool gone;      /* the client has left */
+    bool ended;     /* libmicrohttpd is through with it */
+    bool streaming; /* status and headers are out; `sse` carries the rest */
+    bool queued;    /* an answer was handed to libmicrohttpd */
     bool close_after;
     bool http10;
-    int status;      /* of the answer; 0: none yet */
+    int status; /* of the answer; 0: none yet */
     const char *content_type;
     const char *allow; /* for 405 and OPTIONS */
     unsigned retry_after_s;
@@ -129,7 +130,7 @@ struct server {
     bool closing;
     bool draining;
     uint64_t drain_begun_us;
-    bool hurried;  /* the second signal came */
+    bool hurried; /* the second signal came */
     uint64_t hurry_us;
     int exit_code;
 

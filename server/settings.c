@@ -186,7 +186,8 @@ static enum err_code set_text(struct settings *s, const struct option *o, const 
     return ERR_OK;
 }
 
-static enum err_code set(struct settings *s, const struct option *o, const char *value, struct err *e)
+static enum err_code set(struct settings *s, const struct option *o, const char *value,
+                         struct err *e)
 {
     uint64_t v = 0;
     char *end;
@@ -195,7 +196,8 @@ static enum err_code set(struct settings *s, const struct option *o, const char 
         return set_text(s, o, value, e);
     case CHOICE:
         if (!parse_choice(o->choices, value, &v))
-            return err_set(e, ERR_INVALID, "%s: \"%.60s\" is none of: %s", o->name, value, o->choices);
+            return err_set(e, ERR_INVALID, "%s: \"%.60s\" is none of: %s", o->name, value,
+                           o->choices);
         break;
     case NUMBER:
         errno = 0;
@@ -210,7 +212,8 @@ static enum err_code set(struct settings *s, const struct option *o, const char 
     }
     if (o->kind != CHOICE && (v < o->min || v > o->max))
         return err_set(e, ERR_INVALID, "%s: %llu is outside %llu..%llu", o->name,
-                       (unsigned long long)v, (unsigned long long)o->min, (unsigned long long)o->max);
+                       (unsigned long long)v, (unsigned long long)o->min,
+                       (unsigned long long)o->max);
     memcpy((char *)s + o->offset, &v, sizeof v);
     return ERR_OK;
 }
@@ -323,7 +326,8 @@ static enum err_code find_config_flag(char **argv, int argc, const char **path, 
 }
 
 /* Takes one flag; *used says how many arguments it was. */
-static enum err_code take_flag(struct settings *s, char **argv, int n_left, int *used, struct err *e)
+static enum err_code take_flag(struct settings *s, char **argv, int n_left, int *used,
+                               struct err *e)
 {
     const char *name = argv[0] + 2, *equals = strchr(name, '=');
     char key[64];
@@ -353,7 +357,8 @@ enum err_code settings_load(struct settings *s, char **argv, int argc, settings_
     for (int i = 0; i < argc;) {
         int used = rest ? rest(rest_arg, argv + i, argc - i) : 0;
         if (!used && strncmp(argv[i], "--", 2) != 0)
-            return err_set(e, ERR_INVALID, "\"%.60s\" is not an option (they begin with --)", argv[i]);
+            return err_set(e, ERR_INVALID, "\"%.60s\" is not an option (they begin with --)",
+                           argv[i]);
         if (!used && take_flag(s, argv + i, argc - i, &used, e))
             return e->code;
         i += used;

@@ -1,9 +1,9 @@
 /* settings.h - every option of the program, from four places: flag, environment, file, default.
  *
- * One table (settings.c) says of each option its name, type, range, default and meaning; parsing, the
- * check of the file and --help all come from it. "max-context" is --max-context on the command line,
- * GAZE_MAX_CONTEXT in the environment and "max_context" in the file. A flag beats the environment,
- * which beats the file, which beats the default.
+ * One table (settings.c) says of each option its name, type, range, default and meaning; parsing,
+ * the check of the file and --help all come from it. "max-context" is --max-context on the command
+ * line, GAZE_MAX_CONTEXT in the environment and "max_context" in the file. A flag beats the
+ * environment, which beats the file, which beats the default.
  *
  * Thread: read by one before the server starts, then immutable.
  */
@@ -28,21 +28,21 @@ struct settings {
     uint64_t load;         /* 0: auto, 1: dummy */
     uint64_t log_level;    /* enum log_level */
     uint64_t body_limit, max_connections;
-    uint64_t keep_alive_s;  /* an idle connection is closed after so long */
-    uint64_t slow_client_s; /* a sender or reader that stalls so long is cut off */
-    uint64_t sse_ping_s;    /* a comment goes out when a stream was silent for so long */
-    uint64_t stream_buffer; /* bytes that one stream may hold for a slow reader */
-    uint64_t drain_s;       /* running requests get so long after SIGTERM */
+    uint64_t keep_alive_s;     /* an idle connection is closed after so long */
+    uint64_t slow_client_s;    /* a sender or reader that stalls so long is cut off */
+    uint64_t sse_ping_s;       /* a comment goes out when a stream was silent for so long */
+    uint64_t stream_buffer;    /* bytes that one stream may hold for a slow reader */
+    uint64_t drain_s;          /* running requests get so long after SIGTERM */
     char *owned[SETTINGS_MAX]; /* strings that settings_free() frees */
 };
 
 /* Defaults, then the file (path NULL: the first that exists of <binary>/../share/gaze/gaze.json and
- * config/gaze.json, or none), then the environment, then argv[0 .. argc). Options that are no settings
- * end in `rest` when it takes them: rest(arg, argv + i, n_left) returns how many it took, 0: unknown.
- * ERR_INVALID names the option (with the nearest known name) and the range. */
+ * config/gaze.json, or none), then the environment, then argv[0 .. argc). Options that are no
+ * settings end in `rest` when it takes them: rest(arg, argv + i, n_left) returns how many it took,
+ * 0: unknown. ERR_INVALID names the option (with the nearest known name) and the range. */
 typedef int settings_rest(void *arg, char **argv, int n_left);
-MUST_CHECK enum err_code settings_load(struct settings *s, char **argv, int argc, settings_rest *rest,
-                                       void *rest_arg, struct err *e);
+MUST_CHECK enum err_code settings_load(struct settings *s, char **argv, int argc,
+                                       settings_rest *rest, void *rest_arg, struct err *e);
 void settings_default(struct settings *s);
 /* One option by its flag name, e.g. in tests. */
 MUST_CHECK enum err_code settings_set(struct settings *s, const char *name, const char *value,

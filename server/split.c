@@ -15,7 +15,8 @@ void split_put(struct split *s, const char *text, size_t n, bool last, struct bu
                 s->thinking = false;
                 s->held = 0;
             }
-        } else if (s->held) { /* '<' is only at the mark's beginning, so nothing is looked at twice */
+        } else if (s->held) { /* '<' is only at the mark's beginning, so nothing is looked at twice
+                               */
             buf_add(reasoning, mark, s->held);
             s->held = 0;
         } else {

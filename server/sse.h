@@ -3,7 +3,8 @@
  * The writer appends events; the reader takes bytes when the socket has room. When nothing is there
  * the reader's connection sleeps until the next write.
  * Thread: the loop's.
- * Bound:  the writer looks at sse_waiting() and gives the client up when it is too much, or too old.
+ * Bound:  the writer looks at sse_waiting() and gives the client up when it is too much, or too
+ * old.
  */
 #ifndef GAZE_SERVER_SSE_H
 #define GAZE_SERVER_SSE_H
@@ -12,10 +13,10 @@
 
 struct sse { /* zeroed is ready */
     struct buf buf;
-    size_t taken;         /* bytes of buf that were read */
-    bool ended;           /* nothing will be added */
-    uint64_t waiting_us;  /* clock when bytes began to wait for the reader; 0: none wait */
-    uint64_t written_us;  /* clock of the last event or comment */
+    size_t taken;        /* bytes of buf that were read */
+    bool ended;          /* nothing will be added */
+    uint64_t waiting_us; /* clock when bytes began to wait for the reader; 0: none wait */
+    uint64_t written_us; /* clock of the last event or comment */
 };
 
 void sse_data(struct sse *s, const struct buf *json); /* "data: <json>\n\n" */

@@ -130,8 +130,8 @@ static void step(struct fake_engine *f, struct fake_run *r, uint64_t now_us)
         return;
     }
     for (uint32_t i = 0; i < r->req->n; i++) {
-        struct gen_event *ev = event(f, r, GEN_TOKENS, 1, text + at,
-                                     bytes - at < piece ? bytes - at : piece);
+        struct gen_event *ev =
+            event(f, r, GEN_TOKENS, 1, text + at, bytes - at < piece ? bytes - at : piece);
         fill(ev->out, fake.token, r->req->sample.n_top);
         ev->out[0].logprob = -0.5f - (float)i; /* the first choice is the likeliest */
         ev->choice = r->req->n - 1 - i;
@@ -237,10 +237,13 @@ static enum err_code fake_submit(struct engine *en, struct gen_request *req, str
     if (closed || busy) {
         mutex_unlock(&f->lock);
         gen_request_free(req);
-        return closed ? err_set(e, ERR_CLOSED, "draining") : err_set(e, ERR_BUSY, "the queue is full");
+        return closed ? err_set(e, ERR_CLOSED, "draining")
+                      : err_set(e, ERR_BUSY, "the queue is full");
     }
     struct fake_run *r = &f->run[i];
-    *r = (struct fake_run){.req = req, .gen = r->gen + 1, .used = true,
+    *r = (struct fake_run){.req = req,
+                           .gen = r->gen + 1,
+                           .used = true,
                            .next_us = clock_us() + atomic_load(&fake.prefill_us)};
     *id = id_of(f, r);
     note(req);

@@ -1,7 +1,8 @@
-/* fake_engine.h - an engine without a model, in the place of the real one behind server/engine_api.h.
+/* fake_engine.h - an engine without a model, in the place of the real one behind
+ * server/engine_api.h.
  *
- * It has the tokenizer and configuration of tests/fixtures/v32-bf16 and says what `fake` tells it to, token
- * by token, at the pace it is told. One thread makes all tokens.
+ * It has the tokenizer and configuration of tests/fixtures/v32-bf16 and says what `fake` tells it
+ * to, token by token, at the pace it is told. One thread makes all tokens.
  *
  * Thread: set `fake` before the server starts; the fields marked so may change at any time.
  */
@@ -13,17 +14,17 @@
 #include <stdatomic.h>
 
 struct fake_settings {
-    const char *text;              /* said a few bytes at a time; NULL: "tok " again and again */
-    uint32_t piece_bytes;          /* of text per token; 0: 4 */
-    uint32_t token;                /* the id that every token has */
-    _Atomic uint32_t token_us;     /* between two tokens; any time */
-    _Atomic uint32_t prefill_us;   /* before the first token; any time */
+    const char *text;            /* said a few bytes at a time; NULL: "tok " again and again */
+    uint32_t piece_bytes;        /* of text per token; 0: 4 */
+    uint32_t token;              /* the id that every token has */
+    _Atomic uint32_t token_us;   /* between two tokens; any time */
+    _Atomic uint32_t prefill_us; /* before the first token; any time */
     uint32_t load_us;
     bool load_fails;
-    _Atomic bool busy;             /* submit says ERR_BUSY; any time */
-    _Atomic bool stuck;            /* the stats say that a step hangs; any time */
-    uint32_t fail_at;              /* GEN_ERROR in place of this token, from 1; 0: never */
-    uint32_t max_context;          /* 0: 8192 */
+    _Atomic bool busy;    /* submit says ERR_BUSY; any time */
+    _Atomic bool stuck;   /* the stats say that a step hangs; any time */
+    uint32_t fail_at;     /* GEN_ERROR in place of this token, from 1; 0: never */
+    uint32_t max_context; /* 0: 8192 */
 };
 extern struct fake_settings fake;
 

@@ -1,5 +1,6 @@
-/* fuzz_http_body.c - a request body of any bytes: refused with a status and a sentence, or a request whose
- * every number lies within what the engine relies on. The first byte chooses the endpoint.
+/* fuzz_http_body.c - a request body of any bytes: refused with a status and a sentence, or a
+ * request whose every number lies within what the engine relies on. The first byte chooses the
+ * endpoint.
  */
 #include "base/log.h"
 #include "server/errors.c"
@@ -18,7 +19,8 @@ static const char tokenizer_json[] =
     "{\"added_tokens\":[{\"id\":256,\"content\":\"<s>\",\"special\":true},"
     "{\"id\":257,\"content\":\"</think>\",\"special\":false}],"
     "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true},"
-    "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{%s},\"merges\":[]}}";
+    "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{%s},\"merges\":[]}"
+    "}";
 
 static bool knows(const void *arg, const char *name)
 {
@@ -74,8 +76,8 @@ static void check_request(const struct params *p, const struct param_env *env)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct tokenizer *tok;
-    static struct model_config model = {.vocab_size = 384, .has_indexer = true, .index_topk = 64,
-                                        .temperature = 1, .top_p = 1};
+    static struct model_config model = {
+        .vocab_size = 384, .has_indexer = true, .index_topk = 64, .temperature = 1, .top_p = 1};
     struct params p;
     struct api_error ae = {0};
     if (!tok) {

@@ -1,4 +1,5 @@
-/* rig.h - for tests of the server: it runs in a thread over the fake engine, clients are bare sockets. */
+/* rig.h - for tests of the server: it runs in a thread over the fake engine, clients are bare
+ * sockets. */
 #ifndef GAZE_HTTP_RIG_H
 #define GAZE_HTTP_RIG_H
 
@@ -17,6 +18,12 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#ifdef GAZE_DEBUG
+#define PATIENCE_US 90000000 /* sanitizer builds are slow */
+#else
+#define PATIENCE_US 10000000
+#endif
 
 struct rig {
     struct settings settings;
@@ -144,7 +151,7 @@ static inline char *client_answer(int fd)
     buf_add(&b, "", 0);
     while (b.n < want) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
-        if (poll(&p, 1, 10000) <= 0 || recv(fd, &c, 1, 0) != 1)
+        if (poll(&p, 1, PATIENCE_US / 1000) <= 0 || recv(fd, &c, 1, 0) != 1)
             break;
         buf_add(&b, &c, 1);
         if (want == SIZE_MAX && b.n >= 4 && !memcmp(b.s + b.n - 4, "\r\n\r\n", 4)) {
@@ -176,7 +183,8 @@ static inline void client_post(int fd, const char *path, const char *body)
     char head[256];
     snprintf(head, sizeof head,
              "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-             "Content-Length: %zu\r\n\r\n", path, strlen(body));
+             "Content-Length: %zu\r\n\r\n",
+             path, strlen(body));
     client_say(fd, head);
     client_say(fd, body);
 }
@@ -255,9 +263,10 @@ static inline int events_of(const char *stream, cJSON **out, int max, bool *done
         if (*done)
             continue;
         CHECK(n < max);
-        /* A chunk border (CRLF size CRLF) may lie inside an event; the tests' events are short and go out
-         * whole, so a failure here says that this has changed. */
-        CHECK_MSG(!json_parse(&out[n], s + 6, (size_t)(end - s - 6), 64, &e), "%s: %.200s", e.msg, s);
+        /* A chunk border (CRLF size CRLF) may lie inside an event; the tests' events are short and
+         * go out whole, so a failure here says that this has changed. */
+        CHECK_MSG(!json_parse(&out[n], s + 6, (size_t)(end - s - 6), 64, &e), "%s: %.200s", e.msg,
+                  s);
         n++;
     }
     return n;
@@ -274,10 +283,29 @@ static inline int count_fds(void)
     return n;
 }
 
+/* A value of /metrics. The question itself is one connection and one call. */
+static inline double gauge(struct rig *r, const char *name)
+{
+    char line[100], *a = rig_get(r, "/metrics");
+    snprintf(line, sizeof line, "\n%s ", name);
+    const char *v = strstr(a, line);
+    double value = v ? strtod(v + strlen(line), NULL) : -1;
+    free(a);
+    return value;
+}
+
+static inline bool is_draining(struct rig *r)
+{
+    char *a = rig_get(r, "/health");
+    bool yes = strstr(a, "\"draining\"") != NULL;
+    free(a);
+    return yes;
+}
+
 /* Waits until cond holds; fails after some seconds. */
 #define EVENTUALLY(cond)                                                                           \
     do {                                                                                           \
-        uint64_t end_us_ = clock_us() + 10000000;                                                  \
+        uint64_t end_us_ = clock_us() + PATIENCE_US;                                               \
         while (!(cond)) {                                                                          \
             CHECK_MSG(clock_us() < end_us_, "never: %s", #cond);                                   \
             usleep(2000);                                                                          \

@@ -10,15 +10,26 @@ enum { MAX_EVENTS = 600 };
 
 TEST(chat_answer_has_every_field)
 {
-    static const char *const want[] = {"id", "object", "created", "model", "system_fingerprint",
-                                       "service_tier", "choices.0.index", "choices.0.message.role",
-                                       "choices.0.message.content", "choices.0.message.refusal",
-                                       "choices.0.logprobs", "choices.0.finish_reason",
-                                       "usage.prompt_tokens", "usage.completion_tokens",
+    static const char *const want[] = {"id",
+                                       "object",
+                                       "created",
+                                       "model",
+                                       "system_fingerprint",
+                                       "service_tier",
+                                       "choices.0.index",
+                                       "choices.0.message.role",
+                                       "choices.0.message.content",
+                                       "choices.0.message.refusal",
+                                       "choices.0.logprobs",
+                                       "choices.0.finish_reason",
+                                       "usage.prompt_tokens",
+                                       "usage.completion_tokens",
                                        "usage.prompt_tokens_details.cached_tokens",
                                        "usage.completion_tokens_details.reasoning_tokens",
-                                       "usage.prompt_cache_hit_tokens", "timings.queue_ms",
-                                       "timings.device_ms", "timings.kv_byte_seconds"};
+                                       "usage.prompt_cache_hit_tokens",
+                                       "timings.queue_ms",
+                                       "timings.device_ms",
+                                       "timings.kv_byte_seconds"};
     struct rig r;
     rig_prepare(&r);
     rig_start(&r);
@@ -45,10 +56,12 @@ TEST(chat_stream_is_what_sdks_read)
     cJSON *ev[MAX_EVENTS];
     bool done;
     fake.text = "Gr\xc3\xbc\xc3\x9f \"dich\"\n";
-    fake.piece_bytes = 2; /* the real engine never cuts a character; here the server must survive it */
+    fake.piece_bytes =
+        2; /* the real engine never cuts a character; here the server must survive it */
     rig_prepare(&r);
     rig_start(&r);
-    char *a = rig_stream(&r, CHAT, "{" USER ",\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
+    char *a = rig_stream(&r, CHAT,
+                         "{" USER ",\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
     CHECK(strcasestr(a, "content-type: text/event-stream"));
     int n = events_of(a, ev, MAX_EVENTS, &done);
     CHECK(done && n >= 4);
@@ -112,7 +125,8 @@ TEST(reasoning_has_its_own_fields)
     CHECK(number_at(v, "usage.completion_tokens_details.reasoning_tokens") > 0);
     cJSON_Delete(v);
     free(a);
-    a = rig_stream(&r, CHAT, "{" USER ",\"stream\":true,\"chat_template_kwargs\":{\"thinking\":true}}");
+    a = rig_stream(&r, CHAT,
+                   "{" USER ",\"stream\":true,\"chat_template_kwargs\":{\"thinking\":true}}");
     cJSON *ev[MAX_EVENTS];
     bool done;
     struct buf reasoning = {0}, content = {0};
@@ -137,8 +151,9 @@ TEST(chat_logprobs_and_token_ids)
     fake.token = 77;
     rig_prepare(&r);
     rig_start(&r);
-    char *a = rig_post(&r, CHAT, "{" USER ",\"max_tokens\":2,\"logprobs\":true,\"top_logprobs\":2,"
-                                 "\"return_token_ids\":true,\"prompt_logprobs\":1}");
+    char *a = rig_post(&r, CHAT,
+                       "{" USER ",\"max_tokens\":2,\"logprobs\":true,\"top_logprobs\":2,"
+                       "\"return_token_ids\":true,\"prompt_logprobs\":1}");
     cJSON *v = body_of(a);
     CHECK(cJSON_GetArraySize(at(v, "choices.0.logprobs.content")) == 2);
     CHECK(number_at(v, "choices.0.logprobs.content.0.logprob") == -0.5);
@@ -158,7 +173,9 @@ TEST(completions_take_prompts_in_four_forms)
     static const struct {
         const char *prompt;
         int choices, tokens;
-    } forms[] = {{"\"Hi\"", 2, -1}, {"[5,6,7]", 2, 3}, {"[\"Hi\",\"Ho\",\"Ha\"]", 6, -1},
+    } forms[] = {{"\"Hi\"", 2, -1},
+                 {"[5,6,7]", 2, 3},
+                 {"[\"Hi\",\"Ho\",\"Ha\"]", 6, -1},
                  {"[[5,6],[7]]", 4, 3}};
     struct rig r;
     char body[200];
@@ -188,8 +205,9 @@ TEST(echo_with_logprobs_gives_the_whole_prompt)
     struct rig r;
     rig_prepare(&r);
     rig_start(&r);
-    char *a = rig_post(&r, COMPLETIONS, "{\"prompt\":\"Hi there\",\"echo\":true,\"max_tokens\":0,"
-                                        "\"logprobs\":2}");
+    char *a = rig_post(&r, COMPLETIONS,
+                       "{\"prompt\":\"Hi there\",\"echo\":true,\"max_tokens\":0,"
+                       "\"logprobs\":2}");
     cJSON *v = body_of(a);
     int n = (int)number_at(v, "usage.prompt_tokens");
     CHECK(!strcmp(text_at(v, "choices.0.text"), "Hi there"));
@@ -202,7 +220,8 @@ TEST(echo_with_logprobs_gives_the_whole_prompt)
     CHECK(number_at(v, "usage.completion_tokens") == 0);
     cJSON_Delete(v);
     free(a);
-    a = rig_stream(&r, COMPLETIONS, "{\"prompt\":\"Hi\",\"echo\":true,\"max_tokens\":1,\"stream\":true}");
+    a = rig_stream(&r, COMPLETIONS,
+                   "{\"prompt\":\"Hi\",\"echo\":true,\"max_tokens\":1,\"stream\":true}");
     CHECK(strstr(a, "\"text\":\"Hitok \""));
     free(a);
     rig_stop(&r);
@@ -214,8 +233,9 @@ TEST(best_of_gives_the_likeliest)
     rig_prepare(&r);
     rig_start(&r);
     /* The fake's last choice is the likeliest, and the only one with that log-probability. */
-    char *a = rig_post(&r, COMPLETIONS, "{\"prompt\":\"x\",\"best_of\":4,\"n\":2,\"max_tokens\":1,"
-                                        "\"logprobs\":0}");
+    char *a = rig_post(&r, COMPLETIONS,
+                       "{\"prompt\":\"x\",\"best_of\":4,\"n\":2,\"max_tokens\":1,"
+                       "\"logprobs\":0}");
     cJSON *v = body_of(a);
     CHECK(cJSON_GetArraySize(at(v, "choices")) == 2);
     CHECK(number_at(v, "choices.0.logprobs.token_logprobs.0") == -0.5);
@@ -354,8 +374,9 @@ TEST(tokenize_and_detokenize_are_inverse)
     struct rig r;
     rig_prepare(&r);
     rig_start(&r);
-    char *a = rig_post(&r, "/tokenize", "{\"prompt\":\"Gr\xc3\xbc\xc3\x9f dich\","
-                                        "\"add_special_tokens\":false,\"return_token_strs\":true}");
+    char *a = rig_post(&r, "/tokenize",
+                       "{\"prompt\":\"Gr\xc3\xbc\xc3\x9f dich\","
+                       "\"add_special_tokens\":false,\"return_token_strs\":true}");
     cJSON *v = body_of(a);
     CHECK(number_at(v, "count") == cJSON_GetArraySize(at(v, "tokens")));
     CHECK(number_at(v, "count") == cJSON_GetArraySize(at(v, "token_strs")));
@@ -385,9 +406,10 @@ TEST(continuous_usage_and_progress)
     bool done, progress = false;
     rig_prepare(&r);
     rig_start(&r);
-    char *a = rig_stream(&r, COMPLETIONS,
-                         "{\"prompt\":\"x\",\"max_tokens\":3,\"stream\":true,\"return_progress\":true,"
-                         "\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}}");
+    char *a =
+        rig_stream(&r, COMPLETIONS,
+                   "{\"prompt\":\"x\",\"max_tokens\":3,\"stream\":true,\"return_progress\":true,"
+                   "\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}}");
     int n = events_of(a, ev, MAX_EVENTS, &done);
     double last = 0;
     for (int i = 0; i < n; i++) {
@@ -426,7 +448,8 @@ TEST(json_writer_escapes)
     buf_free(&b);
 }
 
-/* --- settings ----------------------------------------------------------------------------------- */
+/* --- settings -----------------------------------------------------------------------------------
+ */
 
 static void write_file(char *path, size_t n, const char *text)
 {
@@ -440,8 +463,9 @@ TEST(settings_flag_beats_environment_beats_file)
     char path[200];
     struct settings s;
     struct err e = {0};
-    write_file(path, sizeof path, "{\"port\": 1, \"max_seqs\": 2, \"kv_memory\": \"3MiB\", \"host\": \"h\","
-                                  "\"prefix_cache\": false, \"cors\": null}");
+    write_file(path, sizeof path,
+               "{\"port\": 1, \"max_seqs\": 2, \"kv_memory\": \"3MiB\", \"host\": \"h\","
+               "\"prefix_cache\": false, \"cors\": null}");
     char *argv[] = {"--config", path, "--port=7", "--max-context", "99"};
     setenv("GAZE_PORT", "5", 1);
     setenv("GAZE_MAX_SEQS", "6", 1);
@@ -455,20 +479,21 @@ TEST(settings_refuse_by_name)
 {
     static const struct {
         const char *file, *flag, *value, *say;
-    } bad[] = {{NULL, "--prot", "1", "did you mean --port?"},
-               {NULL, "--quite-another-thing", "1", "--quite-another-thing is not an option"},
-               {NULL, "--port", "65536", "outside 0..65535"},
-               {NULL, "--port", "x", "not a whole number"},
-               {NULL, "--precision", "good", "none of: exact fast"},
-               {NULL, "--kv-memory", "2 bananas", "no size"},
-               {NULL, "--max-seqs", NULL, "needs a value"},
-               {NULL, "port", NULL, "begin with --"},
-               {"{\"max_sequences\": 1, \"prot\": 2}", NULL, NULL, "\"max_sequences\" is not a setting"},
-               {"{\"max_seq\": 1}", NULL, NULL, "did you mean \"max-seqs\"?"},
-               {"{\"port\": 1.5}", NULL, NULL, "wrong type"},
-               {"{\"port\": [1]}", NULL, NULL, "wrong type"},
-               {"[1]", NULL, NULL, "one object"},
-               {"{\"port\": ", NULL, NULL, "s.json"}};
+    } bad[] = {
+        {NULL, "--prot", "1", "did you mean --port?"},
+        {NULL, "--quite-another-thing", "1", "--quite-another-thing is not an option"},
+        {NULL, "--port", "65536", "outside 0..65535"},
+        {NULL, "--port", "x", "not a whole number"},
+        {NULL, "--precision", "good", "none of: exact fast"},
+        {NULL, "--kv-memory", "2 bananas", "no size"},
+        {NULL, "--max-seqs", NULL, "needs a value"},
+        {NULL, "port", NULL, "begin with --"},
+        {"{\"max_sequences\": 1, \"prot\": 2}", NULL, NULL, "\"max_sequences\" is not a setting"},
+        {"{\"max_seq\": 1}", NULL, NULL, "did you mean \"max-seqs\"?"},
+        {"{\"port\": 1.5}", NULL, NULL, "wrong type"},
+        {"{\"port\": [1]}", NULL, NULL, "wrong type"},
+        {"[1]", NULL, NULL, "one object"},
+        {"{\"port\": ", NULL, NULL, "s.json"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char path[200];
         struct settings s;

@@ -1,4 +1,5 @@
-/* test_http.c - the server as a hostile or hasty client meets it, over bare sockets and a fake engine. */
+/* test_http.c - the server as a hostile or hasty client meets it, over bare sockets and a fake
+ * engine. */
 #include "rig.h"
 
 #define CHAT "/v1/chat/completions"
@@ -42,8 +43,10 @@ TEST(statuses_of_paths_and_methods)
                  501, "not_implemented");
     check_status(&r, "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 400,
                  "invalid_json");
-    check_status(&r, "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
-                     "Content-Length: 2\r\n\r\n{}", 415, "unsupported_media_type");
+    check_status(&r,
+                 "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
+                 "Content-Length: 2\r\n\r\n{}",
+                 415, "unsupported_media_type");
     check_status(&r, "OPTIONS " CHAT " HTTP/1.1\r\nHost: x\r\n\r\n", 204, NULL);
     char *a = rig_ask(&r, "GET " CHAT " HTTP/1.1\r\nHost: x\r\n\r\n");
     CHECK(status_of(a) == 405 && strcasestr(a, "\r\nallow: POST, OPTIONS\r\n"));
@@ -65,7 +68,8 @@ TEST(malformed_http_is_refused_and_the_server_lives)
         "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
         "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
         "POST " CHAT " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n",
-        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff1\r\n",
+        "POST " CHAT
+        " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff1\r\n",
         "GET /v1/models HTTP/1.1\r\nHost x\r\n broken\r\n\r\n",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     };
@@ -104,14 +108,15 @@ TEST(bad_bodies)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char head[160];
         int fd = client_open(&r);
-        snprintf(head, sizeof head, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n",
+        snprintf(head, sizeof head,
+                 "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n",
                  bad[i].bytes);
         client_say(fd, head);
         client_send(fd, bad[i].body, bad[i].bytes);
         char *a = client_answer(fd);
         cJSON *v = body_of(a);
-        CHECK_MSG(status_of(a) == 400 && !strcmp(text_at(v, "error.code"), "invalid_json"), "%zu: %s",
-                  i, a);
+        CHECK_MSG(status_of(a) == 400 && !strcmp(text_at(v, "error.code"), "invalid_json"),
+                  "%zu: %s", i, a);
         cJSON_Delete(v);
         free(a);
         close(fd);
@@ -141,7 +146,8 @@ TEST(large_bodies_get_413_within_bounded_memory)
     rig_set(&r, "body-limit", "64KiB");
     rig_start(&r);
     int fd = client_open(&r);
-    size_t n = 200000; /* above the limit, and read to its end so that the client hears the answer */
+    size_t n =
+        200000; /* above the limit, and read to its end so that the client hears the answer */
     char *body = malloc(n + 1);
     memset(body, 'x', n);
     body[n] = 0;
@@ -184,7 +190,8 @@ TEST(chunked_bodies_and_expect_continue)
     rig_start(&r);
     int fd = client_open(&r);
     snprintf(head, sizeof head,
-             "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\nExpect: 100-continue\r\n\r\n",
+             "POST " CHAT
+             " HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\nExpect: 100-continue\r\n\r\n",
              strlen(HELLO));
     client_say(fd, head);
     char *a = client_read(fd, "100 Continue\r\n\r\n", 3000);
@@ -196,7 +203,8 @@ TEST(chunked_bodies_and_expect_continue)
     free(a);
     snprintf(head, sizeof head,
              "POST " CHAT " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-             "%zx\r\n%.10s", strlen(HELLO), HELLO);
+             "%zx\r\n%.10s",
+             strlen(HELLO), HELLO);
     client_say(fd, head);
     usleep(20000);
     client_say(fd, &HELLO[10]);
@@ -249,7 +257,8 @@ TEST(pipelined_requests_are_answered_in_order)
         else
             snprintf(request, sizeof request,
                      "POST " CHAT " HTTP/1.1\r\nHost: x\r\nx-request-id: n%d\r\n"
-                     "Content-Length: %zu\r\n\r\n%s", i, strlen(HELLO), HELLO);
+                     "Content-Length: %zu\r\n\r\n%s",
+                     i, strlen(HELLO), HELLO);
         client_say(fd, request);
     }
     for (int i = 0; i < 20; i++) {
@@ -270,10 +279,11 @@ TEST(http_1_0_head_and_connection_close)
     rig_start(&r);
     int fd = client_open(&r);
     char head[300];
-    snprintf(head, sizeof head, "POST " CHAT " HTTP/1.0\r\nContent-Length: %zu\r\n\r\n%s",
-             strlen("{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":3,"
-                    "\"stream\":true}"),
-             "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":3,\"stream\":true}");
+    snprintf(
+        head, sizeof head, "POST " CHAT " HTTP/1.0\r\nContent-Length: %zu\r\n\r\n%s",
+        strlen("{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":3,"
+               "\"stream\":true}"),
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":3,\"stream\":true}");
     client_say(fd, head);
     char *a = client_read(fd, NULL, 5000); /* the end of the connection ends the stream */
     CHECK(status_of(a) == 200 && strstr(a, "data: [DONE]\n\n") && !strcasestr(a, "chunked"));
@@ -390,7 +400,7 @@ TEST_LIMIT(a_thousand_idle_connections, 40)
     free(a);
     for (int i = 0; i < N; i++)
         close(fd[i]);
-    EVENTUALLY(r.sv->n_conns == 0);
+    EVENTUALLY(gauge(&r, "gaze_connections") == 1);
     rig_stop(&r);
 }
 
@@ -402,7 +412,7 @@ TEST_LIMIT(a_thousand_quick_cancels_leave_nothing, 60)
     rig_start(&r);
     char *a = rig_post(&r, CHAT, HELLO);
     free(a);
-    EVENTUALLY(r.sv->n_conns == 0);
+    EVENTUALLY(gauge(&r, "gaze_connections") == 1);
     int before = count_fds();
     for (int i = 0; i < 1000; i++) {
         int fd = client_open(&r);
@@ -411,10 +421,10 @@ TEST_LIMIT(a_thousand_quick_cancels_leave_nothing, 60)
             usleep(300 * (unsigned)(i % 7)); /* at every stage */
         close(fd);
     }
-    EVENTUALLY(r.sv->n_conns == 0);
+    EVENTUALLY(gauge(&r, "gaze_connections") == 1);
     EVENTUALLY(fake_count.running == 0 && fake_count.done == fake_count.submitted);
     EVENTUALLY(count_fds() == before);
-    EVENTUALLY(r.sv->n_engine_requests == 0 && r.sv->n_calls == 0);
+    EVENTUALLY(gauge(&r, "gaze_engine_requests") == 0 && gauge(&r, "gaze_calls") == 1);
     rig_stop(&r);
 }
 
@@ -435,8 +445,9 @@ TEST(a_client_that_leaves_while_waiting_is_noticed_at_once)
         else
             close(fd);
         EVENTUALLY(fake_count.running == 0);
-        CHECK_MSG(clock_us() - begun < 1000000, "took %llu us", (unsigned long long)(clock_us() - begun));
-        EVENTUALLY(r.sv->n_conns == 0);
+        CHECK_MSG(clock_us() - begun < 1000000, "took %llu us",
+                  (unsigned long long)(clock_us() - begun));
+        EVENTUALLY(gauge(&r, "gaze_connections") == 1);
         if (stream)
             close(fd);
     }
@@ -485,7 +496,7 @@ TEST(long_bodies_are_read_on_the_pool_and_may_be_abandoned)
     CHECK_MSG(status_of(a) == 200, "%.300s", a);
     free(a);
     free(body);
-    EVENTUALLY(r.sv->n_calls == 0);
+    EVENTUALLY(gauge(&r, "gaze_calls") == 1);
     rig_stop(&r);
 }
 
@@ -580,7 +591,7 @@ TEST(draining_lets_running_requests_end)
     client_post(fd, "/v1/completions", "{\"prompt\":\"x\",\"stream\":true}"); /* 16 tokens */
     EVENTUALLY(fake_count.running == 1);
     kill(getpid(), SIGTERM);
-    EVENTUALLY(r.sv->draining);
+    EVENTUALLY(is_draining(&r));
     char *a = rig_post(&r, CHAT, HELLO);
     CHECK(status_of(a) == 503 && strstr(a, "draining") && strcasestr(a, "retry-after:"));
     free(a);
@@ -607,7 +618,7 @@ TEST(a_second_signal_ends_at_once)
     client_post(whole, "/v1/completions", ENDLESS_WHOLE);
     EVENTUALLY(fake_count.running == 2);
     kill(getpid(), SIGTERM);
-    EVENTUALLY(r.sv->draining);
+    EVENTUALLY(is_draining(&r));
     kill(getpid(), SIGTERM);
     char *a = client_read(fd, "draining", 3000);
     CHECK(strstr(a, "data: {\"error\":") && strstr(a, "shut down"));
