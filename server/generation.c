@@ -19,10 +19,13 @@ static bool knows_model(const void *arg, const char *name)
 
 struct param_env server_env(const struct server *sv)
 {
+    const struct engine_plan *plan = sv->api->get_plan(sv->engine);
     return (struct param_env){.model = sv->api->model(sv->engine),
                               .tok = sv->api->tokenizer(sv->engine),
                               .format = sv->api->chat_format(sv->engine),
-                              .max_context = sv->api->get_plan(sv->engine)->max_context,
+                              .max_context = plan->max_context,
+                              .max_seqs = plan->max_seqs,
+                              .kv_tokens = plan->kv_tokens,
                               .knows_model = knows_model,
                               .knows_arg = sv,
                               .default_model = sv->name};
@@ -39,7 +42,7 @@ static bool make_requests(struct generation *g)
 {
     uint32_t n = g->p.n_prompts;
     g->n_choices = n * g->p.best_of;
-    g->request = calloc(n, sizeof *g->request);
+    g->request = calloc(n, sizeof(struct gen_request *));
     g->run = calloc(n, sizeof *g->run);
     g->choice = calloc(g->n_choices, sizeof *g->choice);
     if (!g->request || !g->run || !g->choice)

@@ -6,6 +6,7 @@
 #include "base/rng.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -341,7 +342,7 @@ static bool refuse_unkept(const struct field_reader *r)
     return true;
 }
 
-static bool read_counts(struct params *p, const struct field_reader *r)
+static bool read_counts(struct params *p, const struct field_reader *r, const struct param_env *env)
 {
     struct gen_request *g = &p->like;
     int64_t priority = 0;
@@ -364,6 +365,10 @@ static bool read_counts(struct params *p, const struct field_reader *r)
         return false;
     if (p->best_of < p->n)
         return field_fail(r, "best_of", "%u is less than n, %u", p->best_of, p->n);
+    if (p->best_of > env->max_seqs)
+        return field_fail(r, p->best_of > p->n ? "best_of" : "n",
+                          "%u, but this server runs at most %u sequences at once", p->best_of,
+                          env->max_seqs);
     if (p->best_of > p->n && p->stream)
         return field_fail(r, "best_of", "more than n, which a stream cannot have");
     g->n = p->best_of;
@@ -405,12 +410,10 @@ static bool check_lengths(struct params *p, const struct param_env *env, struct 
         if (!n)
             return api_fail(ae, 400, field, "invalid_value", "%s: it has no tokens", field);
         if (n + want > env->max_context)
-            return api_fail(
-                ae, 400, field, "context_length_exceeded",
-                "This model's context is %u tokens, but the request wants %llu (%llu in "
-                "the %s, %llu in the answer).",
-                env->max_context, (unsigned long long)(n + want), (unsigned long long)n, field,
-                (unsigned long long)want);
+            return api_fail(ae, 400, field, "context_length_exceeded",
+                            "This model's context is %u tokens, but the request wants %" PRIu64
+                            " (%" PRIu64 " in the %s, %" PRIu64 " in the answer).",
+                            env->max_context, n + want, n, field, want);
     }
     return true;
 }
@@ -429,7 +432,7 @@ static bool read_fields(struct params *p, const cJSON *root, const char *body, s
         if (suffix)
             return field_fail(&r, "suffix", "this model has no fill-in-the-middle tokens");
     }
-    if (!refuse_unkept(&r) || !read_counts(p, &r) || !read_sampling(p, &r, env) ||
+    if (!refuse_unkept(&r) || !read_counts(p, &r, env) || !read_sampling(p, &r, env) ||
         !read_seed(p, &r, body, bytes) || !read_stop(p, &r) ||
         !read_id_array(p, &r, "stop_token_ids", env, &ids, &p->like.n_stop_id))
         return false;
@@ -477,6 +480,19 @@ static const void *copy(struct gen_request *g, const void *from, size_t bytes, b
     return to;
 }
 
+/* Without a limit of the client's: what the context leaves, and what the pool holds for all choices
+ * (which a request must fit into even at its longest). */
+static uint32_t most_tokens(const struct params *p, uint32_t n_prompt, const struct param_env *env)
+{
+    uint64_t most = env->max_context - n_prompt;
+    if (env->kv_tokens) {
+        uint64_t each = env->kv_tokens / p->best_of / KV_PAGE_TOKENS * KV_PAGE_TOKENS;
+        uint64_t room = each > n_prompt + 1 ? each - n_prompt - 1 : 1;
+        most = room < most ? room : most;
+    }
+    return (uint32_t)most;
+}
+
 struct gen_request *params_request(const struct params *p, uint32_t i, const struct param_env *env)
 {
     struct gen_request *g = gen_request_new();
@@ -488,7 +504,7 @@ struct gen_request *params_request(const struct params *p, uint32_t i, const str
     g->arena = arena;
     g->n_prompt = p->prompt[i].n;
     g->prompt = copy(g, p->prompt[i].id, g->n_prompt * sizeof *g->prompt, &ok);
-    g->max_tokens = p->max_tokens == UINT32_MAX ? env->max_context - g->n_prompt : p->max_tokens;
+    g->max_tokens = p->max_tokens == UINT32_MAX ? most_tokens(p, g->n_prompt, env) : p->max_tokens;
     g->stop_id = copy(g, g->stop_id, g->n_stop_id * sizeof *g->stop_id, &ok);
     for (uint32_t k = 0; k < g->n_stop; k++)
         g->stop[k] = copy(g, g->stop[k], g->stop_bytes[k] + 1, &ok);

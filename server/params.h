@@ -22,7 +22,8 @@ struct param_env {
     const struct model_config *model;
     const struct tokenizer *tok;
     const struct chat_format *format;
-    uint32_t max_context;
+    uint32_t max_context, max_seqs;
+    uint64_t kv_tokens; /* of the whole pool; 0: no bound */
     bool (*knows_model)(const void *arg, const char *name);
     const void *knows_arg;
     const char *default_model; /* when the request names none */

@@ -88,6 +88,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                             .tok = tok,
                             .format = chat_format_by_name("deepseek-v3.1"),
                             .max_context = 4096,
+                            .max_seqs = 64,
+                            .kv_tokens = 8192,
                             .knows_model = knows,
                             .knows_arg = "m",
                             .default_model = "m"};

@@ -302,6 +302,7 @@ TEST(wrong_fields_are_named)
         {CHAT, "{" USER ",\"repetition_penalty\":0}", "repetition_penalty", 400},
         {CHAT, "{" USER ",\"n\":0}", "n", 400},
         {CHAT, "{" USER ",\"n\":129}", "n", 400},
+        {CHAT, "{" USER ",\"n\":17}", "n", 400}, /* the fake runs 16 at once */
         {CHAT, "{" USER ",\"max_tokens\":0}", "max_tokens", 400},
         {CHAT, "{" USER ",\"max_completion_tokens\":0}", "max_completion_tokens", 400},
         {CHAT, "{" USER ",\"max_tokens\":5,\"min_tokens\":6}", "min_tokens", 400},
