@@ -13,7 +13,7 @@ struct fake_run {
     struct gen_request *req;
     uint32_t gen, made;
     uint64_t next_us;
-    bool used, cancelled, prompt_told;
+    bool used, ended, cancelled, prompt_told; /* ended: until its last event was taken */
 };
 
 struct fake_engine {
@@ -69,7 +69,7 @@ static void end_run(struct fake_engine *f, struct fake_run *r, struct gen_event 
     put(f, ev);
     gen_request_free(r->req);
     r->req = NULL;
-    r->used = false; /* the slot is taken again only after its generation moved on */
+    r->ended = true;
     f->n_used--;
     atomic_fetch_sub(&fake_count.running, 1);
     atomic_fetch_add(&fake_count.done, 1);
@@ -149,9 +149,9 @@ static void *fake_main(void *arg)
         uint64_t now_us = clock_us(), next_us = now_us + 50000;
         for (uint32_t i = 0; i < FAKE_SLOTS && f->n_used; i++) {
             struct fake_run *r = &f->run[i];
-            if (r->used && (r->cancelled || r->next_us <= now_us))
+            if (r->used && !r->ended && (r->cancelled || r->next_us <= now_us))
                 step(f, r, now_us);
-            if (r->used && r->next_us < next_us)
+            if (r->used && !r->ended && r->next_us < next_us)
                 next_us = r->next_us;
         }
         if (next_us > now_us)
@@ -260,7 +260,7 @@ static void fake_cancel(struct engine *en, struct req_id id)
     struct fake_engine *f = self(en);
     mutex_lock(&f->lock);
     struct fake_run *r = &f->run[id.slot];
-    if (r->used && r->gen == id.gen && !r->cancelled) {
+    if (r->used && !r->ended && r->gen == id.gen && !r->cancelled) {
         r->cancelled = true;
         atomic_fetch_add(&fake_count.cancelled, 1);
         pthread_cond_signal(&f->more);
@@ -270,7 +270,16 @@ static void fake_cancel(struct engine *en, struct req_id id)
 
 static struct gen_event *fake_take(struct engine *en)
 {
-    return (struct gen_event *)mailbox_take(&self(en)->out);
+    struct fake_engine *f = self(en);
+    struct mail *all = mailbox_take(&f->out);
+    mutex_lock(&f->lock);
+    for (struct mail *m = all; m; m = m->next) {
+        const struct gen_event *ev = (const struct gen_event *)m;
+        if (ev->kind == GEN_DONE || ev->kind == GEN_ERROR)
+            f->run[ev->id.slot].used = false;
+    }
+    mutex_unlock(&f->lock);
+    return (struct gen_event *)all;
 }
 
 static void fake_drain(struct engine *en)
