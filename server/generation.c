@@ -172,6 +172,8 @@ void generation_begin(struct call *c, const struct api_shape *shape)
 
 static bool keep_out(struct choice *ch, const struct sample_out *out, uint32_t n)
 {
+    if (!n)
+        return true;
     if (ch->n_out + n > ch->max_out) {
         uint32_t max = (ch->n_out + n) * 2;
         struct sample_out *more = realloc(ch->out, max * sizeof *more);

@@ -84,7 +84,8 @@ post /v1/completions '{"prompt":"Hello there","echo":true,"max_tokens":0,"logpro
 check "a prompt's log-probabilities" $?
 curl -sS -m 20 "$url/health" | grep -q '"ok"'
 check "health" $?
-curl -sS -m 20 "$url/metrics" | grep -q '^vllm:generation_tokens_total{model_name="tiny"} [1-9]'
+curl -sS -m 20 "$url/metrics" >"$tmp/out"
+grep -q '^vllm:generation_tokens_total{model_name="tiny"} [1-9]' "$tmp/out"
 check "metrics count tokens" $?
 curl -sS -m 20 "$url/version" | grep -q '"commit"'
 check "version" $?
@@ -99,7 +100,8 @@ printf '"Hi"\n"Gr\\u00fc\\u00df"\n' | "$gaze" tokenize --model $model --jsonl >"
 check "gaze tokenize --jsonl" $?
 "$gaze" --help | grep -q -- '--max-context'
 check "gaze --help" $?
-"$gaze" bench --model $model --contexts 1024 --streams 1,2 --repeats 1 | grep -q '^decode'
+"$gaze" bench --model $model --contexts 1024 --streams 1,2 --repeats 1 >"$tmp/out"
+grep -q '^decode' "$tmp/out"
 check "gaze bench" $?
 "$gaze" serve --modle x 2>&1 | grep -q 'did you mean --model'
 check "an unknown flag" $?
