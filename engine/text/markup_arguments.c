@@ -84,7 +84,7 @@ void markup_typed_key(struct typed_arguments *t, struct markup_out *o, const cha
         markup_out_argument(o, '{');
     else
         markup_out_arguments(o, ", ", 2);
-    put_string(o, key, bytes);
+    put_string(o, key, markup_whole_characters(key, bytes)); /* it may have been cut off */
     markup_out_arguments(o, "\": ", 3);
 }
 
@@ -144,7 +144,7 @@ void markup_typed_end(struct typed_arguments *t, struct markup_out *o)
         return;
     }
     struct json_check check;
-    json_check_init(&check);
+    json_check_init(&check, JSON_CHECK_DEPTH - 1); /* the object around it is a level too */
     size_t begin = 0, end = t->n;
     for (size_t i = 0; i < t->n; i++)
         json_check_put(&check, t->value[i]);

@@ -64,13 +64,6 @@ static void enter(struct output_parser *p, uint8_t state)
     p->set = &p->inner[set[state]];
 }
 
-static void open_call(struct output_parser *p)
-{
-    p->named = false;
-    p->word.n = 0;
-    enter(p, IN_INVOKE_TAG);
-}
-
 /* ---- tags ---- */
 
 struct span {
@@ -121,12 +114,20 @@ static uint8_t tag_kinds(const struct output_parser *p, struct span tag, struct 
 /* A > ends the tag when nothing is quoted, or right behind a closing quote. */
 static bool tag_ends(const struct markup_word *w)
 {
-    unsigned quotes = 0, last = w->n;
-    while (last && markup_is_space(w->text[last - 1]))
-        last--;
-    for (unsigned i = 0; i < w->n; i++)
-        quotes += w->text[i] == '"';
-    return quotes == 0 || (quotes >= 2 && w->text[last - 1] == '"');
+    return w->n_quotes == 0 || (w->n_quotes >= 2 && w->last == '"');
+}
+
+static void open_tag(struct output_parser *p, uint8_t state)
+{
+    p->word.n = p->word.n_quotes = 0;
+    p->word.last = '\0';
+    enter(p, state);
+}
+
+static void open_call(struct output_parser *p)
+{
+    p->named = false;
+    open_tag(p, IN_INVOKE_TAG);
 }
 
 static void tag_text(struct output_parser *p, char c)
@@ -154,9 +155,11 @@ static void tag_text(struct output_parser *p, char c)
         markup_give_back(p, &c, 1);
         return;
     }
-    if (w->n == sizeof w->text) /* too long: the last byte says whether the tag can end */
-        w->n--;
-    w->text[w->n++] = c;
+    if (w->n < sizeof w->text)
+        w->text[w->n++] = c;
+    w->n_quotes += c == '"';
+    if (!markup_is_space(c))
+        w->last = c;
 }
 
 /* ---- bodies ---- */
@@ -207,8 +210,7 @@ static void call_marker(struct output_parser *p, uint8_t id)
 {
     switch (id) {
     case ID_PARAMETER:
-        p->word.n = 0;
-        enter(p, IN_PARAMETER_TAG);
+        open_tag(p, IN_PARAMETER_TAG);
         return;
     case ID_PARAMETER_END:
         end_value(p);

@@ -1,6 +1,7 @@
 /* markup_json_check.c - see markup_json_check.h. */
 #include "text/markup_json_check.h"
 
+#include <assert.h>
 #include <string.h>
 
 enum {
@@ -25,9 +26,11 @@ enum {
     BROKEN
 };
 
-void json_check_init(struct json_check *c)
+void json_check_init(struct json_check *c, unsigned max_depth)
 {
+    assert(max_depth <= JSON_CHECK_DEPTH);
     memset(c, 0, sizeof *c);
+    c->max_depth = (uint16_t)max_depth;
     c->state = WANT_VALUE;
 }
 
@@ -49,7 +52,7 @@ static bool top_is_object(const struct json_check *c)
 
 static void push(struct json_check *c, bool object)
 {
-    if (c->depth == JSON_CHECK_DEPTH) {
+    if (c->depth == c->max_depth) {
         c->state = BROKEN;
         return;
     }

@@ -32,11 +32,11 @@ struct json_check {
     bool is_key;         /* the string being read is a member's name */
     uint8_t left;        /* hex digits still to come */
     const char *literal; /* what must still come of true, false, null */
-    uint16_t depth;
+    uint16_t depth, max_depth;
     uint64_t in_object[JSON_CHECK_DEPTH / 64]; /* by depth: object or array */
 };
 
-void json_check_init(struct json_check *c);
+void json_check_init(struct json_check *c, unsigned max_depth); /* at most JSON_CHECK_DEPTH */
 void json_check_put(struct json_check *c, char byte);
 bool json_check_whole(const struct json_check *c); /* the bytes so far are one value, whole */
 

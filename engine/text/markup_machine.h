@@ -28,6 +28,8 @@ enum parser_mode { MODE_REASONING, MODE_CONTENT, MODE_CALL };
 struct markup_word {
     char text[OUTPUT_MAX_KEY];
     uint32_t n;
+    uint32_t n_quotes; /* of a tag */
+    char last;         /* the tag's last byte that is not white space */
 };
 
 struct output_parser {

@@ -3,14 +3,13 @@
 
 #include <string.h>
 
-/* How many of the n bytes end with a whole character. Bytes that cannot be UTF-8 count as whole. */
-static uint32_t whole_characters(const char *s, uint32_t n)
+size_t markup_whole_characters(const char *s, size_t n)
 {
-    for (uint32_t back = 1; back <= 3 && back <= n; back++) {
+    for (size_t back = 1; back <= 3 && back <= n; back++) {
         unsigned char c = (unsigned char)s[n - back];
         if ((c & 0xC0) == 0x80)
             continue;
-        uint32_t need = c >= 0xF0 ? 4 : c >= 0xE0 ? 3 : c >= 0xC0 ? 2 : 1;
+        size_t need = c >= 0xF0 ? 4 : c >= 0xE0 ? 3 : c >= 0xC0 ? 2 : 1;
         return need > back ? n - back : n;
     }
     return n;
@@ -18,7 +17,7 @@ static uint32_t whole_characters(const char *s, uint32_t n)
 
 void markup_out_flush(struct markup_out *o, bool all)
 {
-    uint32_t n = all ? o->n : whole_characters(o->gathered, o->n);
+    uint32_t n = all ? o->n : (uint32_t)markup_whole_characters(o->gathered, o->n);
     if (n == 0)
         return;
     struct output_event ev = {.kind = o->kind, .text = o->gathered, .bytes = n};
@@ -52,7 +51,7 @@ void markup_out_call_begin(struct markup_out *o, const char *name, size_t bytes)
     markup_out_flush(o, true);
     o->in_call = true;
     o->argument_bytes = 0;
-    json_check_init(&o->check);
+    json_check_init(&o->check, JSON_CHECK_DEPTH);
     struct output_event ev = {
         .kind = OUTPUT_CALL_BEGIN, .call = o->n_calls++, .text = name, .bytes = bytes};
     o->sink.event(o->sink.arg, &ev);

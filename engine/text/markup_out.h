@@ -33,6 +33,9 @@ void markup_out_argument(struct markup_out *o, char c);
 void markup_out_arguments(struct markup_out *o, const char *s, size_t bytes);
 void markup_out_call_end(struct markup_out *o, bool complete);
 
+/* How many of the n bytes end with a whole character. Bytes that cannot be UTF-8 count as whole. */
+size_t markup_whole_characters(const char *s, size_t n);
+
 void markup_out_flush(struct markup_out *o, bool all); /* all: half characters too */
 
 #endif
