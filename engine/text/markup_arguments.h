@@ -1,9 +1,8 @@
 /* markup_arguments.h - a call's arguments on their way from markup to JSON text.
  *
  * Two ways. Raw: the model wrote JSON itself; it goes out as written, without the white space and
- * the
- * ```json fence around it. Typed: the model wrote names and bare values; the object is written
- * here, each value as the kinds it may have allow.
+ * the fence around it. Typed: the model wrote names and bare values; the object is written here,
+ * each value as the kinds it may have allow.
  *
  * A value that may only be a string streams. Any other waits for its end: it is written as it
  * stands when it is JSON of a kind that fits, else as a string. After OUTPUT_MAX_VALUE bytes it is
@@ -39,8 +38,7 @@ struct typed_arguments { /* zeroed: ready */
     char *value; /* waiting */
     size_t n, max;
 };
-/* The next member's name, then its value: begin, put, end. put returns false when there is no
- * memory. */
+/* The next member's name, then its value: begin, put, end. put is false when memory has run out. */
 void markup_typed_key(struct typed_arguments *t, struct markup_out *o, const char *key,
                       size_t bytes);
 void markup_typed_begin(struct typed_arguments *t, struct markup_out *o, uint8_t kinds);

@@ -1,8 +1,7 @@
-/* markup_json_check.h - is this stream of bytes one JSON value? Strictly RFC 8259, a byte at a
- * time.
+/* markup_json_check.h - is this stream of bytes one JSON value?
  *
- * Says more than a parser of ours would take: any depth up to JSON_CHECK_DEPTH, any escape. UTF-8
- * is not looked at.
+ * Strictly RFC 8259, a byte at a time, except that UTF-8 is not looked at and that the depth has a
+ * bound.
  *
  * Thread: any, one at a time. No memory is taken.
  */

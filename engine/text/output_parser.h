@@ -5,37 +5,35 @@
  * soon as that is certain. The text of the events, put together, does not depend on how the input
  * was cut.
  *
- *   thinking</think>Looking.<tool_call>ping</tool_call>
- *       REASONING "thinking"   CONTENT "Looking."   CALL_BEGIN 0 "ping"   CALL_ARGUMENTS 0 "{}"
- * CALL_END 0
+ *   hm</think>Looking.<tool_call>ping</tool_call>
+ *   REASONING "hm", CONTENT "Looking.", CALL_BEGIN "ping", CALL_ARGUMENTS "{}", CALL_END
  *
  * Formats: those of chat_format.h, by name.
- *   deepseek-v3, -r1, -r1-0528   function<sep>name, arguments in a ```json fence  (markup_json.c)
- *   deepseek-v3.1, -v3.2-exp     name<sep>arguments                               (markup_json.c)
- *   kimi-k2                      functions.name:index, arguments                  (markup_json.c)
- *   deepseek-v3.2                DSML: parameters with string="true|false"        (markup_dsml.c)
- *   glm-4.6, glm-5, glm-5.2      arg_key, arg_value; the tool's schema types them (markup_glm.c)
- * A model that writes a neighbour's shape (V3 from V3.1, a call without its wrapper, a JSON body in
+ *   deepseek-v3, -r1, -r1-0528  function<sep>name, arguments in a ```json fence   markup_json.c
+ *   deepseek-v3.1, -v3.2-exp    name<sep>arguments                                markup_json.c
+ *   kimi-k2                     functions.name:index, arguments                   markup_json.c
+ *   deepseek-v3.2               DSML: parameters with string="true|false"         markup_dsml.c
+ *   glm-4.6, glm-5, glm-5.2     arg_key, arg_value; the tool's schema types them  markup_glm.c
+ * A model that writes a neighbour's shape (V3's in V3.1, a call without its wrapper, a JSON body in
  * DSML or GLM) is understood.
  *
- * What is promised:
- * - Order: per call BEGIN, then ARGUMENTS (0 or more), then END; calls are numbered from 0 and
- * never interleave. The fragments of a call's arguments are one JSON text, with ", " and ": " where
- * the parser writes it itself. Of a parameter given twice both are written; JSON readers take the
- * last.
- * - Held back is only what may still become a marker, white space that may belong to one, and a
- * value whose type is not decided yet. A delta never ends inside a UTF-8 character of a valid
- * input.
+ * Promises:
+ * - Order. Per call BEGIN, then ARGUMENTS (0 or more), then END; calls are numbered from 0 and do
+ *   not interleave. The fragments of a call's arguments make one JSON text.
+ * - Held back is only what may still become a marker, up to 64 bytes of white space that may belong
+ *   to one, and a value whose type is not decided yet. A delta never ends inside a UTF-8 character
+ *   of a valid input.
  * - Nothing is lost but markup, white space next to it, text between the tags of one call, and a
- * call without a name. Tool markers outside a call are swallowed, `</think>` outside reasoning is
- * text. Text after a call is content. Tools that the request does not have are reported all the
- * same.
- * - Arguments that are not JSON go out as written (valid_json false), except where a parameter's
- * type is decided here: then what is not JSON becomes a string. No arguments at all are "{}".
+ *   call without a name. Tool markers outside a call are swallowed; `</think>` outside reasoning is
+ *   text; text after a call is content. Tools that the request does not have are reported too.
+ * - JSON that the model writes goes out as written, without the white space around it; when it is
+ *   not JSON, END says so. Where the arguments are put together here they are always JSON, with
+ *   ", " and ": " between: a value that does not read as its type is a string. A parameter given
+ *   twice is written twice (readers take the last). No arguments at all are "{}".
  * - A tool marker in open reasoning ends it.
  *
- * Thread: any, one at a time. Memory: about 8 KiB, plus one value of at most OUTPUT_MAX_VALUE
- * bytes.
+ * Thread: any, one at a time.
+ * Memory: 8 KiB, plus one waiting value of at most OUTPUT_MAX_VALUE bytes.
  */
 #ifndef GAZE_TEXT_OUTPUT_PARSER_H
 #define GAZE_TEXT_OUTPUT_PARSER_H
@@ -48,10 +46,9 @@
 #include <stdint.h>
 
 enum {
-    OUTPUT_MAX_NAME = 256, /* bytes of a tool's name; what is longer is cut off */
-    OUTPUT_MAX_KEY = 1024, /* bytes of a parameter's name; what is longer is cut off */
-    OUTPUT_MAX_VALUE =
-        1 << 20, /* bytes of a value that waits for its type; a longer one is a string */
+    OUTPUT_MAX_NAME = 256,      /* bytes of a tool's name; what is longer is content, no call */
+    OUTPUT_MAX_KEY = 1024,      /* bytes of a parameter's name or tag; what is longer is cut off */
+    OUTPUT_MAX_VALUE = 1 << 20, /* bytes of a value that waits for its type; beyond: a string */
 };
 
 enum output_event_kind {
@@ -81,8 +78,7 @@ struct output_parser_config {
     const char *format; /* chat_format_name() */
     bool thinking_open; /* the prompt ended inside reasoning (chat_prompt.thinking_open) */
     bool tools_enabled; /* false (no tools, tool_choice none): tool markup is ordinary content */
-    const cJSON
-        *tools; /* the request's array, borrowed until destroy; NULL: none. For types only */
+    const cJSON *tools; /* for types: the request's array or NULL; borrowed until destroy */
     struct output_sink sink;
 };
 

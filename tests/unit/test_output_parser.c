@@ -520,6 +520,27 @@ TEST_LIMIT(random_calls_round_trip, 60)
     cJSON_Delete(tools);
 }
 
+TEST(a_long_piece_is_cut_between_characters)
+{
+    for (size_t shift = 0; shift < 4; shift++) {
+        struct text in = {0};
+        struct err e = {0};
+        append(&in, "aaa", shift);
+        for (int i = 0; i < 2000; i++)
+            append(&in, i % 3 ? "😀" : "你", i % 3 ? 4 : 3);
+        struct log *l = calloc(1, sizeof *l);
+        CHECK(l);
+        l->whole_characters = true;
+        struct output_parser *p = create("deepseek-v3.1", shift & 1, true, NULL, l);
+        CHECK_OK(output_parser_put(p, in.s, in.n, &e), e);
+        finish(p, false);
+        struct text *got = shift & 1 ? &l->reasoning : &l->content;
+        CHECK(got->n == in.n && memcmp(got->s, in.s, in.n) == 0 && l->n_events > 5);
+        log_free(l);
+        free(in.s);
+    }
+}
+
 TEST(a_value_beyond_the_bound_is_a_string)
 {
     struct err e = {0};
@@ -569,9 +590,8 @@ TEST(hostile_output_is_read_in_bounded_memory_and_time)
 {
     static const char *const formats[] = {"deepseek-v3", "deepseek-v3.2", "glm-4.6", "kimi-k2"};
     static const char *const bits[] = {
-        "<",   "\n", "\n\n<", "<｜tool▁call▁begin｜",  "`",
-        " ",   "\"", "{",     "<tool_cal", "<｜DSML｜invoke name=\"",
-        "\xff"};
+        "<",  "\n", "\n\n<",     "<｜tool▁call▁begin｜",    "`",   " ",
+        "\"", "{",  "<tool_cal", "<｜DSML｜invoke name=\"", "\xff"};
     struct err e = {0};
     for (size_t f = 0; f < 4; f++) {
         for (size_t b = 0; b < sizeof bits / sizeof *bits; b++) {
