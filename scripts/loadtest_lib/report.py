@@ -51,7 +51,8 @@ def notes(stage):
             wanted, "%.1f %%" % (100 * good["share"]) if good["share"] is not None else "none",
             good["requests_per_s"]))
     clients = stage.get("clients")
-    if clients and clients["slowest_share"] is not None and clients["n"] > 1:
+    share = clients and clients["slowest_share"]
+    if share is not None and clients["n"] > 1 and stage["completed"]:
         out.append("slowest client: %.0f %% of the median client's tokens"
                    % (100 * clients["slowest_share"]))
     if stage["client_lag_ms"]["p99"] and stage["client_lag_ms"]["p99"] > 20:
