@@ -1,0 +1,84 @@
+"""Runs the stages one after another, from the checkpoint if there is one.
+
+    python3 run.py WORK pretrain=330 extend=240 warmup=60 ... [--limit SECONDS] [--out DIR]
+
+WORK/data holds prepare.py's shards (it may still be writing); WORK gets train.jsonl and
+checkpoint.pt. After --limit seconds the run stops wherever it is, ready to go on. --out gets the
+weights in bf16, cut into pieces of 15 MB, and the log. --steps N replaces every stage's seconds
+by N steps, for trials.
+"""
+import argparse
+import io
+import os
+import shutil
+import sys
+import time
+
+import torch
+
+import attention
+import batches
+import model
+import stages
+
+PIECE = 15_000_000
+
+
+def keep_copy(run, out):
+    """The weights in bf16 and the log, in small files."""
+    os.makedirs(out, exist_ok=True)
+    f = io.BytesIO()
+    torch.save({k: v.to(torch.bfloat16) for k, v in run.model.state_dict().items()}, f)
+    data = f.getvalue()
+    for i in range(0, len(data), PIECE):
+        with open(os.path.join(out, f"weights.bf16.{i // PIECE}"), "wb") as piece:
+            piece.write(data[i: i + PIECE])
+    shutil.copy(os.path.join(run.folder, "train.jsonl"), os.path.join(out, "train.jsonl"))
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("work")
+    p.add_argument("stages", nargs="+")
+    p.add_argument("--limit", type=float, default=1e9)
+    p.add_argument("--out")
+    p.add_argument("--steps", type=int)
+    p.add_argument("--tokens", type=int, default=65536, help="of one step")
+    p.add_argument("--seed", type=int, default=0)
+    args = p.parse_args()
+    start = time.time()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(args.seed)
+    net = model.Ember().to(device)
+    pool = batches.Pool(os.path.join(args.work, "data"), device, args.seed)
+    run = stages.Run(net, pool, args.work, args.tokens, start + args.limit)
+    if device == "cuda":
+        net.f = model.compiled()
+        torch.set_float32_matmul_precision("high")
+        errors = attention.check()
+        run.say(what="kernels", device=torch.cuda.get_device_name(), torch=torch.__version__,
+                **errors)
+        assert errors["wrong_counts"] == 0 and max(errors["masked"] + errors["dense"]) < 0.02
+    saved = {"done": [], "current": None}
+    if os.path.exists(run.path()):
+        saved = torch.load(run.path(), map_location=device)
+        net.load_state_dict(saved["model"])
+        run.say(what="resumed", done=saved["done"], current=saved["current"])
+    run.done = saved["done"]
+    run.say(what="start", parameters=sum(x.numel() for x in net.parameters()))
+    for spec in args.stages:
+        name, seconds = spec.split("=")
+        if name in run.done:
+            continue
+        resume = saved if saved["current"] == name else None
+        if not stages.train(run, name, float(seconds), resume, args.steps):
+            break
+        run.done = run.done + [name]
+        run.save()
+    if args.out:
+        keep_copy(run, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

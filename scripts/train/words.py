@@ -1,0 +1,60 @@
+"""Word lists for the synthetic tasks. Lists ending in _HELD are for evaluation only."""
+
+ADJECTIVES = (
+    "bright broken clever cold curious dusty empty fast gentle happy heavy hidden hollow humble "
+    "large little lonely loud lucky narrow old plain proud quick quiet round rusty shiny silent "
+    "small soft strange tall tiny warm wide wild wise young"
+).split()
+ANIMALS = (
+    "ant badger bat bear beaver bee camel cat cow crab crow deer dog donkey duck eagle elephant "
+    "fox frog goat goose hare hawk hen horse kitten lamb lion lizard mole monkey mouse otter "
+    "owl parrot pig pony rabbit rat raven seal sheep snail snake spider squirrel swan tiger "
+    "toad turtle whale wolf worm zebra"
+).split()
+CITIES = (
+    "Athens Berlin Bern Bogota Boston Brussels Cairo Chicago Dallas Delhi Denver Dublin "
+    "Florence Geneva Havana Helsinki Istanbul Kyoto Lima Lisbon London Lyon Madrid Miami Milan "
+    "Moscow Munich Nairobi Naples Oslo Paris Prague Quito Rome Seattle Seville Sydney Tokyo "
+    "Toronto Venice Vienna Warsaw Zurich"
+).split()
+COLORS = (
+    "amber black blue brown crimson golden gray green ivory orange pink purple red silver tan "
+    "white yellow"
+).split()
+FOODS = (
+    "bread butter cake cheese cherries fish honey jam noodles pancakes pasta pears pie pizza "
+    "porridge rice salad soup toast waffles"
+).split()
+JOBS = (
+    "actor baker banker barber builder cook dentist doctor driver farmer fisher gardener judge "
+    "lawyer miner nurse painter pilot plumber sailor singer tailor teacher waiter writer"
+).split()
+NAMES = (
+    "Ada Albert Alice Amos Anna Basil Bella Ben Boris Carla Cecil Clara Colin Daisy Dana Dennis "
+    "Edith Elsa Emil Erica Ethan Fiona Frank Fred Gina Greta Guy Hanna Harry Helen Hugo Ian Ida "
+    "Iris Ivan Jane Jasper Jim Joan Jonas Julia Karl Katie Kurt Lars Lena Leo Lily Louis Lucy "
+    "Mark Martha Max Meg Milo Mona Nadia Ned Nina Nora Olga Oscar Otto Pam Paul Petra Phil Rita "
+    "Robin Rosa Ruth Sam Sara Simon Stella Tess Theo Tina Tom Ursula Vera Victor Walter Wendy "
+    "Yara Zoe"
+).split()
+PLACES = (
+    "attic bakery barn bathroom bedroom bridge cabin cave cellar chapel church court dock farm "
+    "forest garage garden gate hall harbor hotel inn kitchen library market meadow mill museum "
+    "office orchard palace park porch school shed shop square stable station studio theater "
+    "tower tunnel valley village workshop yard"
+).split()
+PLANETS_HELD = (
+    "Mercury Venus Saturn Neptune Jupiter Uranus Pluto Ceres Vesta Titan Europa Callisto"
+).split()
+THINGS = (
+    "anchor apple axe bag ball basket bell blanket book boot bottle bowl broom bucket button "
+    "candle card carpet chair clock coat coin comb cup desk doll drum fan feather flag flute "
+    "fork glove hammer hat helmet jar kettle key kite knife ladder lamp letter lock magnet map "
+    "mask medal mirror mug needle net paddle pencil piano pillow pin plate pot purse ring rope "
+    "ruler saddle scarf shell shoe shovel skate soap spoon stamp stone table tent ticket torch "
+    "towel toy trunk umbrella vase violin wagon watch wheel whistle"
+).split()
+TREES_HELD = (
+    "oak elm birch maple willow cedar pine ash beech larch poplar cypress alder hazel spruce "
+    "aspen"
+).split()
