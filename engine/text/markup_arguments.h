@@ -48,12 +48,13 @@ void markup_typed_close(struct typed_arguments *t, struct markup_out *o); /* the
 void markup_typed_reset(struct typed_arguments *t);                       /* for the next call */
 void markup_typed_free(struct typed_arguments *t);
 
-/* The schema of a tool's parameters in a request's tools (with or without the "function" around
- * it); NULL when there is none. */
-const cJSON *markup_tool_parameters(const cJSON *tools, const char *name, size_t bytes);
+/* The tool of that name in a request's tools (the object with "name", "parameters"); NULL when
+ * there is none. */
+const cJSON *markup_find_tool(const cJSON *tools, const char *name, size_t bytes);
 
-/* JSON_KIND_ bits that the schema allows for the parameter; JSON_KIND_ANY when it does not say.
- * Follows type, enum, const, anyOf, oneOf, allOf and $ref within the schema. */
+/* JSON_KIND_ bits that the schema of a tool's parameters (may be NULL) allows for this one;
+ * JSON_KIND_ANY when it does not say. Follows type, enum, const, anyOf, oneOf, allOf and $ref
+ * within the schema. */
 uint8_t markup_parameter_kinds(const cJSON *parameters, const char *key, size_t bytes);
 
 #endif

@@ -181,6 +181,8 @@ static void call_marker(struct output_parser *p, uint8_t id)
 
 static void finish_call(struct output_parser *p, bool cut)
 {
+    if (!cut && p->state == IN_NAME && markup_find_tool(p->tools, p->word.text, p->word.n))
+        end_name(p); /* the model stopped behind the name of a tool that there is */
     if (!p->named)
         return;
     bool whole = !cut && p->state == IN_JSON && json_check_whole(&p->out.check);

@@ -28,7 +28,7 @@ static const cJSON *member(const cJSON *object, const char *key, size_t bytes)
     return found;
 }
 
-const cJSON *markup_tool_parameters(const cJSON *tools, const char *name, size_t bytes)
+const cJSON *markup_find_tool(const cJSON *tools, const char *name, size_t bytes)
 {
     const cJSON *tool = NULL;
     cJSON_ArrayForEach(tool, tools)
@@ -38,7 +38,7 @@ const cJSON *markup_tool_parameters(const cJSON *tools, const char *name, size_t
             function = tool;
         const cJSON *called = json_get(function, "name");
         if (cJSON_IsString(called) && same(called->valuestring, name, bytes))
-            return json_get(function, "parameters");
+            return function;
     }
     return NULL;
 }

@@ -2,6 +2,7 @@
 #include "text/markup_machine.h"
 
 #include "base/fault.h"
+#include "base/json.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -170,7 +171,7 @@ bool markup_begin_call(struct output_parser *p, const char *name, size_t bytes)
         return false;
     memset(&p->raw, 0, sizeof p->raw);
     markup_typed_reset(&p->typed);
-    p->parameters = markup_tool_parameters(p->tools, name, bytes);
+    p->parameters = json_get(markup_find_tool(p->tools, name, bytes), "parameters");
     p->named = true;
     markup_out_call_begin(&p->out, name, bytes);
     return true;

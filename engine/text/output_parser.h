@@ -98,7 +98,8 @@ MUST_CHECK enum err_code output_parser_put(struct output_parser *p, const char *
 /* The end of the output, once. cut: it ended by a limit or a cancel, not by the model. What was
  * held back as a possible marker comes out as text. A call that was being written ends with
  * complete false, its arguments a prefix; when the model itself stopped and the arguments are
- * whole, complete is true. A call whose name was not finished is not reported. */
+ * whole, complete is true. A call whose name was not finished is not reported (GLM: unless the
+ * model stopped behind the name of one of the tools). */
 MUST_CHECK enum err_code output_parser_finish(struct output_parser *p, bool cut, struct err *e);
 
 /* Where the next byte would go: for reasoning token counts and thinking budgets. */

@@ -368,6 +368,8 @@ TEST(neighbouring_shapes_are_understood)
 TEST(a_cut_call_says_so)
 {
     check_trace("glm-5", false, "<tool_call>f", true, "");
+    check_trace("glm-5", false, "<tool_call>f", false, "B0(f)A0({})E0+");
+    check_trace("glm-5", false, "<tool_call>g", false, "");
     check_trace("glm-5", false, "<tool_call>f\n", true, "B0(f)E0-");
     check_trace("glm-5", false, "<tool_call>f\n", false, "B0(f)A0({})E0+");
     check_trace("glm-5", false, "<tool_call>f\n<arg_key>s</arg_key><arg_value>a</arg_va", true,
