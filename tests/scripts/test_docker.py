@@ -1,6 +1,6 @@
 """docker/: the files hold together, the real haproxy and promtool take them, and the proxy keeps
 its promises in front of two replicas on loopback. The replicas are stand-ins; where the server is
-built, two of it are run too (ReplicasOfGaze)."""
+built, two of it are run too."""
 
 import glob
 import http.client
@@ -373,3 +373,45 @@ class ProxyOfStandIns(unittest.TestCase):
         stage = result["stages"][0]
         self.assertEqual(stage["errors"], {})
         self.assertGreater(stage["completed"], 40)
+
+
+@unittest.skipUnless(shutil.which("haproxy") and os.path.exists(GAZE), "no haproxy or no server")
+class ProxyOfGaze(unittest.TestCase):
+    """The same in front of two real servers: random weights, but all of HTTP, drain and health."""
+
+    def start(self, port):
+        model = os.path.join(ROOT, "tests/fixtures/v32-bf16")
+        server = subprocess.Popen([GAZE, "serve", "--model", model, "--port", str(port),
+                                   "--threads", "1", "--max-queued", "256"],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        return server
+
+    def test_rolling_restart(self):
+        ports = [free_port(), free_port()]
+        servers = [self.start(p) for p in ports]
+        for port in ports:
+            self.assertTrue(wait_for(port, "/health/ready"))
+        codes = []
+
+        def restart():
+            for i, port in enumerate(ports):
+                time.sleep(1.0)
+                servers[i].send_signal(signal.SIGTERM)
+                codes.append(servers[i].wait(timeout=30))
+                servers[i] = self.start(port)
+                wait_for(port, "/health/ready")
+                time.sleep(1.5)  # the proxy has seen it come back
+
+        with Proxy(ports) as proxy:
+            rolling = threading.Thread(target=restart)
+            rolling.start()
+            result, _ = loadtest("--url", "http://127.0.0.1:%d/v1" % proxy.port, "--clients", 8,
+                                 "--seconds", 9, "--output", 64, "--ignore-eos", "--metrics",
+                                 "none")
+            rolling.join()
+            stage = result["stages"][0]
+            self.assertEqual(stage["errors"], {})
+        self.assertGreater(stage["completed"], 40)
+        self.assertEqual(codes, [0, 0])
