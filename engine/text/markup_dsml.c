@@ -136,7 +136,7 @@ static void tag_text(struct output_parser *p, char c)
     if (c == '>' && tag_ends(w)) {
         struct span tag = {w->text, w->n}, name = tag_name(tag);
         if (p->state == IN_INVOKE_TAG) {
-            (void)markup_begin_call(p, name.s, name.n); /* nameless: read, not reported */
+            markup_begin_call(p, name.s, name.n); /* nameless: read, not reported */
             enter(p, IN_BODY);
             return;
         }

@@ -60,7 +60,7 @@ static void open_call(struct output_parser *p)
 
 static void end_name(struct output_parser *p)
 {
-    (void)markup_begin_call(p, p->word.text, p->word.n); /* nameless: read, not reported */
+    markup_begin_call(p, p->word.text, p->word.n); /* nameless: read, not reported */
     enter(p, IN_BODY);
 }
 
@@ -88,18 +88,10 @@ static void end_call(struct output_parser *p, bool complete)
     p->named = false;
 }
 
-static bool name_is_blank(const struct output_parser *p)
-{
-    for (unsigned i = 0; i < p->word.n; i++)
-        if (!markup_is_space(p->word.text[i]))
-            return false;
-    return true;
-}
-
 static void name_text(struct output_parser *p, char c)
 {
     if (c == '\n') {
-        if (!name_is_blank(p))
+        if (!markup_word_is_blank(&p->word))
             end_name(p);
     } else if (p->word.n == OUTPUT_MAX_NAME) { /* this is prose */
         markup_leave(p);
@@ -113,7 +105,7 @@ static void name_text(struct output_parser *p, char c)
 static void call_text(struct output_parser *p, char c)
 {
     if (p->state == IN_NAME && c == '{') {
-        if (name_is_blank(p)) { /* JSON, but of what? */
+        if (markup_word_is_blank(&p->word)) { /* JSON, but of what? */
             markup_leave(p);
             markup_give_back(p, &c, 1);
             return;

@@ -61,20 +61,12 @@ static void open_call(struct output_parser *p)
     p->word.n = 0;
 }
 
-static bool word_is_blank(const struct output_parser *p)
-{
-    for (unsigned i = 0; i < p->word.n; i++)
-        if (!markup_is_space(p->word.text[i]))
-            return false;
-    return true;
-}
-
 /* "functions.get_weather:3" is get_weather. */
 static void begin_named(struct output_parser *p)
 {
     const char *name = p->word.text;
     size_t n = p->word.n, digits = 0;
-    if (p->state == SECOND && word_is_blank(p)) { /* V3.1, and a tool of that name */
+    if (p->state == SECOND && markup_word_is_blank(&p->word)) { /* V3.1, and a tool of that name */
         name = "function";
         n = 8;
     }
@@ -92,7 +84,7 @@ static void begin_named(struct output_parser *p)
         if (digits && digits + 1 < n && name[n - 1 - digits] == ':')
             n -= digits + 1;
     }
-    (void)markup_begin_call(p, name, n); /* without a name there is no call to report */
+    markup_begin_call(p, name, n); /* without a name there is no call to report */
     p->state = FENCE;
 }
 
@@ -121,7 +113,7 @@ static void call_text(struct output_parser *p, char c)
             begin_named(p);
             call_text(p, c);
         } else if (p->state == SECOND && c == '\n') {
-            if (!word_is_blank(p))
+            if (!markup_word_is_blank(&p->word))
                 begin_named(p);
         } else if (p->word.n == OUTPUT_MAX_NAME) { /* this is prose */
             markup_leave(p);

@@ -78,8 +78,10 @@ extern const struct markup markup_deepseek, markup_kimi, markup_dsml, markup_glm
 void markup_leave(struct output_parser *p); /* the call is over: content again */
 void markup_give_back(struct output_parser *p, const char *s, size_t bytes); /* it was content */
 
+bool markup_word_is_blank(const struct markup_word *w);
+
 /* Begins the call in out (white space around the name cut off), finds its schema and readies both
- * ways to write arguments. False, and nothing done, when the name is empty. */
-bool markup_begin_call(struct output_parser *p, const char *name, size_t bytes);
+ * ways to write arguments. Without a name nothing is begun and p->named stays false. */
+void markup_begin_call(struct output_parser *p, const char *name, size_t bytes);
 
 #endif

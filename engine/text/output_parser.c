@@ -161,20 +161,27 @@ void markup_give_back(struct output_parser *p, const char *s, size_t bytes)
         outside_text(p, s[i]);
 }
 
-bool markup_begin_call(struct output_parser *p, const char *name, size_t bytes)
+bool markup_word_is_blank(const struct markup_word *w)
+{
+    for (unsigned i = 0; i < w->n; i++)
+        if (!markup_is_space(w->text[i]))
+            return false;
+    return true;
+}
+
+void markup_begin_call(struct output_parser *p, const char *name, size_t bytes)
 {
     for (; bytes && markup_is_space(*name); bytes--)
         name++;
     while (bytes && markup_is_space(name[bytes - 1]))
         bytes--;
     if (bytes == 0)
-        return false;
+        return;
     memset(&p->raw, 0, sizeof p->raw);
     markup_typed_reset(&p->typed);
     p->parameters = json_get(markup_find_tool(p->tools, name, bytes), "parameters");
     p->named = true;
     markup_out_call_begin(&p->out, name, bytes);
-    return true;
 }
 
 /* ---- the face ---- */
