@@ -132,6 +132,15 @@ static void stop_watch(struct call *c)
     uv_close((uv_handle_t *)&w->poll, free_watch);
 }
 
+/* libmicrohttpd looks for closed connections along a list ordered by time and stops at the first one
+ * that is open, so an old idle connection would keep this one's descriptor. With a time limit of its
+ * own it stands in another list, which is walked as a whole. */
+static void wake_to_close(struct call *c)
+{
+    MHD_set_connection_option(c->mhd, MHD_CONNECTION_OPTION_TIMEOUT, 1u);
+    http_wake(c);
+}
+
 static void client_left(struct call *c)
 {
     if (c->gone)
@@ -139,7 +148,7 @@ static void client_left(struct call *c)
     c->gone = true;
     c->sv->n_disconnects++;
     generation_cancel(c);
-    http_wake(c);
+    wake_to_close(c);
 }
 
 static void on_disconnect(uv_poll_t *poll, int status, int events)
@@ -609,7 +618,7 @@ static void sweep_call(struct call *c, uint64_t now_us)
         c->gone = true;
         generation_cancel(c);
         http_cut(c->sv, c->conn, 0, stalled ? "the reader stalled" : "the reader is too slow");
-        http_wake(c);
+        wake_to_close(c);
     } else if (!c->sse.ended && now_us > c->sse.written_us + s->sse_ping_s * 1000000) {
         generation_ping(c);
     }
