@@ -47,6 +47,29 @@ FAKE_LIB := $(B)/tests/libfakes.a
 TEST_BIN := $(patsubst tests/%.c,$(B)/tests/%,$(UNIT_SRC) $(SIM_SRC) $(GOLDEN_SRC) $(HTTP_SRC))
 BENCH_BIN := $(patsubst tests/%.c,$(B)/tests/%,$(BENCH_SRC))
 
+# The GPU back end. Without HAVE_CUDA=1 (make cuda) nothing of it is compiled or linked. Which devices
+# its code runs on: CUDA_ARCH="80 89 90a 100 120" for all of them.
+NVCC ?= nvcc
+CUDA_HOME ?= /usr/local/cuda
+CUDA_ARCH ?= 90a
+NVFLAGS := -std=c++17 -O3 -lineinfo -fmad=false -Xcompiler -Wall,-Wno-unknown-pragmas \
+           $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a))
+CUDA_INC := -Iengine -I. -Icuda
+CUDA_SRC := $(sort $(wildcard cuda/*.cu))
+CUDA_OBJ := $(CUDA_SRC:%.cu=$(B)/%.o)
+CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
+CUDA_TESTS := $(B)/tests/kernel/test_cuda_ops $(B)/tests/kernel/test_cuda_golden
+# The same sources for an emulated device: threads of a block are fibres of the host.
+EMU_FLAGS := -std=c++20 -O2 -g -Wall -Wno-unknown-pragmas -Wno-unused-function -ffp-contract=off \
+             -fno-math-errno -Itests/kernel/emulated $(CUDA_INC)
+EMU_OBJ := $(CUDA_SRC:%.cu=$(B)/emulated/%.o) $(B)/emulated/tests/kernel/device_memory.o \
+           $(B)/emulated/tests/kernel/emulated/fibres.o
+EMU_TESTS := $(B)/emulated/test_cuda_ops $(B)/emulated/test_cuda_golden
+ifdef HAVE_CUDA
+GAZE_CUDA_OBJ := $(CUDA_OBJ)
+LIBS += $(CUDA_LIBS)
+endif
+
 .PHONY: all help run test test-all asan ubsan tsan bench fuzz lint format install cuda clean
 .SECONDARY:
 
@@ -86,8 +109,20 @@ install: all ## copy the binary, the bundled model and the settings under PREFIX
 	for f in config/models/*/*; do [ ! -f "$$f" ] || \
 	    install -D -m 644 "$$f" "$(DESTDIR)$(PREFIX)/share/gaze/$${f#config/}"; done
 
-cuda: ## build the GPU back end (needs nvcc)
-	@echo "cuda: no GPU back end to build yet; the CPU back end is complete"
+cuda: ## build the server with the GPU back end (needs nvcc)
+	$(Q)rm -f $(B)/gaze
+	$(Q)$(MAKE) --no-print-directory HAVE_CUDA=1 all
+
+cuda-carry: $(CUDA_TESTS) ## build/cuda-carry: the GPU tests, for scripts/device_test
+	$(Q)mkdir -p build/cuda-carry
+	$(Q)cp $^ build/cuda-carry/
+
+test-gpu: cuda-carry ## the GPU tests, here
+	$(Q)scripts/device_test
+
+test-emulated: $(EMU_TESTS) ## the kernels on the emulated device: no GPU needed, slow
+	$(Q)for t in $^; do $$t $(ONLY) || exit 1; done
+.PHONY: cuda-carry test-gpu test-emulated
 
 clean: ## remove build/
 	rm -rf build
@@ -97,7 +132,7 @@ $(B)/libgaze.a: $(LIB_OBJ)
 	$(Q)rm -f $@
 	$(Q)ar rcs $@ $^
 
-$(B)/gaze: $(SERVER_OBJ) $(B)/libgaze.a
+$(B)/gaze: $(SERVER_OBJ) $(GAZE_CUDA_OBJ) $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
@@ -112,6 +147,37 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "  cc    $<"
 	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
+
+$(B)/cuda/%.o: cuda/%.cu
+	@mkdir -p $(@D)
+	@echo "  nvcc  $<"
+	$(Q)$(NVCC) $(NVFLAGS) $(CUDA_INC) -MMD -MP -c -o $@ $<
+$(B)/tests/kernel/%.o: tests/kernel/%.cu
+	@mkdir -p $(@D)
+	@echo "  nvcc  $<"
+	$(Q)$(NVCC) $(NVFLAGS) $(CUDA_INC) -MMD -MP -c -o $@ $<
+$(B)/emulated/%.o: %.cu
+	@mkdir -p $(@D)
+	@echo "  c++   $<"
+	$(Q)$(CXX) $(EMU_FLAGS) -MMD -MP -x c++ -c -o $@ $<
+$(B)/emulated/%.o: %.cpp
+	@mkdir -p $(@D)
+	@echo "  c++   $<"
+	$(Q)$(CXX) $(EMU_FLAGS) -MMD -MP -c -o $@ $<
+
+TEST_CUDA_ops := $(B)/tests/kernel/test_cuda_ops.o
+TEST_CUDA_golden := $(B)/tests/golden/test_models.o $(B)/tests/kernel/golden_cuda.o
+TEST_REST := $(B)/tests/unit/frame.o $(FAKE_LIB) $(B)/libgaze.a
+$(B)/tests/kernel/test_cuda_ops: $(TEST_CUDA_ops)
+$(B)/tests/kernel/test_cuda_golden: $(TEST_CUDA_golden)
+$(CUDA_TESTS): $(B)/tests/kernel/device_memory.o $(CUDA_OBJ) $(TEST_REST)
+	@echo "  link  $@"
+	$(Q)$(CC) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS) $(CUDA_LIBS)
+$(B)/emulated/test_cuda_ops: $(TEST_CUDA_ops)
+$(B)/emulated/test_cuda_golden: $(TEST_CUDA_golden)
+$(EMU_TESTS): $(EMU_OBJ) $(TEST_REST)
+	@echo "  link  $@"
+	$(Q)$(CXX) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS)
 
 $(FAKE_LIB): $(FAKE_OBJ)
 	$(Q)rm -f $@

@@ -1,0 +1,147 @@
+/* backend.cuh - what the files of cuda/ share: the back end's state and the parts of its op table.
+ *
+ * Private to cuda/. Each op family sits in one file and fills its entries of struct ops:
+ *   linear.cu (linear)  norm.cu (embed, rms_norm, logits)  kv.cu (rope_q, kv_store, index_store)
+ *   index.cu (index_select)  attend.cu (attend)  moe.cu (ffn, moe)  sample.cu (sample)
+ */
+#ifndef GAZE_CUDA_BACKEND_CUH
+#define GAZE_CUDA_BACKEND_CUH
+
+#include "tile/launch.cuh"
+
+#include "tile/numbers.cuh"
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cuda/cuda_ops.h"
+
+enum { CUDA_MAX_EXPERTS = 1024, CUDA_MAX_LATENT = 512 };
+
+/* A step's sequence, on the device. */
+struct device_seq {
+    uint32_t page0; /* where its block table starts among the step's pages */
+    uint32_t top_k;
+};
+
+/* A step's arrays: one copy on the host (pinned), one on the device, same layout. */
+struct step_arrays {
+    uint32_t *token, *pos, *seq_of; /* [max_rows] */
+    struct device_seq *seq;         /* [max_rows] */
+    uint32_t *out_row;              /* [max_rows] */
+    uint32_t *page;                 /* [max_pages] all block tables, one after the other */
+};
+
+struct cuda_lane {
+    cudaStream_t stream;
+    const struct step *step; /* between begin and finish */
+    struct err err;          /* first error of the step */
+    struct step_arrays host, dev;
+    size_t step_bytes, max_pages;
+    float *logits;    /* [max_out_rows, vocab] */
+    void *normed;     /* [max_out_rows, hidden] act */
+    uint32_t longest; /* tokens that a row of the step sees, at most */
+    struct moe_scratch *moe;
+    struct index_scratch *index;
+    struct attend_scratch *attend;
+    struct sample_scratch *sample;
+    uint32_t n_sampled; /* rows of step->out that finish() writes */
+};
+
+struct cuda_backend {
+    struct ops ops; /* first: struct ops * is struct cuda_backend * */
+    int device;
+    bool dry; /* counts bytes and reserves nothing: a plan */
+    bool fast;
+    struct cuda_lane lane[N_LANES];
+    unsigned char *latent[MODEL_MAX_LAYERS];
+    unsigned char *index[MODEL_MAX_LAYERS];
+    size_t latent_page_bytes, index_page_bytes;
+    float *rope_cos, *rope_sin; /* [max_context, rope_dim / 2], gain included */
+    struct memory_block *blocks;
+    size_t reserved_bytes;
+};
+
+static inline struct cuda_backend *cuda_of(struct ops *o)
+{
+    return (struct cuda_backend *)o;
+}
+
+/* What kernels need to find a row's slot. */
+struct row_view {
+    const uint32_t *pos, *seq_of, *page;
+    const struct device_seq *seq;
+};
+static inline struct row_view view_of(const struct cuda_lane *l)
+{
+    return (struct row_view){l->dev.pos, l->dev.seq_of, l->dev.page, l->dev.seq};
+}
+static __device__ __forceinline__ uint32_t page_of(const struct row_view &v, uint32_t row,
+                                                   uint32_t pos)
+{
+    return v.page[v.seq[v.seq_of[row]].page0 + pos / KV_PAGE_TOKENS];
+}
+
+static inline uint32_t parts_of(size_t n, size_t part)
+{
+    return (uint32_t)((n + part - 1) / part);
+}
+
+/* Device memory (zeroed), pinned host memory, host memory: all of it freed by close. NULL: none. */
+void *cuda_reserve(struct cuda_backend *b, size_t bytes);
+void *cuda_reserve_pinned(struct cuda_backend *b, size_t bytes);
+void *cuda_reserve_host(struct cuda_backend *b, size_t bytes);
+
+/* Keeps the lane's first error. */
+void cuda_lane_check(struct cuda_lane *lane, cudaError_t code, const char *what);
+#define cuda_launched(lane, what) cuda_lane_check((lane), cudaGetLastError(), (what))
+
+MUST_CHECK enum err_code cuda_linear_init(struct cuda_backend *b, struct err *e);
+MUST_CHECK enum err_code cuda_norm_init(struct cuda_backend *b, struct err *e);
+MUST_CHECK enum err_code cuda_kv_init(struct cuda_backend *b, struct err *e);
+MUST_CHECK enum err_code cuda_index_init(struct cuda_backend *b, struct err *e);
+MUST_CHECK enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e);
+MUST_CHECK enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e);
+MUST_CHECK enum err_code cuda_sample_init(struct cuda_backend *b, struct err *e);
+void cuda_sample_begin(struct cuda_lane *lane);
+void cuda_sample_finish(struct cuda_lane *lane); /* after the stream was waited for */
+void cuda_free_blocks(struct cuda_backend *b);
+
+/* The experts of a layer as the grouped products read them: [3 * n_experts], gate, up, down of
+ * each. Kept before the host table by cuda_weights_upload(). */
+struct expert_header {
+    struct matrix *device;
+    void *padding;
+};
+static inline const struct matrix *expert_table(const struct layer_weights *w)
+{
+    return ((const struct expert_header *)(const void *)w->expert - 1)->device;
+}
+
+/* y = or += x W^T on the lane's stream; see linear.cu. x and y are fp32. */
+struct product {
+    const struct matrix *w; /* on the host; its data on the device */
+    const void *x;
+    uint32_t n;
+    void *y;
+    bool add, exact; /* exact: fp32 arithmetic in the fast precision as well */
+};
+void cuda_product(struct cuda_backend *b, struct cuda_lane *lane, const struct product *p);
+
+/* The same for groups of rows, each with its own matrix: group g's matrix is w[g * w_step], its
+ * rows [start[g], start[g + 1]) of y; row i of those reads row (row ? row[i] : i) of x. */
+struct grouped_product {
+    const struct matrix *w; /* on the device */
+    uint32_t w_step, n_groups, n_out, n_in;
+    enum dtype dtype;
+    const uint32_t *start, *row;
+    const void *x; /* act */
+    float *y;
+    uint32_t max_group; /* rows of one group, at most */
+};
+void cuda_grouped_product(struct cuda_backend *b, struct cuda_lane *lane,
+                          const struct grouped_product *p);
+
+#endif

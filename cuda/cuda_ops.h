@@ -1,0 +1,51 @@
+/* cuda_ops.h - ops.h on one NVIDIA GPU, and the weights it reads.
+ *
+ * Any member of the family; compute capability 8.0 or later. Activations are fp32; in the
+ * fast precision products round them to bf16 as they read them, as the CPU's do (a residual stream
+ * in bf16 took the golden v3-bf16 from 2.2e-2 to 3.0e-2 root mean square). Each lane
+ * has its stream; all memory is reserved when the back end opens; a step's arrays go up once, in
+ * begin(). The KV planes have the CPU's bytes. Equal bits: how a product or a sum is cut depends on
+ * the sizes of one row's work alone.
+ *
+ * Thread: ops of the two lanes may be called from two threads at once.
+ */
+#ifndef GAZE_CUDA_OPS_H
+#define GAZE_CUDA_OPS_H
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "model/ops.h"
+
+/* 0 when there is no driver or no device that the kernels run on. */
+uint32_t cuda_device_count(void);
+/* Free memory of a device now; 0 when it cannot be asked. */
+size_t cuda_device_free_bytes(uint32_t device);
+
+/* Reserves KV planes and workspace on the device. ERR_NOMEM, ERR_CUDA, ERR_INVALID (a size that
+ * the kernels cannot do, by name). cfg must outlive it; end it with ops->close(). */
+MUST_CHECK enum err_code cuda_ops_open(struct ops **out, const struct model_config *cfg,
+                                       const struct ops_limits *limits, uint32_t device,
+                                       struct err *e);
+/* What cuda_ops_open() would reserve on the device; alloc_act() and alloc_sel() come on top. Needs
+ * no device. */
+struct ops_plan cuda_ops_plan(const struct model_config *cfg, const struct ops_limits *limits);
+
+/* A copy of `from` whose matrices and vectors lie on the device, in the file's own formats; `from`
+ * may be closed afterwards. ERR_NOMEM, ERR_CUDA. End it with cuda_weights_close(), after the ops
+ * that read it. */
+MUST_CHECK enum err_code cuda_weights_upload(struct weights **out, const struct weights *from,
+                                             const struct model_config *cfg, uint32_t device,
+                                             weights_progress *progress, void *arg, struct err *e);
+void cuda_weights_close(struct weights *w);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

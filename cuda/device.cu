@@ -1,0 +1,94 @@
+/* device.cu - the device's memory, the lanes' errors, and what there is to run on. */
+#include "cuda/backend.cuh"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct memory_block {
+    struct memory_block *next;
+    void *at;
+    int kind; /* 0 device, 1 pinned, 2 host */
+};
+
+static void *keep(struct cuda_backend *b, void *at, int kind)
+{
+    struct memory_block *m = (struct memory_block *)malloc(sizeof *m);
+    if (!m) {
+        kind == 0 ? (void)cudaFree(at) : kind == 1 ? (void)cudaFreeHost(at) : free(at);
+        return NULL;
+    }
+    *m = (struct memory_block){b->blocks, at, kind};
+    b->blocks = m;
+    return at;
+}
+
+void *cuda_reserve(struct cuda_backend *b, size_t bytes)
+{
+    void *at = NULL;
+    bytes = (bytes + 511) / 512 * 512 + 512; /* vector loads may look past the end */
+    b->reserved_bytes += bytes;
+    if (b->dry)
+        return b; /* any address: nobody reads it */
+    if (cudaMalloc(&at, bytes) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return NULL;
+    }
+    if (cudaMemset(at, 0, bytes) != cudaSuccess) {
+        cudaFree(at);
+        return NULL;
+    }
+    return keep(b, at, 0);
+}
+
+void *cuda_reserve_pinned(struct cuda_backend *b, size_t bytes)
+{
+    void *at = NULL;
+    if (b->dry)
+        return b;
+    if (cudaHostAlloc(&at, bytes ? bytes : 1, cudaHostAllocDefault) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return NULL;
+    }
+    memset(at, 0, bytes);
+    return keep(b, at, 1);
+}
+
+void *cuda_reserve_host(struct cuda_backend *b, size_t bytes)
+{
+    void *at = calloc(1, bytes ? bytes : 1);
+    return at ? keep(b, at, 2) : NULL;
+}
+
+void cuda_free_blocks(struct cuda_backend *b)
+{
+    for (struct memory_block *m = b->blocks, *next; m; m = next) {
+        next = m->next;
+        m->kind == 0   ? (void)cudaFree(m->at)
+        : m->kind == 1 ? (void)cudaFreeHost(m->at)
+                       : free(m->at);
+        free(m);
+    }
+    b->blocks = NULL;
+}
+
+void cuda_lane_check(struct cuda_lane *lane, cudaError_t code, const char *what)
+{
+    if (code != cudaSuccess && !lane->err.code)
+        err_set(&lane->err, ERR_CUDA, "%s: %s", what, cudaGetErrorString(code));
+}
+
+uint32_t cuda_device_count(void)
+{
+    int n = 0;
+    if (cudaGetDeviceCount(&n) != cudaSuccess)
+        return 0;
+    return n > 0 ? (uint32_t)n : 0;
+}
+
+size_t cuda_device_free_bytes(uint32_t device)
+{
+    size_t left = 0, all = 0;
+    if (cudaSetDevice((int)device) != cudaSuccess || cudaMemGetInfo(&left, &all) != cudaSuccess)
+        return 0;
+    return left;
+}

@@ -1,0 +1,211 @@
+/* index.cu - index_select: scores of all past positions, and the top_k of each row.
+ *
+ * Rows go in chunks that the score buffer holds; a chunk is three launches:
+ * - prepare: a block per (row, head) rotates, (turns, quantises) and leaves the query as fp32,
+ * which holds e4m3 values exactly, and the head's weight times Hi^-1/2 Di^-1/2 and the query's
+ * scale.
+ * - scores: a block of 128 threads per (page, row); thread = key + 64 * (even or odd heads). The
+ *   page's keys stand in shared memory, padded by one word so that 64 threads read 32 banks.
+ * - choose: a block of 1024 threads per row: radix selection, then an ordered compaction.
+ * Cost: 2 Hi Di flops per (row, position) in fp32 lanes; keys are read once per row, from L2.
+ */
+#include "cuda/backend.cuh"
+
+#include "tile/index_form.cuh"
+#include "tile/select.cuh"
+
+enum { MAX_INDEX_DIM = 1024, SCORE_THREADS = 128, CHUNK_ROWS = 256 };
+static const size_t SCORE_BYTES = (size_t)256 << 20;
+static_assert(SCORE_THREADS == 2 * KV_PAGE_TOKENS, "two threads share a key's heads");
+
+struct index_scratch {
+    uint32_t rows; /* of a chunk */
+    float *query;  /* [rows, heads, dim] */
+    float *weight; /* [rows, heads] */
+    float *score;  /* [rows, padded context] */
+};
+
+struct index_args {
+    struct row_view view;
+    const float *cos, *sin;
+    const unsigned char *plane;
+    size_t page_bytes, ld; /* of a row of scores */
+    float *query, *weight, *score;
+    int32_t *sel;
+    uint32_t row0, heads, dim, half, width;
+    bool interleaved, fp8;
+};
+
+static __device__ __forceinline__ bool row_selects(const struct index_args &a, uint32_t row)
+{
+    return a.view.pos[row] >= a.view.seq[a.view.seq_of[row]].top_k;
+}
+
+template <typename T>
+static __global__ void prepare_kernel(const T *q, const T *w, struct index_args a)
+{
+    __shared__ float x[MAX_INDEX_DIM];
+    __shared__ uint8_t code[MAX_INDEX_DIM];
+    uint32_t row = a.row0 + blockIdx.x, h = blockIdx.y;
+    if (!row_selects(a, row))
+        return;
+    size_t pos = a.view.pos[row];
+    q += ((size_t)row * a.heads + h) * a.dim;
+    for (uint32_t i = threadIdx.x; i < a.dim; i += blockDim.x)
+        x[i] = get(q + i);
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < a.half; i += blockDim.x) {
+        uint32_t u = a.interleaved ? 2 * i : i, v = a.interleaved ? 2 * i + 1 : i + a.half;
+        float c = a.cos[pos * a.half + i], s = a.sin[pos * a.half + i], p = x[u], r = x[v];
+        x[u] = p * c - r * s;
+        x[v] = p * s + r * c;
+    }
+    __syncthreads();
+    float scale = a.fp8 ? cuda_index_quantise(x, a.dim, code) : 1.0f;
+    float *to = a.query + ((size_t)blockIdx.x * a.heads + h) * a.dim;
+    for (uint32_t i = threadIdx.x; i < a.dim; i += blockDim.x)
+        to[i] = a.fp8 ? e4m3_value(code[i]) : x[i];
+    if (threadIdx.x == 0) {
+        float constant = (float)(1.0 / sqrt((double)a.heads) / sqrt((double)a.dim));
+        a.weight[(size_t)blockIdx.x * a.heads + h] =
+            get(w + (size_t)row * a.heads + h) * constant * scale;
+    }
+}
+
+static __global__ void score_kernel(struct index_args a)
+{
+    DYNAMIC_SHARED(float, key); /* [64][dim + 1], then 64 sums of odd heads */
+    uint32_t row = a.row0 + blockIdx.y, page = blockIdx.x, n_keys = a.view.pos[row] + 1;
+    if (!row_selects(a, row) || page * KV_PAGE_TOKENS >= n_keys)
+        return;
+    uint32_t n = n_keys - page * KV_PAGE_TOKENS;
+    n = n < KV_PAGE_TOKENS ? n : KV_PAGE_TOKENS;
+    const unsigned char *at =
+        a.plane + (size_t)page_of(a.view, row, page * KV_PAGE_TOKENS) * a.page_bytes;
+    for (uint32_t i = threadIdx.x; i < n * a.dim; i += SCORE_THREADS)
+        key[i / a.dim * (a.dim + 1) + i % a.dim] =
+            a.fp8 ? e4m3_value(at[i]) : ((const float *)at)[i];
+    float *odd = key + KV_PAGE_TOKENS * (a.dim + 1);
+    __syncthreads();
+    uint32_t slot = threadIdx.x % KV_PAGE_TOKENS, part = threadIdx.x / KV_PAGE_TOKENS;
+    const float *k = key + slot * (a.dim + 1);
+    const float *q = a.query + (size_t)blockIdx.y * a.heads * a.dim;
+    const float *w = a.weight + (size_t)blockIdx.y * a.heads;
+    float sum = 0.0f;
+    for (uint32_t h = part; slot < n && h < a.heads; h += 2) {
+        float dot = 0.0f;
+        for (uint32_t d = 0; d < a.dim; d++)
+            dot = fmaf(q[(size_t)h * a.dim + d], k[d], dot);
+        sum = fmaf(dot > 0.0f ? dot : 0.0f, w[h], sum);
+    }
+    if (part)
+        odd[slot] = sum;
+    __syncthreads();
+    if (part || slot >= n)
+        return;
+    float scale = a.fp8 ? ((const float *)(at + (size_t)KV_PAGE_TOKENS * a.dim))[slot] : 1.0f;
+    a.score[blockIdx.y * a.ld + page * KV_PAGE_TOKENS + slot] = (sum + odd[slot]) * scale;
+}
+
+static __global__ void __launch_bounds__(1024) choose_kernel(struct index_args a)
+{
+    uint32_t row = a.row0 + blockIdx.x, n = a.view.pos[row] + 1;
+    uint32_t k = a.view.seq[a.view.seq_of[row]].top_k, n_out = 0, n_ties = 0;
+    if (!row_selects(a, row))
+        return;
+    k = k < a.width ? k : a.width;
+    const float *x = a.score + blockIdx.x * a.ld;
+    int32_t *out = a.sel + (size_t)row * a.width;
+    struct selection s = {0xFFFFFFFFu, 0};
+    if (k)
+        s = select_largest(x, n, k);
+    for (uint32_t i0 = 0; k && i0 < n; i0 += blockDim.x) {
+        uint32_t i = i0 + threadIdx.x, key = i < n ? order_key(x[i]) : 0, ties, kept;
+        bool tie = i < n && key == s.threshold;
+        uint32_t rank = n_ties + block_rank(tie, &ties);
+        bool in = i < n && (key > s.threshold || (tie && rank < s.ties));
+        uint32_t at = n_out + block_rank(in, &kept);
+        if (in)
+            out[at] = (int32_t)i;
+        n_ties += ties;
+        n_out += kept;
+    }
+    for (uint32_t i = k + threadIdx.x; i < a.width; i += blockDim.x)
+        out[i] = -1;
+}
+
+static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_raw,
+                            const act *w_raw, int32_t *sel)
+{
+    struct cuda_backend *b = cuda_of(o);
+    struct cuda_lane *lane = &b->lane[l];
+    const struct model_config *c = o->cfg;
+    struct index_scratch *x = lane->index;
+    uint32_t n = lane->step->n_rows, threads = (c->index_dim + 31) / 32 * 32;
+    struct index_args a = {};
+    assert(b->index[layer]);
+    a.view = view_of(lane);
+    a.cos = b->rope_cos;
+    a.sin = b->rope_sin;
+    a.plane = b->index[layer];
+    a.page_bytes = b->index_page_bytes;
+    a.ld = (size_t)parts_of(o->limits.max_context, KV_PAGE_TOKENS) * KV_PAGE_TOKENS;
+    a.query = x->query;
+    a.weight = x->weight;
+    a.score = x->score;
+    a.sel = sel;
+    a.heads = c->index_heads;
+    a.dim = c->index_dim;
+    a.half = c->rope_dim / 2;
+    a.width = c->index_topk;
+    a.interleaved = c->index_rope_interleaved;
+    a.fp8 = o->limits.index == INDEX_FP8;
+    size_t shared = sizeof(float) * (KV_PAGE_TOKENS * (c->index_dim + 1) + KV_PAGE_TOKENS);
+    for (a.row0 = 0; a.row0 < n; a.row0 += x->rows) {
+        uint32_t rows = n - a.row0 < x->rows ? n - a.row0 : x->rows;
+        dim3 per_head(rows, c->index_heads),
+            per_page(parts_of(lane->longest, KV_PAGE_TOKENS), rows);
+        CUDA_LAUNCH((prepare_kernel<float>), per_head, threads < 128 ? threads : 128, 0,
+                    lane->stream, (const float *)q_raw, (const float *)w_raw, a);
+        CUDA_LAUNCH(score_kernel, per_page, SCORE_THREADS, shared, lane->stream, a);
+        CUDA_LAUNCH(choose_kernel, rows, 1024, 0, lane->stream, a);
+        cuda_launched(lane, "index_select");
+    }
+}
+
+static int32_t *op_alloc_sel(struct ops *o, enum lane l)
+{
+    return (int32_t *)cuda_reserve(cuda_of(o),
+                                   sizeof(int32_t) * o->limits.max_rows[l] * o->cfg->index_topk);
+}
+
+enum err_code cuda_index_init(struct cuda_backend *b, struct err *e)
+{
+    const struct model_config *c = b->ops.cfg;
+    const struct ops_limits *lim = &b->ops.limits;
+    b->ops.alloc_sel = op_alloc_sel;
+    if (!c->has_indexer)
+        return ERR_OK;
+    size_t shared = sizeof(float) * (KV_PAGE_TOKENS * (c->index_dim + 1) + KV_PAGE_TOKENS);
+    if (shared > 48 << 10)
+        return err_set(e, ERR_INVALID, "index_head_dim=%u: a page of keys is over 48 KiB",
+                       c->index_dim);
+    for (int l = 0; l < N_LANES; l++) {
+        struct index_scratch *x = (struct index_scratch *)cuda_reserve_host(b, sizeof *x);
+        if (!x)
+            return err_set(e, ERR_NOMEM, "indexer workspace");
+        b->lane[l].index = x;
+        size_t row = sizeof(float) * KV_PAGE_TOKENS * parts_of(lim->max_context, KV_PAGE_TOKENS);
+        size_t rows = SCORE_BYTES / row;
+        rows = rows < 1 ? 1 : rows < CHUNK_ROWS ? rows : CHUNK_ROWS;
+        x->rows = (uint32_t)(rows < lim->max_rows[l] ? rows : lim->max_rows[l]);
+        x->query =
+            (float *)cuda_reserve(b, sizeof(float) * x->rows * c->index_heads * c->index_dim);
+        x->weight = (float *)cuda_reserve(b, sizeof(float) * x->rows * c->index_heads);
+        x->score = (float *)cuda_reserve(b, row * x->rows);
+        if (!x->query || !x->weight || !x->score)
+            return err_set(e, ERR_NOMEM, "indexer workspace of %u rows", x->rows);
+    }
+    b->ops.index_select = op_index_select;
+    return ERR_OK;
+}

@@ -1,0 +1,454 @@
+/* sample.cu - ops->sample: from a row of logits to a token, all of it on the device. See sample.h.
+ *
+ * A block of 1024 threads per row, a few passes over the vocabulary: usable?, bias and penalties,
+ * then the argmax, or top-k (radix selection), weights, top-p (bisection over the 32-bit keys of
+ * the weights, sums in double and in one fixed order), min-p, and the draw. Wishes of varying
+ * length (bias, history, bans, allowed set) go up in a pool of words.
+ */
+#include "cuda/backend.cuh"
+
+#include "tile/select.cuh"
+
+#include <float.h>
+#include <string.h>
+
+enum { THREADS = 1024, POOL_WORDS = 2 << 20 };
+
+/* A row's wishes; offsets count words of the pool. */
+struct wish {
+    float temperature, top_p, min_p, presence, frequency, repetition;
+    uint32_t top_k, n_top, n_bias, n_history, n_prompt, n_banned, position, stream, given_token;
+    uint32_t bias, history, banned, allowed; /* offsets */
+    uint32_t key[2];                         /* the seed */
+    bool has_allowed, given, want_logprob;
+};
+
+struct sample_scratch {
+    struct wish *wish, *dev_wish;     /* [max_rows] */
+    struct sample_out *out, *dev_out; /* [max_rows] */
+    uint32_t *pool, *dev_pool;
+    size_t pool_words, used;
+    float *work;     /* [max_out_rows, vocab] */
+    uint32_t *count; /* [max_out_rows, vocab] */
+};
+
+struct sample_args {
+    const float *logits;
+    const struct wish *wish;
+    const uint32_t *pool;
+    float *work;
+    uint32_t *count;
+    struct sample_out *out;
+    uint32_t vocab, end_id;
+};
+
+typedef unsigned long long ranked; /* key, then the id upside down: the largest is the best */
+static __device__ __forceinline__ ranked rank_of(float x, uint32_t id)
+{
+    return (ranked)order_key(x) << 32 | (0xFFFFFFFFu - id);
+}
+static __device__ __forceinline__ uint32_t id_of(ranked r)
+{
+    return 0xFFFFFFFFu - (uint32_t)r;
+}
+
+/* The best of x[0, n) that comes after `bound`. 0: none. */
+static __device__ ranked block_best(const float *x, uint32_t n, ranked bound)
+{
+    __shared__ ranked part[32];
+    ranked best = 0;
+    for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
+        ranked r = rank_of(x[i], i);
+        best = r < bound && r > best ? r : best;
+    }
+    for (int d = 16; d > 0; d /= 2) {
+        ranked r = __shfl_xor_sync(WARP_ALL, best, d);
+        best = r > best ? r : best;
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = best;
+    __syncthreads();
+    for (int i = 0; i < THREADS / 32; i++)
+        best = part[i] > best ? part[i] : best;
+    return best;
+}
+
+static __device__ void adjust(const struct sample_args &a, const struct wish &w, const float *raw,
+                              float *x, uint32_t *count)
+{
+    const uint32_t in_prompt = 1u << 31;
+    bool penalties =
+        w.n_history && (w.presence != 0.0f || w.frequency != 0.0f || w.repetition != 1.0f);
+    for (uint32_t i = threadIdx.x; i < a.vocab; i += THREADS) {
+        x[i] = raw[i];
+        if (penalties)
+            count[i] = 0;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) /* in order: an id may come twice */
+        for (uint32_t i = 0; i < w.n_bias; i++)
+            if (a.pool[w.bias + 2 * i] < a.vocab)
+                x[a.pool[w.bias + 2 * i]] += __uint_as_float(a.pool[w.bias + 2 * i + 1]);
+    for (uint32_t i = threadIdx.x; penalties && i < w.n_history; i += THREADS) {
+        uint32_t id = a.pool[w.history + i];
+        if (id >= a.vocab)
+            continue;
+        if (i < w.n_prompt)
+            atomicOr(&count[id], in_prompt);
+        else
+            atomicAdd(&count[id], 1u);
+    }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < a.vocab; i += THREADS) {
+        float v = x[i], n = penalties ? (float)(count[i] & ~in_prompt) : 0.0f;
+        if (penalties && count[i] && w.repetition != 1.0f)
+            v = v > 0.0f ? v / w.repetition : v * w.repetition;
+        if (n > 0.0f)
+            v -= w.frequency * n + w.presence;
+        if (w.has_allowed && !(a.pool[w.allowed + i / 32] >> (i % 32) & 1u))
+            v = -INFINITY;
+        x[i] = v;
+    }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < w.n_banned; i += THREADS)
+        if (a.pool[w.banned + i] < a.vocab)
+            x[a.pool[w.banned + i]] = -INFINITY;
+    __syncthreads();
+}
+
+/* Leaves in what beats the threshold and its first ties; others become `gone`. */
+static __device__ void keep_selection(float *x, uint32_t n, uint32_t threshold, uint32_t ties,
+                                      float gone)
+{
+    uint32_t seen = 0, here;
+    for (uint32_t i0 = 0; i0 < n; i0 += THREADS) {
+        uint32_t i = i0 + threadIdx.x, key = i < n ? order_key(x[i]) : 0;
+        bool tie = i < n && key == threshold;
+        uint32_t rank = seen + block_rank(tie, &here);
+        if (i < n && !(key > threshold || (tie && rank < ties)))
+            x[i] = gone;
+        seen += here;
+    }
+    __syncthreads();
+}
+
+/* Sum of the weights whose key is above `bound`. Excluded entries are -1. */
+static __device__ double sum_above(const float *x, uint32_t n, uint32_t bound)
+{
+    double sum = 0.0;
+    for (uint32_t i = threadIdx.x; i < n; i += THREADS)
+        if (x[i] >= 0.0f && order_key(x[i]) > bound)
+            sum += (double)x[i];
+    return block_sum(sum);
+}
+
+static __device__ void cut_top_p(float *x, uint32_t n, float top_p)
+{
+    /* The largest key t such that the keys above t - 1 reach the target: weights of key t are the
+     * last to come in. Weights lie in [0, 1]. */
+    double target = (double)top_p * sum_above(x, n, 0);
+    uint32_t low = order_key(0.0f), high = order_key(1.0f);
+    while (low < high) {
+        uint32_t mid = low + (high - low + 1) / 2;
+        if (sum_above(x, n, mid - 1) >= target)
+            low = mid;
+        else
+            high = mid - 1;
+    }
+    double reached = sum_above(x, n, low);
+    float each = __uint_as_float(low ^ 0x80000000u);
+    uint32_t ties = 0; /* at most n: rounding may leave the target out of reach */
+    do {
+        reached += (double)each;
+        ties++;
+    } while (reached < target && ties < n);
+    keep_selection(x, n, low, ties, -1.0f);
+}
+
+static __device__ uint2 philox_words(const struct wish &w)
+{
+    uint32_t c0 = w.position, c1 = w.stream, c2 = 0, c3 = 0, k0 = w.key[0], k1 = w.key[1];
+    for (int round = 0; round < 10; round++) {
+        uint32_t n0 = __umulhi(0xCD9E8D57u, c2) ^ c1 ^ k0, n2 = __umulhi(0xD2511F53u, c0) ^ c3 ^ k1;
+        c1 = 0xCD9E8D57u * c2;
+        c3 = 0xD2511F53u * c0;
+        c0 = n0;
+        c2 = n2;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    uint2 r;
+    r.x = c0;
+    r.y = c1;
+    return r;
+}
+
+static __device__ uint32_t draw(const float *x, uint32_t n, const struct wish &w)
+{
+    __shared__ double part[THREADS];
+    __shared__ uint32_t token;
+    uint32_t each = (n + THREADS - 1) / THREADS, begin = threadIdx.x * each;
+    uint32_t end = begin + each < n ? begin + each : n;
+    double sum = 0.0;
+    for (uint32_t i = begin; i < end; i++)
+        sum += x[i] > 0.0f ? (double)x[i] : 0.0;
+    part[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        uint2 noise = philox_words(w);
+        double u =
+            ((double)(noise.x >> 5) * 67108864.0 + (double)(noise.y >> 6)) / 9007199254740992.0;
+        double total = 0.0, reached = 0.0;
+        for (int i = 0; i < THREADS; i++)
+            total += part[i];
+        uint32_t s = 0, last = 0;
+        while (s + 1 < THREADS && reached + part[s] <= u * total)
+            reached += part[s++];
+        for (uint32_t i = 0; i < n; i++) { /* where rounding leaves the target at the very end */
+            if (i == 0 && s)
+                i = s * each < n ? s * each : n - 1;
+            if (x[i] > 0.0f) {
+                last = i;
+                reached += (double)x[i];
+                if (reached > u * total)
+                    break;
+            }
+        }
+        if (!(x[last] > 0.0f)) /* the last segments were empty */
+            for (last = n - 1; last > 0 && !(x[last] > 0.0f);)
+                last--;
+        token = last;
+    }
+    __syncthreads();
+    return token;
+}
+
+/* Whether there was anything to choose from. */
+static __device__ bool choose(float *x, uint32_t n, const struct wish &w, uint32_t *token)
+{
+    ranked best = block_best(x, n, ~(ranked)0);
+    float max = x[id_of(best)];
+    if (!(max >= -FLT_MAX))
+        return false;
+    *token = id_of(best);
+    if (w.temperature <= 0.0f)
+        return true;
+    if (w.top_k && w.top_k < n) {
+        struct selection s = select_largest(x, n, w.top_k);
+        keep_selection(x, n, s.threshold, s.ties, -INFINITY);
+    }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < n; i += THREADS)
+        x[i] = x[i] >= -FLT_MAX ? expf((x[i] - max) / w.temperature) : -1.0f;
+    __syncthreads();
+    if (w.top_p < 1.0f)
+        cut_top_p(x, n, w.top_p);
+    for (uint32_t i = threadIdx.x; w.min_p > 0.0f && i < n; i += THREADS)
+        if (x[i] < w.min_p) /* the largest weight is 1 */
+            x[i] = -1.0f;
+    __syncthreads();
+    *token = draw(x, n, w);
+    return true;
+}
+
+static __device__ void log_probabilities(const float *x, uint32_t n, float max, uint32_t n_top,
+                                         struct sample_out *out, uint32_t token)
+{
+    double sum = 0.0;
+    float mine = x[token];
+    uint32_t before = 0;
+    for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
+        sum += (double)expf(x[i] - max);
+        before += x[i] > mine || (x[i] == mine && i < token);
+    }
+    double log_sum = log(block_sum(sum));
+    before = block_sum(before);
+    if (threadIdx.x == 0) {
+        out->logprob = (float)((double)(mine - max) - log_sum);
+        out->rank = before + 1;
+        out->n_top = n_top < n ? n_top : n;
+    }
+    ranked bound = ~(ranked)0;
+    for (uint32_t t = 0; t < n_top && t < n; t++) {
+        bound = block_best(x, n, bound);
+        if (threadIdx.x == 0) {
+            out->top[t].id = id_of(bound);
+            out->top[t].logprob = (float)((double)(x[id_of(bound)] - max) - log_sum);
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(THREADS) sample_kernel(struct sample_args a)
+{
+    const struct wish &w = a.wish[blockIdx.x];
+    const float *raw = a.logits + (size_t)blockIdx.x * a.vocab;
+    float *x = a.work + (size_t)blockIdx.x * a.vocab;
+    struct sample_out *out = a.out + blockIdx.x;
+    uint32_t bad = 0, token = a.end_id;
+    float max = -INFINITY;
+    for (uint32_t i = threadIdx.x; i < a.vocab; i += THREADS) {
+        bad += !(raw[i] <= FLT_MAX);
+        max = raw[i] > max ? raw[i] : max;
+    }
+    bad = block_sum(bad);
+    max = block_max(max);
+    bool usable = !bad && max >= -FLT_MAX;
+    if (w.given) {
+        token = w.given_token;
+    } else if (usable) {
+        adjust(a, w, raw, x, a.count + (size_t)blockIdx.x * a.vocab);
+        if (!choose(x, a.vocab, w, &token)) {
+            token = a.end_id;
+            usable = false;
+        }
+    }
+    if (threadIdx.x == 0) {
+        out->token = token;
+        out->logprob = 0.0f;
+        out->rank = 0;
+        out->n_top = 0;
+        out->bad_logits = !usable;
+    }
+    __syncthreads();
+    if (usable && w.want_logprob)
+        log_probabilities(raw, a.vocab, max, w.n_top, out, token);
+}
+
+static size_t words_of(const struct sample_row *r, uint32_t vocab)
+{
+    return 2 * (size_t)r->p->n_bias + r->n_history + r->n_banned +
+           (r->p->allowed ? (vocab + 31) / 32 : 0);
+}
+
+static uint32_t put_words(struct sample_scratch *s, const void *from, size_t words)
+{
+    uint32_t at = (uint32_t)s->used;
+    if (words)
+        memcpy(s->pool + at, from, words * 4);
+    s->used += words;
+    return at;
+}
+
+static void fill(struct sample_scratch *s, struct wish *w, const struct sample_row *r,
+                 uint32_t vocab)
+{
+    const struct sample_params *p = r->p;
+    static_assert(sizeof(struct sample_bias) == 8, "a bias is two words of the pool");
+    memset(w, 0, sizeof *w);
+    w->temperature = p->temperature;
+    w->top_p = p->top_p;
+    w->min_p = p->min_p;
+    w->presence = p->presence_penalty;
+    w->frequency = p->frequency_penalty;
+    w->repetition = p->repetition_penalty;
+    w->top_k = p->top_k;
+    w->n_top = p->n_top;
+    w->position = r->position;
+    w->stream = r->stream;
+    w->given = r->given;
+    w->given_token = r->given_token;
+    w->want_logprob = p->want_logprob;
+    w->key[0] = (uint32_t)p->seed;
+    w->key[1] = (uint32_t)(p->seed >> 32);
+    w->n_bias = p->n_bias;
+    w->bias = put_words(s, p->bias, 2 * (size_t)p->n_bias);
+    if (w->presence != 0.0f || w->frequency != 0.0f || w->repetition != 1.0f) {
+        w->n_history = r->n_history;
+        w->n_prompt = r->n_prompt;
+        w->history = put_words(s, r->history, r->n_history);
+    }
+    w->n_banned = r->n_banned;
+    w->banned = put_words(s, r->banned, r->n_banned);
+    w->has_allowed = p->allowed != NULL;
+    w->allowed = put_words(s, p->allowed, p->allowed ? (vocab + 31) / 32 : 0);
+}
+
+static void op_sample(struct ops *o, enum lane l, float *logits, uint32_t i0, uint32_t n)
+{
+    struct cuda_backend *b = cuda_of(o);
+    struct cuda_lane *lane = &b->lane[l];
+    struct sample_scratch *s = lane->sample;
+    uint32_t vocab = o->cfg->vocab_size;
+    struct sample_args a = {};
+    a.pool = s->dev_pool;
+    a.work = s->work;
+    a.count = s->count;
+    a.vocab = vocab;
+    a.end_id = o->cfg->n_eos ? o->cfg->eos_id[0] : 0;
+    for (uint32_t done = 0, k; done < n; done += k) {
+        const struct sample_row *row = lane->step->sample + i0 + done;
+        for (k = 0; done + k < n; k++) {
+            size_t words = words_of(&row[k], vocab);
+            if (s->used + words > s->pool_words) {
+                if (k)
+                    break; /* these first */
+                if (words > s->pool_words) {
+                    if (!lane->err.code)
+                        err_set(&lane->err, ERR_INVALID, "a row of %zu words of sampling wishes",
+                                words);
+                    return;
+                }
+                cuda_lane_check(lane, cudaStreamSynchronize(lane->stream), "sample");
+                s->used = 0;
+            }
+            fill(s, &s->wish[i0 + done + k], &row[k], vocab);
+        }
+        a.logits = logits + (size_t)done * vocab;
+        a.wish = s->dev_wish + i0 + done;
+        a.out = s->dev_out + i0 + done;
+        cudaMemcpyAsync(s->dev_wish + i0 + done, s->wish + i0 + done, k * sizeof *s->wish,
+                        cudaMemcpyHostToDevice, lane->stream);
+        if (s->used)
+            cudaMemcpyAsync(s->dev_pool, s->pool, s->used * 4, cudaMemcpyHostToDevice,
+                            lane->stream);
+        CUDA_LAUNCH(sample_kernel, k, THREADS, 0, lane->stream, a);
+        cudaMemcpyAsync(s->out + i0 + done, s->dev_out + i0 + done, k * sizeof *s->out,
+                        cudaMemcpyDeviceToHost, lane->stream);
+        cuda_launched(lane, "sample");
+        if (done + k < n) { /* the pool is full: its words must be read before the next ones */
+            cuda_lane_check(lane, cudaStreamSynchronize(lane->stream), "sample");
+            s->used = 0;
+        }
+    }
+    lane->n_sampled = i0 + n;
+}
+
+void cuda_sample_begin(struct cuda_lane *lane)
+{
+    lane->sample->used = 0;
+    lane->n_sampled = 0;
+}
+
+void cuda_sample_finish(struct cuda_lane *lane)
+{
+    for (uint32_t i = 0; i < lane->n_sampled; i++)
+        lane->step->out[i] = lane->sample->out[i];
+}
+
+enum err_code cuda_sample_init(struct cuda_backend *b, struct err *e)
+{
+    size_t vocab = b->ops.cfg->vocab_size, rows = b->ops.limits.max_out_rows;
+    b->ops.sample = op_sample;
+    for (int l = 0; l < N_LANES; l++) {
+        struct sample_scratch *s = (struct sample_scratch *)cuda_reserve_host(b, sizeof *s);
+        if (!s)
+            return err_set(e, ERR_NOMEM, "sampling workspace");
+        b->lane[l].sample = s;
+        size_t max = b->ops.limits.max_rows[l];
+        size_t one = b->ops.limits.max_context + 4 * vocab;
+        s->pool_words = one > POOL_WORDS ? one : (size_t)POOL_WORDS;
+        s->wish = (struct wish *)cuda_reserve_pinned(b, max * sizeof *s->wish);
+        s->out = (struct sample_out *)cuda_reserve_pinned(b, max * sizeof *s->out);
+        s->pool = (uint32_t *)cuda_reserve_pinned(b, s->pool_words * 4);
+        s->dev_wish = (struct wish *)cuda_reserve(b, max * sizeof *s->wish);
+        s->dev_out = (struct sample_out *)cuda_reserve(b, max * sizeof *s->out);
+        s->dev_pool = (uint32_t *)cuda_reserve(b, s->pool_words * 4);
+        s->work = (float *)cuda_reserve(b, rows * vocab * 4);
+        s->count = (uint32_t *)cuda_reserve(b, rows * vocab * 4);
+        if (!s->wish || !s->out || !s->pool || !s->dev_wish || !s->dev_out || !s->dev_pool ||
+            !s->work || !s->count)
+            return err_set(e, ERR_NOMEM, "sampling workspace of %zu rows", rows);
+    }
+    return ERR_OK;
+}

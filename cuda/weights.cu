@@ -1,0 +1,247 @@
+/* weights.cu - cuda_weights_upload: one allocation for the whole model, filled through two pinned
+ * buffers, so that reading the file and copying to the device overlap.
+ */
+#include "cuda/backend.cuh"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { STAGE_BYTES = 32 << 20 };
+
+struct upload {
+    struct weights *w; /* the copy */
+    const struct model_config *cfg;
+    unsigned char *dev; /* NULL: the first walk, which counts */
+    size_t used;
+    unsigned char *stage[2];
+    cudaStream_t stream[2];
+    uint32_t turn;
+    size_t done, total;
+    weights_progress *progress;
+    void *arg;
+    cudaError_t code;
+};
+
+/* What weights_close() of the copy frees. */
+struct device_weights {
+    struct weights w;
+    unsigned char *dev;
+    int device;
+    void **host; /* host tables */
+    uint32_t n_host;
+};
+
+/* The device's copy of bytes; on the first walk only a size is noted. */
+static const void *send(struct upload *u, const void *from, size_t bytes)
+{
+    if (!from || !bytes)
+        return NULL;
+    unsigned char *to = u->dev ? u->dev + u->used : NULL;
+    u->used += (bytes + 255) / 256 * 256 + 256;
+    for (size_t i = 0; to && i < bytes && u->code == cudaSuccess;) {
+        size_t n = bytes - i < STAGE_BYTES ? bytes - i : (size_t)STAGE_BYTES;
+        uint32_t t = u->turn++ % 2;
+        u->code = cudaStreamSynchronize(u->stream[t]); /* the buffer's last copy is over */
+        if (u->code == cudaSuccess) {
+            memcpy(u->stage[t], (const unsigned char *)from + i, n);
+            u->code = cudaMemcpyAsync(to + i, u->stage[t], n, cudaMemcpyHostToDevice, u->stream[t]);
+        }
+        i += n;
+        u->done += n;
+        if (u->progress)
+            u->progress(u->arg, u->done, u->total);
+    }
+    return to ? to : from;
+}
+
+static struct matrix send_matrix(struct upload *u, const struct matrix *m)
+{
+    struct matrix out = *m;
+    if (!m->data)
+        return out;
+    size_t blocks = (size_t)parts_of(m->n_out, 128) * parts_of(m->n_in, 128);
+    out.data = send(u, m->data, (size_t)m->n_out * m->n_in * dtype_bytes(m->dtype));
+    out.scale = (const float *)send(u, m->scale, m->scale ? blocks * sizeof(float) : 0);
+    return out;
+}
+
+static float *send_vector(struct upload *u, const float *v, size_t n)
+{
+    return (float *)send(u, v, n * sizeof(float));
+}
+
+static struct ffn_weights send_ffn(struct upload *u, const struct ffn_weights *f)
+{
+    struct ffn_weights out;
+    out.gate = send_matrix(u, &f->gate);
+    out.up = send_matrix(u, &f->up);
+    out.down = send_matrix(u, &f->down);
+    return out;
+}
+
+/* Experts, and their table for the grouped products. `to` is NULL on the first walk. */
+static void send_experts(struct upload *u, const struct ffn_weights *from, struct ffn_weights *to)
+{
+    uint32_t n = u->cfg->n_experts;
+    size_t bytes = 3 * n * sizeof(struct matrix);
+    struct matrix *table = (struct matrix *)calloc(3 * (size_t)n, sizeof *table);
+    if (!table) {
+        u->code = cudaErrorMemoryAllocation;
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        struct ffn_weights f = send_ffn(u, &from[i]);
+        table[3 * i] = f.gate;
+        table[3 * i + 1] = f.up;
+        table[3 * i + 2] = f.down;
+        if (to)
+            to[i] = f;
+    }
+    const void *dev = send(u, table, bytes);
+    if (to)
+        ((struct expert_header *)(void *)to - 1)->device = (struct matrix *)dev;
+    free(table);
+}
+
+static void send_layer(struct upload *u, const struct layer_weights *from, struct layer_weights *to)
+{
+    const struct model_config *c = u->cfg;
+    struct layer_weights out = *from;
+    out.input_norm = send_vector(u, from->input_norm, c->hidden_size);
+    out.post_norm = send_vector(u, from->post_norm, c->hidden_size);
+    out.q = send_matrix(u, &from->q);
+    out.q_a = send_matrix(u, &from->q_a);
+    out.q_b = send_matrix(u, &from->q_b);
+    out.q_a_norm = send_vector(u, from->q_a_norm, c->q_lora_rank);
+    out.kv_a = send_matrix(u, &from->kv_a);
+    out.kv_a_norm = send_vector(u, from->kv_a_norm, c->kv_lora_rank);
+    out.kv_b = send_matrix(u, &from->kv_b);
+    out.o = send_matrix(u, &from->o);
+    out.index_q = send_matrix(u, &from->index_q);
+    out.index_k = send_matrix(u, &from->index_k);
+    out.index_w = send_matrix(u, &from->index_w);
+    out.index_norm = send_vector(u, from->index_norm, c->index_dim);
+    out.index_norm_bias = send_vector(u, from->index_norm_bias, c->index_dim);
+    out.dense = send_ffn(u, &from->dense);
+    out.shared = send_ffn(u, &from->shared);
+    out.router = send_matrix(u, &from->router);
+    out.router_bias = send_vector(u, from->router_bias, c->n_experts);
+    struct ffn_weights *experts = to ? to->expert : NULL;
+    if (from->expert && from->expert[0].gate.data)
+        send_experts(u, from->expert, experts);
+    if (to) {
+        *to = out;
+        to->expert = experts;
+    }
+}
+
+static void walk(struct upload *u, const struct weights *from)
+{
+    struct weights *w = u->w;
+    struct matrix embed = send_matrix(u, &from->embed);
+    struct matrix head = embed;
+    if (from->head.data != from->embed.data)
+        head = send_matrix(u, &from->head);
+    float *norm = send_vector(u, from->final_norm, u->cfg->hidden_size);
+    if (u->dev) {
+        w->embed = embed;
+        w->head = head;
+        w->final_norm = norm;
+    }
+    for (uint32_t i = 0; i < u->cfg->n_layers; i++)
+        send_layer(u, &from->layer[i], u->dev ? &w->layer[i] : NULL);
+}
+
+void cuda_weights_close(struct weights *w)
+{
+    struct device_weights *d = (struct device_weights *)(void *)w;
+    if (!d)
+        return;
+    (void)cudaSetDevice(d->device);
+    if (d->dev)
+        (void)cudaFree(d->dev);
+    for (uint32_t i = 0; i < d->n_host; i++)
+        free(d->host[i]);
+    free(d->host);
+    free(d);
+}
+
+static void *host_table(struct device_weights *d, size_t bytes)
+{
+    void *at = calloc(1, bytes);
+    if (at)
+        d->host[d->n_host++] = at;
+    return at;
+}
+
+static bool make_tables(struct device_weights *d, const struct model_config *cfg)
+{
+    size_t expert_bytes =
+        sizeof(struct expert_header) + (size_t)cfg->n_experts * sizeof(struct ffn_weights);
+    d->host = (void **)calloc((size_t)cfg->n_layers + 1, sizeof *d->host);
+    if (!d->host)
+        return false;
+    d->w.layer = (struct layer_weights *)host_table(d, cfg->n_layers * sizeof *d->w.layer);
+    for (uint32_t i = 0; d->w.layer && cfg->n_experts && i < cfg->n_layers; i++) {
+        struct expert_header *h = (struct expert_header *)host_table(d, expert_bytes);
+        if (!h)
+            return false;
+        d->w.layer[i].expert = (struct ffn_weights *)(void *)(h + 1);
+    }
+    return d->w.layer != NULL;
+}
+
+enum err_code cuda_weights_upload(struct weights **out, const struct weights *from,
+                                  const struct model_config *cfg, uint32_t device,
+                                  weights_progress *progress, void *arg, struct err *e)
+{
+    struct upload u = {};
+    void *at = NULL;
+    struct device_weights *d = (struct device_weights *)calloc(1, sizeof *d);
+    if (!d || !make_tables(d, cfg)) {
+        cuda_weights_close((struct weights *)(void *)d);
+        return err_set(e, ERR_NOMEM, "tables of %u layers", cfg->n_layers);
+    }
+    d->device = (int)device;
+    u.w = &d->w;
+    u.cfg = cfg;
+    walk(&u, from); /* counts */
+    u.total = u.used;
+    u.progress = progress;
+    u.arg = arg;
+    u.code = cudaSetDevice((int)device);
+    if (u.code == cudaSuccess)
+        u.code = cudaMalloc(&at, u.total + 512); /* vector loads may look past the end */
+    if (u.code != cudaSuccess) {
+        cuda_weights_close(&d->w);
+        return err_set(e, ERR_NOMEM, "%zu bytes of weights on cuda:%u: %s", u.total, device,
+                       cudaGetErrorString(u.code));
+    }
+    d->dev = u.dev = (unsigned char *)at;
+    for (int t = 0; t < 2 && u.code == cudaSuccess; t++) {
+        void *stage = NULL;
+        u.code = cudaHostAlloc(&stage, STAGE_BYTES, cudaHostAllocDefault);
+        u.stage[t] = (unsigned char *)stage;
+        if (u.code == cudaSuccess)
+            u.code = cudaStreamCreateWithPriority(&u.stream[t], cudaStreamNonBlocking, 0);
+    }
+    u.used = 0;
+    if (u.code == cudaSuccess)
+        walk(&u, from);
+    for (int t = 0; t < 2; t++) {
+        if (u.stream[t]) {
+            cudaError_t code = cudaStreamSynchronize(u.stream[t]);
+            u.code = u.code == cudaSuccess ? code : u.code;
+            (void)cudaStreamDestroy(u.stream[t]);
+        }
+        if (u.stage[t])
+            (void)cudaFreeHost(u.stage[t]);
+    }
+    if (u.code != cudaSuccess) {
+        cuda_weights_close(&d->w);
+        return err_set(e, ERR_CUDA, "weights to cuda:%u: %s", device, cudaGetErrorString(u.code));
+    }
+    d->w.file_bytes = from->file_bytes;
+    *out = &d->w;
+    return ERR_OK;
+}

@@ -1,0 +1,220 @@
+/* cuda_runtime.h - a device made of fibres, for testing kernels where there is no GPU.
+ *
+ * Stands in for the toolkit's header when the sources of cuda/ are built by the host's C++
+ * compiler. The threads of a block are fibres of the calling thread and change places only at
+ * barriers, shuffles and tensor-core products; blocks run one after the other, launches at once. So
+ * indexing, arithmetic and missing barriers at exchanges are tested; races inside a phase, timing
+ * and the hardware's own rounding are not. A block whose threads wait for ones that never come
+ * stops the program with a message.
+ */
+#ifndef GAZE_TEST_EMULATED_CUDA_RUNTIME_H
+#define GAZE_TEST_EMULATED_CUDA_RUNTIME_H
+
+#include <functional>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c)
+    {
+    }
+};
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+struct uint2 {
+    unsigned x, y;
+};
+struct uint4 {
+    unsigned x, y, z, w;
+};
+struct float4 {
+    float x, y, z, w;
+};
+
+typedef struct emulated_stream *cudaStream_t;
+void emulated_launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t s,
+                     const std::function<void()> &body);
+void *emulated_shared(void);
+void emulated_exchange(const void *mine, size_t bytes, void *all); /* all[32 * bytes] */
+void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]);
+void __syncthreads(void);
+void __syncwarp(unsigned mask = 0xFFFFFFFFu);
+
+template <typename T> static inline T __shfl_sync(unsigned, T x, int lane)
+{
+    T all[32];
+    emulated_exchange(&x, sizeof x, all);
+    return all[lane & 31];
+}
+template <typename T> static inline T __shfl_xor_sync(unsigned, T x, int mask)
+{
+    T all[32];
+    emulated_exchange(&x, sizeof x, all);
+    return all[(threadIdx.x % 32) ^ (unsigned)mask];
+}
+static inline unsigned __ballot_sync(unsigned, int flag)
+{
+    int all[32];
+    unsigned bits = 0;
+    emulated_exchange(&flag, sizeof flag, all);
+    for (int i = 0; i < 32; i++)
+        bits |= (unsigned)(all[i] != 0) << i;
+    return bits;
+}
+static inline float __uint_as_float(unsigned u)
+{
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
+}
+static inline unsigned __float_as_uint(float x)
+{
+    unsigned u;
+    memcpy(&u, &x, 4);
+    return u;
+}
+static inline int __popc(unsigned x)
+{
+    return __builtin_popcount(x);
+}
+static inline unsigned __umulhi(unsigned a, unsigned b)
+{
+    return (unsigned)((uint64_t)a * b >> 32);
+}
+template <typename T> static inline T atomicAdd(T *p, T x)
+{
+    T old = *p;
+    *p += x;
+    return old;
+}
+template <typename T> static inline T atomicOr(T *p, T x)
+{
+    T old = *p;
+    *p |= x;
+    return old;
+}
+
+/* ---- the runtime: device memory is the heap, poisoned ---- */
+typedef enum { cudaSuccess, cudaErrorMemoryAllocation = 2 } cudaError_t;
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum {
+    cudaStreamNonBlocking = 1,
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+    cudaHostAllocDefault = 0
+};
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor;
+    size_t sharedMemPerBlockOptin;
+};
+static inline cudaError_t cudaMalloc(void **p, size_t n)
+{
+    *p = aligned_alloc(256, (n + 255) / 256 * 256);
+    if (*p)
+        memset(*p, 0xFF, n);
+    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+static inline cudaError_t cudaHostAlloc(void **p, size_t n, unsigned)
+{
+    return cudaMalloc(p, n);
+}
+static inline cudaError_t cudaFree(void *p)
+{
+    free(p);
+    return cudaSuccess;
+}
+static inline cudaError_t cudaFreeHost(void *p)
+{
+    free(p);
+    return cudaSuccess;
+}
+static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind,
+                                          cudaStream_t)
+{
+    memcpy(to, from, n);
+    return cudaSuccess;
+}
+static inline cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind)
+{
+    memcpy(to, from, n);
+    return cudaSuccess;
+}
+static inline cudaError_t cudaMemset(void *p, int v, size_t n)
+{
+    memset(p, v, n);
+    return cudaSuccess;
+}
+static inline cudaError_t cudaMemsetAsync(void *p, int v, size_t n, cudaStream_t)
+{
+    memset(p, v, n);
+    return cudaSuccess;
+}
+static inline cudaError_t cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+static inline const char *cudaGetErrorString(cudaError_t)
+{
+    return "emulated";
+}
+static inline cudaError_t cudaSetDevice(int)
+{
+    return cudaSuccess;
+}
+static inline cudaError_t cudaGetDeviceCount(int *n)
+{
+    *n = 1;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
+{
+    memset(p, 0, sizeof *p);
+    strcpy(p->name, "emulated");
+    p->major = 9;
+    p->sharedMemPerBlockOptin = 227 << 10;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaMemGetInfo(size_t *a, size_t *b)
+{
+    *a = *b = (size_t)1 << 40;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaDeviceGetStreamPriorityRange(int *a, int *b)
+{
+    *a = *b = 0;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned, int)
+{
+    *s = NULL;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaStreamDestroy(cudaStream_t)
+{
+    return cudaSuccess;
+}
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    return cudaSuccess;
+}
+static inline cudaError_t cudaDeviceSynchronize(void)
+{
+    return cudaSuccess;
+}
+template <typename F> static inline cudaError_t cudaFuncSetAttribute(F, int, int)
+{
+    return cudaSuccess;
+}
+
+#endif

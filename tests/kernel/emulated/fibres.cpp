@@ -1,0 +1,185 @@
+/* fibres.cpp - the emulated device of cuda_runtime.h: one stack per thread of a block. x86-64. */
+#include "cuda_runtime.h"
+
+#include <stdio.h>
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+enum { MAX_THREADS = 1024, STACK = 128 << 10, EXCHANGE = 16 };
+
+struct fibre {
+    void *sp;
+    dim3 id;
+    bool done;
+};
+struct warp {
+    unsigned live, arrived;
+    unsigned long turn;
+    unsigned char slot[32][EXCHANGE];
+    float a[16][16], b[16][8];
+};
+static fibre fib[MAX_THREADS];
+static warp warps[MAX_THREADS / 32];
+static unsigned char *stacks;
+static void *main_sp;
+static unsigned now, n_threads, live, arrived;
+static unsigned long turn, idle;
+static const std::function<void()> *work;
+static unsigned char shared[256 << 10] __attribute__((aligned(64)));
+
+extern "C" void fibre_switch(void **save, void *to);
+__asm__(".text\n.globl fibre_switch\nfibre_switch:\n"
+        "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
+        "mov %rsp,(%rdi)\nmov %rsi,%rsp\n"
+        "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n");
+
+static void next_fibre(void)
+{
+    unsigned from = now;
+    if (!live)
+        return fibre_switch(&fib[from].sp, main_sp);
+    do
+        now = (now + 1) % n_threads;
+    while (fib[now].done);
+    if (++idle > 4ul * MAX_THREADS * MAX_THREADS) {
+        fprintf(stderr, "emulated device: a barrier that not all threads reach\n");
+        abort();
+    }
+    if (now == from)
+        return;
+    threadIdx = fib[now].id;
+    fibre_switch(&fib[from].sp, fib[now].sp);
+}
+
+static void release(void)
+{
+    if (live && arrived == live) {
+        arrived = 0;
+        turn++;
+        idle = 0;
+    }
+}
+static void release_warp(warp *w)
+{
+    if (w->live && w->arrived == w->live) {
+        w->arrived = 0;
+        w->turn++;
+        idle = 0;
+    }
+}
+
+static void fibre_main(void)
+{
+    (*work)();
+    fib[now].done = true;
+    live--;
+    warps[now / 32].live--;
+    release();
+    release_warp(&warps[now / 32]);
+    next_fibre();
+    abort();
+}
+
+void __syncthreads(void)
+{
+    unsigned long mine = turn;
+    arrived++;
+    release();
+    while (turn == mine)
+        next_fibre();
+}
+
+void __syncwarp(unsigned)
+{
+    warp *w = &warps[now / 32];
+    unsigned long mine = w->turn;
+    w->arrived++;
+    release_warp(w);
+    while (w->turn == mine)
+        next_fibre();
+}
+
+void emulated_exchange(const void *mine, size_t bytes, void *all)
+{
+    warp *w = &warps[now / 32];
+    memcpy(w->slot[now % 32], mine, bytes);
+    __syncwarp();
+    for (int i = 0; i < 32; i++)
+        memcpy((char *)all + i * bytes, w->slot[i], bytes);
+    __syncwarp();
+}
+
+static float half_of(uint32_t x, int high)
+{
+    return __uint_as_float((high ? x >> 16 : x & 0xFFFFu) << 16);
+}
+
+void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    warp *w = &warps[now / 32];
+    unsigned l = now % 32, g = l / 4, t = l % 4;
+    for (unsigned i = 0; i < 4; i++)
+        for (unsigned h = 0; h < 2; h++)
+            w->a[g + 8 * (i % 2)][2 * t + 8 * (i / 2) + h] = half_of(a[i], h);
+    for (unsigned i = 0; i < 2; i++)
+        for (unsigned h = 0; h < 2; h++)
+            w->b[2 * t + 8 * i + h][g] = half_of(b[i], h);
+    __syncwarp();
+    for (unsigned i = 0; i < 4; i++) {
+        float sum = c[i];
+        for (unsigned k = 0; k < 16; k++)
+            sum += w->a[g + 8 * (i / 2)][k] * w->b[k][2 * t + i % 2];
+        c[i] = sum;
+    }
+    __syncwarp();
+}
+
+void *emulated_shared(void)
+{
+    return shared;
+}
+
+static void run_block(void)
+{
+    n_threads = live = blockDim.x * blockDim.y * blockDim.z;
+    arrived = 0;
+    idle = 0;
+    for (unsigned i = 0; i < n_threads; i++) {
+        fib[i].id = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+        fib[i].done = false;
+        void **top = (void **)(stacks + (size_t)(i + 1) * STACK - 72);
+        *--top = (void *)fibre_main;
+        for (int r = 0; r < 6; r++)
+            *--top = NULL;
+        fib[i].sp = top;
+    }
+    for (unsigned i = 0; i < (n_threads + 31) / 32; i++) {
+        warps[i].live = n_threads - 32 * i < 32 ? n_threads - 32 * i : 32;
+        warps[i].arrived = 0;
+    }
+    now = 0;
+    threadIdx = fib[0].id;
+    fibre_switch(&main_sp, fib[0].sp);
+}
+
+void emulated_launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
+                     const std::function<void()> &body)
+{
+    if (!stacks)
+        stacks = (unsigned char *)aligned_alloc(4096, (size_t)MAX_THREADS * STACK);
+    if (!stacks || shared_bytes > sizeof shared || block.x * block.y * block.z > MAX_THREADS ||
+        !(grid.x && grid.y && grid.z) || grid.y > 65535 || grid.z > 65535) {
+        fprintf(stderr, "emulated device: a launch that no device takes\n");
+        abort();
+    }
+    work = &body;
+    gridDim = grid;
+    blockDim = block;
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                blockIdx = dim3(x, y, z);
+                memset(shared, 0xFF, shared_bytes);
+                run_block();
+            }
+}
