@@ -22,10 +22,15 @@ enum {
 
 struct pretok {
     pcre2_match_context *limits; /* only read while matching */
+    /* Patterns that know the newest characters are half as fast, and few texts have any: those that
+     * do are found first and take the second of each pair. */
+    struct regex {
+        pcre2_code *code; /* NULL: none */
+        bool jit;
+    } any_news; /* finds a character that this PCRE2 does not know; none when it knows them all */
     unsigned n_stages;
     struct stage {
-        pcre2_code *code;
-        bool jit;
+        struct regex usual, news; /* news: none when it would be the same */
     } stage[MAX_STAGES];
 };
 
@@ -47,6 +52,7 @@ struct text_out {
     char *s;
     size_t n, max;
     bool full;
+    bool news; /* write the characters that this PCRE2 is too old to know beside \p{L} ... */
 };
 
 static void put(struct text_out *o, const char *s, size_t n)
@@ -103,14 +109,18 @@ static size_t find_and(const char *p, size_t n)
     return 0;
 }
 
-/* "\p{L}" at p: the characters of that category that this PCRE2 is too old to know; else NULL. */
-static const char *missing_news(const char *p, size_t n)
+static bool knows_unicode_16(void)
 {
     char version[64] = "";
-    if (n < 5 || p[1] != 'p' || p[2] != '{' || p[4] != '}')
-        return NULL;
     pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, version);
-    return strtoul(version, NULL, 10) < 16 ? unicode_news(p[3]) : NULL;
+    return strtoul(version, NULL, 10) >= 16;
+}
+
+/* "\p{L}" at p: what is to be written beside it; else NULL. */
+static const char *missing_news(const struct text_out *o, const char *p, size_t n)
+{
+    bool category = n >= 5 && p[1] == 'p' && p[2] == '{' && p[4] == '}';
+    return category && o->news ? unicode_news(p[3]) : NULL;
 }
 
 /* A class without intersection: \s is spelt out. \S inside a class has no such spelling: refused.
@@ -122,7 +132,7 @@ static enum err_code rewrite_class(const char *p, size_t n, struct text_out *o, 
             put(o, p + i, 1);
             continue;
         }
-        const char *news = missing_news(p + i, n - i);
+        const char *news = missing_news(o, p + i, n - i);
         if (news) {
             put(o, p + i, 5);
             put_str(o, news);
@@ -166,7 +176,7 @@ static enum err_code rewrite(const char *p, size_t n, struct text_out *o, struct
     for (size_t i = 0; i < n;) {
         if (p[i] == '\\') {
             size_t len = escape_bytes(n - i);
-            const char *news = missing_news(p + i, n - i);
+            const char *news = missing_news(o, p + i, n - i);
             if (news) {
                 put_str(o, "[");
                 put(o, p + i, len = 5);
@@ -194,36 +204,38 @@ static enum err_code rewrite(const char *p, size_t n, struct text_out *o, struct
 
 /* ---- building ---- */
 
-static enum err_code add_stage(struct pretok *p, const char *pattern, uint32_t options,
-                               struct err *e)
+static enum err_code compile(struct regex *r, const char *pattern, uint32_t options, struct err *e)
 {
     int code = 0;
     size_t at = 0;
-    if (p->n_stages == MAX_STAGES)
-        return err_set(e, ERR_INVALID, "more than %d splitting stages", MAX_STAGES);
-    struct stage *s = &p->stage[p->n_stages];
-    s->code = FAULT("pretok.compile")
+    r->code = FAULT("pretok.compile")
                   ? NULL
                   : pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
                                   PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | options, &code,
                                   &at, NULL);
-    if (!s->code) {
+    if (!r->code) {
         char why[120] = "";
         pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
         return err_set(e, code == PCRE2_ERROR_NOMEMORY ? ERR_NOMEM : ERR_INVALID,
                        "regex: %s at byte %zu", why, at);
     }
-    p->n_stages++;
-    s->jit = pcre2_jit_compile(s->code, PCRE2_JIT_COMPLETE) == 0;
+    r->jit = pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE) == 0;
     return ERR_OK;
 }
 
-static enum err_code add_regex(struct pretok *p, const char *pattern, struct err *e)
+static enum err_code new_stage(struct pretok *p, struct stage **out, struct err *e)
+{
+    if (p->n_stages == MAX_STAGES)
+        return err_set(e, ERR_INVALID, "more than %d splitting stages", MAX_STAGES);
+    *out = &p->stage[p->n_stages++];
+    return ERR_OK;
+}
+
+static enum err_code compile_rewritten(struct regex *r, const char *pattern, bool news,
+                                       struct err *e)
 {
     size_t n = strlen(pattern);
-    if (n > MAX_PATTERN_BYTES)
-        return err_set(e, ERR_INVALID, "a regex of %zu bytes is too long", n);
-    struct text_out o = {.max = n * (sizeof WHITE + 16)};
+    struct text_out o = {.max = n * (sizeof WHITE + 16), .news = news};
     for (const char *c = pattern; (c = strstr(c, "\\p{")); c++)
         o.max += UNICODE_NEWS_MAX_BYTES;
     o.s = FAULT("pretok.rewrite") ? NULL : malloc(o.max + 1);
@@ -231,8 +243,40 @@ static enum err_code add_regex(struct pretok *p, const char *pattern, struct err
         return err_set(e, ERR_NOMEM, "regex");
     if (rewrite(pattern, n, &o, e) == ERR_OK) {
         o.s[o.n] = '\0';
-        e->code = add_stage(p, o.s, 0, e);
+        e->code = compile(r, o.s, 0, e);
     }
+    free(o.s);
+    return e->code;
+}
+
+static enum err_code add_regex(struct pretok *p, const char *pattern, struct err *e)
+{
+    struct stage *s = NULL;
+    if (strlen(pattern) > MAX_PATTERN_BYTES)
+        return err_set(e, ERR_INVALID, "a regex of %zu bytes is too long", strlen(pattern));
+    if (new_stage(p, &s, e) || compile_rewritten(&s->usual, pattern, false, e))
+        return e->code;
+    if (p->any_news.code && strstr(pattern, "\\p{"))
+        return compile_rewritten(&s->news, pattern, true, e);
+    return ERR_OK;
+}
+
+static enum err_code make_any_news(struct pretok *p, struct err *e)
+{
+    static const char categories[] = "LMNPS";
+    struct text_out o = {.max = 5 * UNICODE_NEWS_MAX_BYTES};
+    if (knows_unicode_16())
+        return ERR_OK;
+    o.s = FAULT("pretok.news") ? NULL : malloc(o.max + 1);
+    if (!o.s)
+        return err_set(e, ERR_NOMEM, "regex");
+    put_str(&o, "[");
+    for (const char *c = categories; *c; c++)
+        put_str(&o, unicode_news(*c));
+    put_str(&o, "]");
+    assert(!o.full);
+    o.s[o.n] = '\0';
+    e->code = compile(&p->any_news, o.s, 0, e);
     free(o.s);
     return e->code;
 }
@@ -257,7 +301,10 @@ static enum err_code add_split(struct pretok *p, const cJSON *config, struct err
         return add_regex(p, regex, e);
     if (!literal || !literal[0])
         return err_set(e, ERR_INVALID, "Split without a pattern");
-    return add_stage(p, literal, PCRE2_LITERAL, e);
+    struct stage *s = NULL;
+    if (new_stage(p, &s, e))
+        return e->code;
+    return compile(&s->usual, literal, PCRE2_LITERAL, e);
 }
 
 static enum err_code add_config(struct pretok *p, const cJSON *config, int depth, struct err *e)
@@ -284,7 +331,7 @@ static enum err_code add_config(struct pretok *p, const cJSON *config, int depth
         bool each = false;
         if (json_get_bool(config, "individual_digits", &each, e))
             return e->code;
-        return add_stage(p, each ? "\\p{N}" : "\\p{N}+", 0, e);
+        return add_regex(p, each ? "\\p{N}" : "\\p{N}+", e);
     }
     if (strcmp(type, "ByteLevel") == 0) {
         bool space = true, regex = true; /* what the reference takes when they are missing */
@@ -310,6 +357,10 @@ enum err_code pretok_create(struct pretok **out, const cJSON *config, struct err
     }
     pcre2_set_match_limit(p->limits, MATCH_LIMIT);
     pcre2_set_heap_limit(p->limits, HEAP_LIMIT_KIB);
+    if (make_any_news(p, e)) {
+        err_prefix(e, "pre_tokenizer");
+        goto fail;
+    }
     if (config && !cJSON_IsNull(config) && add_config(p, config, 0, e)) {
         err_prefix(e, "pre_tokenizer");
         goto fail;
@@ -325,8 +376,11 @@ void pretok_destroy(struct pretok *p)
 {
     if (!p)
         return;
-    for (unsigned i = 0; i < p->n_stages; i++)
-        pcre2_code_free(p->stage[i].code);
+    for (unsigned i = 0; i < p->n_stages; i++) {
+        pcre2_code_free(p->stage[i].usual.code);
+        pcre2_code_free(p->stage[i].news.code);
+    }
+    pcre2_code_free(p->any_news.code);
     pcre2_match_context_free(p->limits);
     free(p);
 }
@@ -360,19 +414,20 @@ struct split {
     struct pretok_scratch *scratch;
     pretok_piece_fn fn;
     void *arg;
+    bool news; /* the text has one of the newest characters */
 };
 
 /* The compiled pattern runs on 32 KiB of machine stack; the rare match that needs more is done
  * again by the interpreter, which takes memory from the heap up to HEAP_LIMIT_KIB. */
-static int match(const struct split *sp, const struct stage *st, const char *text, size_t n,
+static int match(const struct split *sp, const struct regex *r, const char *text, size_t n,
                  size_t at)
 {
     int rc = PCRE2_ERROR_JIT_STACKLIMIT;
-    if (st->jit)
-        rc = pcre2_jit_match(st->code, (PCRE2_SPTR)text, n, at, 0, sp->scratch->match,
-                             sp->p->limits);
+    if (r->jit)
+        rc =
+            pcre2_jit_match(r->code, (PCRE2_SPTR)text, n, at, 0, sp->scratch->match, sp->p->limits);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
-        rc = pcre2_match(st->code, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+        rc = pcre2_match(r->code, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                          sp->scratch->match, sp->p->limits);
     return rc;
 }
@@ -391,9 +446,10 @@ static enum err_code split_stage(const struct split *sp, unsigned stage, const c
     if (stage == sp->p->n_stages)
         return sp->fn(sp->arg, text, n, e);
     const struct stage *st = &sp->p->stage[stage];
+    const struct regex *r = sp->news && st->news.code ? &st->news : &st->usual;
     size_t gap = 0, at = 0;
     while (at < n) {
-        int rc = match(sp, st, text, n, at);
+        int rc = match(sp, r, text, n, at);
         if (rc == PCRE2_ERROR_NOMATCH)
             break;
         if (rc < 0)
@@ -417,9 +473,21 @@ static enum err_code split_stage(const struct split *sp, unsigned stage, const c
     return gap < n ? split_stage(sp, stage + 1, text + gap, n - gap, e) : ERR_OK;
 }
 
+/* An error (a limit) counts as yes: the patterns for those texts are right for any. */
+static bool has_news(const struct split *sp, const char *text, size_t n)
+{
+    size_t at = 0;
+    if (!sp->p->any_news.code)
+        return false;
+    while (at < n && (unsigned char)text[at] < 0xE0) /* the first of them is U+0897: three bytes */
+        at++;
+    return at < n && match(sp, &sp->p->any_news, text, n, at) != PCRE2_ERROR_NOMATCH;
+}
+
 enum err_code pretok_split(const struct pretok *p, struct pretok_scratch *s, const char *text,
                            size_t n, pretok_piece_fn fn, void *arg, struct err *e)
 {
-    struct split sp = {p, s, fn, arg};
+    struct split sp = {p, s, fn, arg, false};
+    sp.news = has_news(&sp, text, n);
     return n ? split_stage(&sp, 0, text, n, e) : ERR_OK;
 }
