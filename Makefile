@@ -138,6 +138,7 @@ $(B)/gaze: $(SERVER_OBJ) $(GAZE_CUDA_OBJ) $(B)/libgaze.a
 
 $(B)/%_avx512.o: CFLAGS += $(CFLAGS_AVX512)
 $(B)/%_avx2.o: CFLAGS += $(CFLAGS_AVX2)
+$(B)/engine/%.o: CFLAGS += -I.
 $(B)/engine/cpu/%.o: CFLAGS += $(if $(filter release,$(FLAVOUR)),-O3)
 $(B)/tests/%.o: CFLAGS += -Itests/unit -Itests/fakes -I.
 # What the program says of itself; the commit changes often, so only this file sees it.

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "cpu/cpu_ops.h"
+#include "cuda/cuda_ops.h"
 #include "exec/worker.h"
 #include "model/forward.h"
 #include "plan.h"
@@ -37,6 +38,7 @@ struct engine {
     struct tokenizer *tok;
     const struct chat_format *format;
     struct weights *weights;
+    struct weights *device_weights; /* what the GPU reads; NULL on the CPU */
     struct ops *ops;
     struct forward *forward;
     struct workers *workers;
@@ -250,6 +252,26 @@ static enum err_code check_vocabulary(const struct engine *en, struct err *e)
     return ERR_OK;
 }
 
+/* There only in a build with the GPU back end. */
+#pragma weak cuda_ops_open
+#pragma weak cuda_weights_upload
+#pragma weak cuda_weights_close
+
+static enum err_code open_ops(struct engine *en, struct err *e)
+{
+    const struct engine_options *o = &en->options;
+    uint32_t device = (uint32_t)o->cuda_device;
+    if (o->cuda_device < 0)
+        return cpu_ops_open(&en->ops, &en->cfg, &en->detail.limits, e);
+    if (!cuda_ops_open)
+        return err_set(e, ERR_INVALID, "cuda:%u: this build has no GPU back end (make cuda)",
+                       device);
+    if (cuda_weights_upload(&en->device_weights, en->weights, &en->cfg, device, o->progress,
+                            o->progress_arg, e))
+        return e->code;
+    return cuda_ops_open(&en->ops, &en->cfg, &en->detail.limits, device, e);
+}
+
 static enum err_code open_model(struct engine *en, struct err *e)
 {
     const struct engine_options *o = &en->options;
@@ -273,8 +295,9 @@ static enum err_code open_model(struct engine *en, struct err *e)
             ? weights_dummy(&en->weights, &en->cfg, dummy_dtype(&en->cfg), 1, e)
             : weights_open(&en->weights, o->model_dir, &en->cfg, o->progress, o->progress_arg, e))
         return e->code;
-    if (cpu_ops_open(&en->ops, &en->cfg, &en->detail.limits, e) ||
-        forward_create(&en->forward, en->ops, en->weights, e))
+    if (open_ops(en, e) ||
+        forward_create(&en->forward, en->ops,
+                       en->device_weights ? en->device_weights : en->weights, e))
         return e->code;
     make_fingerprint(en);
     return ERR_OK;
@@ -364,6 +387,8 @@ void engine_close(struct engine *en)
     forward_destroy(en->forward);
     if (en->ops)
         en->ops->close(en->ops);
+    if (en->device_weights)
+        cuda_weights_close(en->device_weights);
     if (en->weights)
         weights_close(en->weights);
     if (en->tok)

@@ -28,6 +28,7 @@ struct engine_options {
     bool load_dummy;         /* random weights of the directory's configuration */
     uint32_t n_layers;       /* 0: all; else cut to the first n, for timing */
     uint32_t n_threads;      /* CPU; 0: all */
+    int32_t cuda_device;     /* -1: the CPU; needs a build with the GPU back end */
     uint32_t max_context;    /* tokens of one sequence; 0: the model's, or what memory holds */
     uint32_t max_seqs;       /* running at once: rows of a decode step */
     uint32_t max_queued;     /* waiting requests; beyond: ERR_BUSY */

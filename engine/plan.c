@@ -2,6 +2,7 @@
 #include "plan.h"
 
 #include "cpu/cpu_ops.h"
+#include "cuda/cuda_ops.h"
 #include "model/forward.h"
 
 #include <inttypes.h>
@@ -9,6 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#pragma weak cuda_ops_plan
+#pragma weak cuda_device_free_bytes
 
 enum {
     MIN_CONTEXT = KV_PAGE_TOKENS,
@@ -21,6 +25,7 @@ void engine_options_default(struct engine_options *o)
     *o = (struct engine_options){.precision = PRECISION_FAST,
                                  .latent = LATENT_BF16,
                                  .index = INDEX_FP8,
+                                 .cuda_device = -1,
                                  .max_seqs = 16,
                                  .max_queued = 64,
                                  .prefill_tokens = 512,
@@ -97,6 +102,9 @@ static size_t workspace_for(struct ops_limits *lim, const struct engine_options 
                                .n_threads = o->n_threads};
     lim->max_rows[LANE_PREFILL] = o->prefill_tokens;
     lim->max_rows[LANE_DECODE] = o->max_seqs;
+    if (o->cuda_device >= 0 && cuda_ops_plan)
+        return cuda_ops_plan(cfg, lim).workspace_bytes +
+               forward_act_elements(cfg, lim) * sizeof(float);
     return cpu_ops_plan(cfg, lim).workspace_bytes + forward_act_elements(cfg, lim) * sizeof(float);
 }
 
@@ -134,7 +142,10 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
     size_t page_bytes = kv_page_bytes(cfg, o->latent, o->index);
     uint32_t longest = o->max_context ? o->max_context : cfg->max_position, context = 0;
     size_t workspace = workspace_for(&d.limits, o, cfg, longest);
-    uint64_t available = plan_available_bytes(), fixed = (uint64_t)weight_bytes + workspace;
+    uint64_t available = o->cuda_device >= 0 && cuda_device_free_bytes
+                             ? cuda_device_free_bytes((uint32_t)o->cuda_device)
+                             : plan_available_bytes();
+    uint64_t fixed = (uint64_t)weight_bytes + workspace;
     uint64_t left = available > fixed ? available - fixed : 0;
     uint64_t limit = o->kv_bytes ? o->kv_bytes : left / 100 * KV_SHARE_PERCENT;
     if (o->kv_bytes > left)
