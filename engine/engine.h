@@ -15,6 +15,8 @@
 #include "model/ops.h"
 #include "request.h"
 #include "text/chat_format.h"
+#include "text/chat_json.h"
+#include "text/output_parser.h"
 #include "text/tokenizer.h"
 
 struct engine; /* opaque */

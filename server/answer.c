@@ -197,7 +197,9 @@ void answer_finish(struct jo *j, const struct generation *g, const struct choice
                                         [FINISH_STOP] = "stop",
                                         [FINISH_LENGTH] = "length",
                                         [FINISH_CANCELLED] = "stop"};
-    jo_kstr(j, "finish_reason", ch->ended ? names[ch->finish] : NULL);
+    const char *name =
+        ch->finish == FINISH_STOP && ch->said.n_complete ? "tool_calls" : names[ch->finish];
+    jo_kstr(j, "finish_reason", ch->ended ? name : NULL);
     jo_key(j, "stop_reason");
     if (ch->ended && ch->finish == FINISH_STOP && ch->stop_reason >= 0)
         jo_i64(j, ch->stop_reason);

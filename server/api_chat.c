@@ -20,6 +20,16 @@ static void end_chunk(struct jo *j, struct generation *g)
     answer_send(g, j->b);
 }
 
+/* Under both names that clients know. */
+static void reasoning(struct jo *j, const struct buf *text)
+{
+    static const char *const names[] = {"reasoning_content", "reasoning"};
+    for (int i = 0; i < 2; i++) {
+        jo_key(j, names[i]);
+        jo_strn(j, text->s ? text->s : "", text->n);
+    }
+}
+
 static void delta(struct jo *j, const struct piece *piece, bool role)
 {
     jo_key(j, "delta");
@@ -29,12 +39,14 @@ static void delta(struct jo *j, const struct piece *piece, bool role)
         jo_kstr(j, "content", "");
         jo_knull(j, "refusal");
     }
-    if (piece && piece->reasoning->n) {
-        jo_kstr(j, "reasoning_content", piece->reasoning->s);
-        jo_kstr(j, "reasoning", piece->reasoning->s);
+    if (piece && piece->said->reasoning.n)
+        reasoning(j, &piece->said->reasoning);
+    if (piece && piece->said->content.n) {
+        jo_key(j, "content");
+        jo_strn(j, piece->said->content.s, piece->said->content.n);
     }
-    if (piece && piece->content->n)
-        jo_kstr(j, "content", piece->content->s);
+    if (piece && piece->said->n_calls)
+        reply_calls_json(piece->said, j, true);
     jo_end(j, '}');
 }
 
@@ -73,7 +85,7 @@ static void chunk(struct generation *g, uint32_t index, const struct piece *piec
         ch->begun = true;
         first_chunk(g, index);
     }
-    if (!piece->reasoning->n && !piece->content->n && !wants_tokens && !piece->last)
+    if (!reply_has_text(piece->said) && !wants_tokens && !piece->last)
         return;
     begin_chunk(&j, g);
     jo_key(&j, "choices");
@@ -128,21 +140,24 @@ static void progress_chunk(struct generation *g)
     end_chunk(&j, g);
 }
 
-static void message(struct jo *j, const struct choice *ch, bool thought)
+static void message(struct jo *j, const struct reply *said, bool thought)
 {
     jo_key(j, "message");
     jo_obj(j);
     jo_kstr(j, "role", "assistant");
     jo_key(j, "content");
-    jo_strn(j, ch->text.s ? ch->text.s : "", ch->text.n);
+    if (said->n_calls && !said->content.n)
+        jo_null(j);
+    else
+        jo_strn(j, said->content.s ? said->content.s : "", said->content.n);
     jo_knull(j, "refusal");
     jo_key(j, "annotations");
     jo_arr(j);
     jo_end(j, ']');
-    if (thought) {
-        jo_kstr(j, "reasoning_content", ch->reasoning.s ? ch->reasoning.s : "");
-        jo_kstr(j, "reasoning", ch->reasoning.s ? ch->reasoning.s : "");
-    }
+    if (thought || said->reasoning.n)
+        reasoning(j, &said->reasoning);
+    if (said->n_calls)
+        reply_calls_json(said, j, false);
     jo_end(j, '}');
 }
 
@@ -157,7 +172,7 @@ static void answer(struct generation *g)
         const struct choice *ch = &g->choice[i];
         jo_obj(&j);
         jo_ku64(&j, "index", i);
-        message(&j, ch, g->p.thinking_open);
+        message(&j, &ch->said, g->p.thinking_open);
         jo_key(&j, "logprobs");
         answer_chat_logprobs(&j, g, ch->out, ch->n_out);
         answer_finish(&j, g, ch);

@@ -139,7 +139,7 @@ static void chunk(struct generation *g, uint32_t index, const struct piece *piec
         c.n_prompt = p->n;
         c.prompt_out = run->prompt_out;
     }
-    buf_add(&text, piece->content->s, piece->content->n);
+    buf_add(&text, piece->said->content.s, piece->said->content.n);
     if (!text.n && !wants_tokens && !piece->last) {
         buf_free(&text);
         return;
@@ -220,7 +220,7 @@ static void one_choice(struct jo *j, struct generation *g, uint32_t prompt, uint
         c.n_prompt = p->n;
         c.prompt_out = run->prompt_out;
     }
-    buf_add(&text, ch->text.s, ch->text.n);
+    buf_add(&text, ch->said.content.s, ch->said.content.n);
     jo_obj(j);
     jo_ku64(j, "index", index);
     jo_key(j, "text");

@@ -20,7 +20,7 @@ struct text_work {
     struct buf answer;
     struct api_error ae;
     bool ok;
-    bool (*run)(struct text_work *w, const cJSON *root, struct arena *a);
+    bool (*run)(struct text_work *w, cJSON *root, struct arena *a);
 };
 
 static void run_work(struct text_work *w)
@@ -77,8 +77,7 @@ static void on_work_done(uv_work_t *u, int status)
     server_turn(sv);
 }
 
-static void start_work(struct call *c,
-                       bool (*run)(struct text_work *, const cJSON *, struct arena *))
+static void start_work(struct call *c, bool (*run)(struct text_work *, cJSON *, struct arena *))
 {
     struct text_work *w = calloc(1, sizeof *w);
     if (!w) {
@@ -97,7 +96,7 @@ static void start_work(struct call *c,
     give_answer(w);
 }
 
-static bool tokenize(struct text_work *w, const cJSON *root, struct arena *a)
+static bool tokenize(struct text_work *w, cJSON *root, struct arena *a)
 {
     struct field_reader r = {root, "", &w->ae};
     bool add_special = true, strings = false;
@@ -118,7 +117,7 @@ static bool tokenize(struct text_work *w, const cJSON *root, struct arena *a)
             if (ok)
                 ids.id = memcpy(copy, ids.id, ids.n * sizeof *copy);
         }
-        arena_free(&p.arena);
+        params_free(&p);
         if (!ok)
             return false;
     } else if (!prompt) {
@@ -154,7 +153,7 @@ static bool tokenize(struct text_work *w, const cJSON *root, struct arena *a)
     return true;
 }
 
-static bool detokenize(struct text_work *w, const cJSON *root, struct arena *a)
+static bool detokenize(struct text_work *w, cJSON *root, struct arena *a)
 {
     struct field_reader r = {root, "", &w->ae};
     const cJSON *tokens = field_get(&r, "tokens");

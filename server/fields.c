@@ -113,7 +113,10 @@ bool params_parse_json(cJSON **out, const char *body, size_t bytes, struct api_e
     if (count_commas(body, bytes) > PARAMS_MAX_VALUES)
         return api_fail(ae, 400, NULL, "too_many_values", "The body holds more than %d values.",
                         PARAMS_MAX_VALUES);
-    if (json_parse(out, body, bytes, JSON_MAX_DEPTH, &e)) {
+    if (json_parse(out, body, bytes, JSON_MAX_DEPTH, &e) ||
+        chat_json_keep_numbers(*out, body, bytes, &e)) {
+        cJSON_Delete(*out);
+        *out = NULL;
         if (e.code == ERR_INVALID)
             return api_fail(ae, 400, NULL, "invalid_json", "The body is not valid JSON: %s.",
                             e.msg);

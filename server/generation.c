@@ -38,6 +38,29 @@ static bool no_memory(struct generation *g)
     return false;
 }
 
+/* The parsers of a chat's choices. They have seen what the prompt already says of the answer. */
+static bool make_parsers(struct generation *g, uint64_t seed)
+{
+    const struct params *p = &g->p;
+    struct err e = {0};
+    for (uint32_t i = 0; i < g->n_choices; i++) {
+        struct choice *ch = &g->choice[i];
+        ch->said.id_seed = hash_mix(seed + i);
+        ch->said.one_call = p->one_call;
+        struct output_parser_config cfg = {.format = chat_format_name(g->env.format),
+                                           .thinking_open = p->thinking_open,
+                                           .tools_enabled = p->tools != NULL,
+                                           .tools = p->tools,
+                                           .sink = reply_sink(&ch->said)};
+        if (output_parser_create(&ch->parser, &cfg, &e) ||
+            (p->opening && output_parser_put(ch->parser, p->opening, strlen(p->opening), &e))) {
+            api_fail_err(&g->ae, &e);
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool make_requests(struct generation *g)
 {
     uint32_t n = g->p.n_prompts;
@@ -53,9 +76,7 @@ static bool make_requests(struct generation *g)
             return no_memory(g);
         snprintf(g->request[i]->name, sizeof g->request[i]->name, "%s", g->id);
     }
-    for (uint32_t i = 0; i < g->n_choices; i++)
-        g->choice[i].split.thinking = g->p.thinking_open;
-    return true;
+    return g->shape->api != API_CHAT || make_parsers(g, hash_bytes(0, g->id, strlen(g->id)));
 }
 
 /* Any thread; touches only g and the call's body. */
@@ -187,51 +208,77 @@ static bool keep_out(struct choice *ch, const struct sample_out *out, uint32_t n
     return true;
 }
 
-static void count_tokens(struct generation *g, struct choice *ch, const struct gen_event *ev,
-                         bool was_thinking)
+/* Before the parser has the event's text. The token that closes reasoning belongs to it. */
+static void count_tokens(struct generation *g, struct choice *ch, const struct gen_event *ev)
 {
+    bool inside = ch->parser && output_parser_in_reasoning(ch->parser);
     for (uint32_t i = 0; i < ev->n_tokens; i++) {
         ch->n_tokens++;
         ch->sum_logprob += (double)ev->out[i].logprob;
-        if (was_thinking) {
-            ch->n_reasoning++;
-            was_thinking = ev->out[i].token != g->think_end_id;
-        }
+        ch->n_reasoning += inside && !ch->thought;
+        ch->thought |= ev->out[i].token == g->think_end_id;
     }
     g->usage.completion_tokens += ev->n_tokens;
+}
+
+/* The event's text into what the choice has said; false: no memory. */
+static bool hear(struct choice *ch, const struct gen_event *ev)
+{
+    struct err e;
+    bool cut = ev->finish != FINISH_STOP || ev->stop_reason != -1; /* not the model's own end */
+    if (!ch->parser)
+        buf_add(&ch->said.content, ev->text, ev->text_bytes);
+    else if (output_parser_put(ch->parser, ev->text, ev->text_bytes, &e) ||
+             (ev->kind == GEN_CHOICE && output_parser_finish(ch->parser, cut, &e)))
+        return false;
+    return !reply_failed(&ch->said);
+}
+
+/* It ends when the engine says so, or with the one call that it may make. */
+static void end_choice(struct choice *ch, const struct gen_event *ev)
+{
+    if (ch->said.full) {
+        ch->finish = FINISH_STOP;
+        ch->stop_reason = -1;
+    } else if (ev->kind == GEN_CHOICE) {
+        ch->finish = ev->finish;
+        ch->stop_reason = ev->stop_reason;
+    }
+    ch->ended = ch->said.full || ev->kind == GEN_CHOICE;
+}
+
+/* A choice has ended before the engine knew. The engine stops a request's choices together, so it
+ * goes on until the others have ended too; its last event then still brings the usage. */
+static void stop_prompt(struct generation *g, uint32_t prompt)
+{
+    for (uint32_t i = 0; i < g->p.best_of; i++)
+        if (!g->choice[prompt * g->p.best_of + i].ended)
+            return;
+    g->call->sv->api->cancel(g->call->sv->engine, g->run[prompt].id);
 }
 
 static void on_tokens(struct generation *g, uint32_t prompt, struct gen_event *ev)
 {
     uint32_t index = prompt * g->p.best_of + ev->choice;
     struct choice *ch = &g->choice[index];
-    struct buf reasoning = {0}, content = {0};
-    struct piece piece = {.out = ev->out, .n_out = ev->n_tokens, .last = ev->kind == GEN_CHOICE};
-    bool was_thinking = ch->split.thinking;
+    struct piece piece = {.said = &ch->said, .out = ev->out, .n_out = ev->n_tokens};
+    bool keeps_out = !g->p.stream && (g->p.logprobs || g->p.return_token_ids);
     if (ch->ended)
         return;
-    count_tokens(g, ch, ev, was_thinking);
-    if (piece.last) {
-        ch->ended = true;
-        ch->finish = ev->finish;
-        ch->stop_reason = ev->stop_reason;
-    }
-    if (g->p.stream) {
-        piece.reasoning = &reasoning;
-        piece.content = &content;
-        split_put(&ch->split, ev->text, ev->text_bytes, piece.last, &reasoning, &content);
-        g->shape->chunk(g, index, &piece);
-        buf_free(&reasoning);
-        buf_free(&content);
-        return;
-    }
-    split_put(&ch->split, ev->text, ev->text_bytes, piece.last, &ch->reasoning, &ch->text);
-    bool wants_out = g->p.logprobs || g->p.return_token_ids;
-    if ((wants_out && !keep_out(ch, ev->out, ev->n_tokens)) || ch->text.failed ||
-        ch->reasoning.failed) {
+    count_tokens(g, ch, ev);
+    if (!hear(ch, ev) || (keeps_out && !keep_out(ch, ev->out, ev->n_tokens))) {
         no_memory(g);
         generation_fail(g->call, &g->ae);
+        return;
     }
+    end_choice(ch, ev);
+    piece.last = ch->ended;
+    if (g->p.stream) {
+        g->shape->chunk(g, index, &piece);
+        reply_clear(&ch->said);
+    }
+    if (ch->ended && ev->kind != GEN_CHOICE)
+        stop_prompt(g, prompt);
 }
 
 static void add_usage(struct gen_usage *sum, const struct gen_usage *u)
@@ -402,8 +449,8 @@ void generation_free(struct call *c)
             free(g->run[i].prompt_out);
     }
     for (uint32_t i = 0; g->choice && i < g->n_choices; i++) {
-        buf_free(&g->choice[i].text);
-        buf_free(&g->choice[i].reasoning);
+        output_parser_destroy(g->choice[i].parser);
+        reply_free(&g->choice[i].said);
         free(g->choice[i].out);
     }
     free(g->request);

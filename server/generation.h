@@ -12,12 +12,12 @@
 #define GAZE_SERVER_GENERATION_H
 
 #include "params.h"
+#include "reply.h"
 #include "server.h"
-#include "split.h"
 
 struct choice {
-    struct buf text, reasoning; /* a stream keeps neither */
-    struct split split;
+    struct reply said;            /* in a stream: since the last chunk */
+    struct output_parser *parser; /* chat only; else all text is content */
     struct sample_out *out; /* one a token where log-probabilities or ids go into a whole answer */
     uint32_t n_out, max_out;
     uint32_t n_tokens, n_reasoning;
@@ -26,10 +26,11 @@ struct choice {
     enum gen_finish finish;
     int32_t stop_reason; /* as in struct gen_event */
     bool begun, ended;
+    bool thought; /* </think> was among the tokens, though its text may still be held back */
 };
 
 struct piece { /* what one event adds to one choice */
-    const struct buf *reasoning, *content;
+    const struct reply *said;
     const struct sample_out *out;
     uint32_t n_out;
     bool last;

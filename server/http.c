@@ -132,9 +132,9 @@ static void stop_watch(struct call *c)
     uv_close((uv_handle_t *)&w->poll, free_watch);
 }
 
-/* libmicrohttpd looks for closed connections along a list ordered by time and stops at the first one
- * that is open, so an old idle connection would keep this one's descriptor. With a time limit of its
- * own it stands in another list, which is walked as a whole. */
+/* libmicrohttpd looks for closed connections along a list ordered by time and stops at the first
+ * one that is open, so an old idle connection would keep this one's descriptor. With a time limit
+ * of its own it stands in another list, which is walked as a whole. */
 static void wake_to_close(struct call *c)
 {
     MHD_set_connection_option(c->mhd, MHD_CONNECTION_OPTION_TIMEOUT, 1u);

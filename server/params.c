@@ -20,58 +20,25 @@ static bool no_memory(struct api_error *ae)
     return false;
 }
 
-/* The spelling of a member of the outermost object, because a double holds only 53 bits. The text
- * is known to be a valid JSON object; of several the last one counts. */
-static bool raw_member(const char *s, size_t n, const char *key, const char **at, size_t *len)
+/* A double holds only 53 bits; the tree keeps the spelling of what is longer. */
+static bool read_seed(struct params *p, const struct field_reader *r)
 {
-    size_t n_key = strlen(key), depth = 0, string_at = 0, string_len = 0;
-    bool found = false;
-    for (size_t i = 0; i < n; i++) {
-        if (s[i] == '"') {
-            string_at = ++i;
-            while (i < n && s[i] != '"')
-                i += s[i] == '\\' ? 2 : 1;
-            string_len = i - string_at;
-        } else if (s[i] == '{' || s[i] == '[') {
-            depth++;
-        } else if (s[i] == '}' || s[i] == ']') {
-            depth--;
-        } else if (s[i] == ':' && depth == 1 && string_len == n_key &&
-                   !memcmp(s + string_at, key, n_key)) {
-            size_t from = i + 1;
-            while (from < n && strchr(" \t\r\n", s[from]))
-                from++;
-            *at = s + from;
-            *len = from < n ? strcspn(*at, ",} \t\r\n") : 0;
-            found = true;
-        }
-    }
-    return found;
-}
-
-static bool read_seed(struct params *p, const struct field_reader *r, const char *body,
-                      size_t bytes)
-{
-    const char *at = NULL;
-    size_t len = 0;
-    char text[32], *end;
     const cJSON *v = field_get(r, "seed");
+    char *end = NULL;
     if (!v) {
         p->like.sample.seed = rng_entropy();
         return true;
     }
     if (!cJSON_IsNumber(v))
         return field_fail(r, "seed", "expected an integer");
-    if (!raw_member(body, bytes, "seed", &at, &len) || len >= sizeof text) {
-        p->like.sample.seed = hash_bytes(0, &v->valuedouble, sizeof(double)); /* an escaped key */
-        return true;
-    }
-    memcpy(text, at, len);
-    text[len] = 0;
+    const char *text = v->valuestring;
     errno = 0;
-    p->like.sample.seed =
-        *text == '-' ? (uint64_t)strtoll(text, &end, 10) : strtoull(text, &end, 10);
-    if (*end || errno)
+    if (!text)
+        p->like.sample.seed = (uint64_t)(int64_t)v->valuedouble;
+    else
+        p->like.sample.seed =
+            *text == '-' ? (uint64_t)strtoll(text, &end, 10) : strtoull(text, &end, 10);
+    if (text && (*end || errno))
         return field_fail(r, "seed", "expected an integer of at most 64 bits");
     return true;
 }
@@ -418,8 +385,8 @@ static bool check_lengths(struct params *p, const struct param_env *env, struct 
     return true;
 }
 
-static bool read_fields(struct params *p, const cJSON *root, const char *body, size_t bytes,
-                        const struct param_env *env, struct api_error *ae)
+static bool read_fields(struct params *p, cJSON *root, const struct param_env *env,
+                        struct api_error *ae)
 {
     struct field_reader r = {root, "", ae};
     uint32_t *ids = NULL;
@@ -433,7 +400,7 @@ static bool read_fields(struct params *p, const cJSON *root, const char *body, s
             return field_fail(&r, "suffix", "this model has no fill-in-the-middle tokens");
     }
     if (!refuse_unkept(&r) || !read_counts(p, &r, env) || !read_sampling(p, &r, env) ||
-        !read_seed(p, &r, body, bytes) || !read_stop(p, &r) ||
+        !read_seed(p, &r) || !read_stop(p, &r) ||
         !read_id_array(p, &r, "stop_token_ids", env, &ids, &p->like.n_stop_id))
         return false;
     p->like.stop_id = ids;
@@ -458,13 +425,15 @@ bool params_read(struct params *p, enum api_kind api, const char *body, size_t b
     p->like.sample = (struct sample_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     if (!params_parse_json(&root, body, bytes, ae))
         return false;
-    bool ok = read_fields(p, root, body, bytes, env, ae);
+    bool ok = read_fields(p, root, env, ae);
     cJSON_Delete(root);
     return ok;
 }
 
 void params_free(struct params *p)
 {
+    cJSON_Delete(p->tools);
+    p->tools = NULL;
     arena_free(&p->arena);
 }
 

@@ -3,9 +3,9 @@
  * Reading touches nothing but its arguments, so it runs on the loop thread for short bodies and on
  * a text worker for long ones. Unknown fields are ignored; a wrong one is a 400 that names it.
  *
- * Ownership: everything lives in p->arena; params_free() ends it. params_request() gives a request
- * with memory of its own. Bound:     a body may hold MAX_VALUES JSON values and MAX_PROMPTS
- * prompts.
+ * Ownership: everything lives in p->arena, but for p->tools; params_free() ends both.
+ * params_request() gives a request with memory of its own. Bound:     a body may hold MAX_VALUES
+ * JSON values and MAX_PROMPTS prompts.
  */
 #ifndef GAZE_SERVER_PARAMS_H
 #define GAZE_SERVER_PARAMS_H
@@ -46,6 +46,10 @@ struct params {
     uint32_t n, best_of; /* best_of >= n choices are made, the n best are given */
     uint32_t max_tokens; /* UINT32_MAX: as many as fit */
     bool thinking_open;  /* the answer begins inside reasoning */
+    cJSON *tools;        /* that the model sees; NULL: none, and markup in its answer is text */
+    bool no_calls, call_required, one_call; /* see tools.h */
+    const char *call_name;                  /* of the tool that must be called */
+    const char *opening;                    /* the beginning of the answer, in the prompt */
     struct params_prompt *prompt;
     uint32_t n_prompts;
     struct gen_request like; /* all that the prompts share; its arena is not used */
@@ -58,7 +62,8 @@ bool params_read(struct params *p, enum api_kind api, const char *body, size_t b
 struct gen_request *params_request(const struct params *p, uint32_t i, const struct param_env *env);
 void params_free(struct params *p);
 
-/* The body as a tree, within the bounds above. *out is the caller's. */
+/* The body as a tree, within the bounds above; its numbers keep their spelling. *out is the
+ * caller's. */
 bool params_parse_json(cJSON **out, const char *body, size_t bytes, struct api_error *ae);
 /* The pieces below read one field each; false: *ae is set. A missing or null field leaves *out. */
 struct field_reader {
@@ -79,8 +84,8 @@ bool field_fail(const struct field_reader *r, const char *key, const char *fmt, 
     PRINTF_LIKE(3, 4);
 
 /* prompt.c: the text of a request to tokens. */
-bool prompt_from_chat(struct params *p, const cJSON *root, const struct param_env *env,
-                      struct api_error *ae);
+bool prompt_from_chat(struct params *p, cJSON *root, const struct param_env *env,
+                      struct api_error *ae); /* takes the tools out of root */
 bool prompt_from_completion(struct params *p, const cJSON *root, const struct param_env *env,
                             struct api_error *ae);
 /* Copies ids into the arena. */

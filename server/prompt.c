@@ -1,5 +1,6 @@
 /* prompt.c - messages and prompts to token ids; see params.h. */
 #include "params.h"
+#include "tools.h"
 
 #include "base/json.h"
 
@@ -94,7 +95,28 @@ static bool read_thinking(const cJSON *root, struct chat_options *opt, struct ap
     return field_text(&r, "reasoning_effort", &opt->reasoning_effort);
 }
 
-bool prompt_from_chat(struct params *p, const cJSON *root, const struct param_env *env,
+/* The rendered prompt, and the opening of a call where one is required. */
+static bool encode_chat(struct params *p, const struct chat_prompt *rendered, const cJSON *messages,
+                        const struct chat_options *opt, const struct param_env *env,
+                        struct api_error *ae)
+{
+    struct text_part opening[TOOLS_MAX_PARTS];
+    size_t n = 0;
+    if (!tools_open_call(p, env->format, messages, opt, rendered->thinking_open, opening, &n, ae))
+        return false;
+    struct text_part *part = arena_alloc(&p->arena, (rendered->n_parts + n + 1) * sizeof *part);
+    p->prompt = arena_zalloc(&p->arena, sizeof *p->prompt);
+    if (!p->prompt || !part)
+        return no_memory(ae);
+    if (rendered->n_parts)
+        memcpy(part, rendered->part, rendered->n_parts * sizeof *part);
+    memcpy(part + rendered->n_parts, opening, n * sizeof *part);
+    p->n_prompts = 1;
+    p->thinking_open = rendered->thinking_open;
+    return prompt_encode(&p->arena, env->tok, part, rendered->n_parts + n, false, p->prompt, ae);
+}
+
+bool prompt_from_chat(struct params *p, cJSON *root, const struct param_env *env,
                       struct api_error *ae)
 {
     struct field_reader r = {root, "", ae};
@@ -102,19 +124,12 @@ bool prompt_from_chat(struct params *p, const cJSON *root, const struct param_en
         .add_generation_prompt = true, .thinking = TRI_UNSET, .clear_thinking = TRI_UNSET};
     struct chat_prompt rendered = {0};
     struct err e = {0};
-    const cJSON *messages = field_get(&r, "messages"), *tools = field_get(&r, "tools");
-    const cJSON *choice = field_get(&r, "tool_choice");
+    const cJSON *messages = field_get(&r, "messages");
     if (!messages)
         return field_fail(&r, "messages", "this field is required");
     if (!cJSON_IsArray(messages) || !messages->child)
         return field_fail(&r, "messages", "expected an array with at least one message");
-    if (tools && !cJSON_IsArray(tools))
-        return field_fail(&r, "tools", "expected an array");
-    if (choice && !cJSON_IsString(choice) && !cJSON_IsObject(choice))
-        return field_fail(&r, "tool_choice", "expected a string or an object");
-    if (cJSON_IsString(choice) && !strcmp(choice->valuestring, "none"))
-        tools = NULL;
-    if (!read_thinking(root, &opt, ae) ||
+    if (!tools_read(p, root, ae) || !read_thinking(root, &opt, ae) ||
         !field_bool(&r, "add_generation_prompt", &opt.add_generation_prompt) ||
         !field_bool(&r, "continue_final_message", &opt.continue_final_message))
         return false;
@@ -123,17 +138,13 @@ bool prompt_from_chat(struct params *p, const cJSON *root, const struct param_en
         return field_fail(&r, "continue_final_message", "not together with add_generation_prompt");
     if (opt.continue_final_message)
         opt.add_generation_prompt = false;
-    if (chat_format_render(env->format, messages, tools, &opt, &p->arena, &rendered, &e)) {
+    if (chat_format_render(env->format, messages, p->tools, &opt, &p->arena, &rendered, &e)) {
         fail_render(ae, &e);
         return false;
     }
-    p->prompt = arena_zalloc(&p->arena, sizeof *p->prompt);
-    if (!p->prompt)
-        return no_memory(ae);
-    p->n_prompts = 1;
-    p->thinking_open = rendered.thinking_open;
-    return prompt_encode(&p->arena, env->tok, rendered.part, rendered.n_parts, false, p->prompt,
-                         ae);
+    if (tools_markup_is_special(env->tok))
+        p->like.keep_special = true; /* the output parser needs to see it */
+    return encode_chat(p, &rendered, messages, &opt, env, ae);
 }
 
 static bool read_ids(struct params *p, const cJSON *array, const struct param_env *env,

@@ -1,6 +1,5 @@
 /* test_api.c - the API's shapes and fields, over a fake engine whose every token is known. */
 #include "rig.h"
-#include "server/split.h"
 
 #define CHAT "/v1/chat/completions"
 #define COMPLETIONS "/v1/completions"
@@ -77,37 +76,6 @@ TEST(chat_stream_is_what_sdks_read)
         cJSON_Delete(ev[i]);
     free(a);
     rig_stop(&r);
-}
-
-TEST(stream_and_answer_agree)
-{
-    static const char text[] = "<b>One</b> </thin two </think>three\xe2\x82\xac </think>\n";
-    for (uint32_t piece = 1; piece <= sizeof text; piece++) {
-        for (int thinking = 0; thinking < 2; thinking++) {
-            struct split s = {.thinking = thinking};
-            struct buf reasoning = {0}, content = {0};
-            for (size_t i = 0; i < sizeof text - 1; i += piece) {
-                size_t n = sizeof text - 1 - i;
-                n = n < piece ? n : piece;
-                split_put(&s, text + i, n, i + n == sizeof text - 1, &reasoning, &content);
-            }
-            if (thinking) {
-                CHECK(!strcmp(reasoning.s, "<b>One</b> </thin two "));
-                CHECK(!strcmp(content.s, "three\xe2\x82\xac </think>\n"));
-            } else {
-                CHECK(reasoning.n == 0 && !strcmp(content.s, text));
-            }
-            buf_free(&reasoning);
-            buf_free(&content);
-        }
-    }
-    struct split s = {.thinking = true}; /* an end inside the mark gives back what was held */
-    struct buf reasoning = {0}, content = {0};
-    split_put(&s, "a <", 3, false, &reasoning, &content);
-    split_put(&s, "<</thi", 6, true, &reasoning, &content);
-    CHECK(!strcmp(reasoning.s, "a <<</thi") && content.n == 0);
-    buf_free(&reasoning);
-    buf_free(&content);
 }
 
 TEST(reasoning_has_its_own_fields)

@@ -1,0 +1,40 @@
+/* tools.h - the tools of a chat request: which the model sees, and whether it must call one.
+ *
+ * tool_choice none           no tool is rendered; tool markup in the answer is ordinary content
+ *             auto           the model decides (the default where there are tools)
+ *             required       the answer begins inside a call; of a single tool, behind its name
+ *             {function}     the answer begins behind that tool's name
+ *             {allowed_tools}  only those are rendered, then its mode: auto or required
+ *
+ * "Begins inside" means that the opening of a call, exactly as the format writes it, is the end of
+ * the prompt (it counts as prompt tokens), and that the output parser is given the same bytes. This
+ * holds the model to calling; it does not hold its arguments to the schema. Where the format cannot
+ * be entered this way the request is refused, naming tool_choice: while the model is to think first
+ * (thinking is to be switched off), with R1's formats, which always think, and with GLM-5, where
+ * nothing but the next argument ends a tool's name, for one certain tool.
+ *
+ * parallel_tool_calls false ends the answer with its first call.
+ */
+#ifndef GAZE_SERVER_TOOLS_H
+#define GAZE_SERVER_TOOLS_H
+
+#include "params.h"
+
+enum { TOOLS_MAX = 4096 /* of one request */ };
+
+/* Takes the tools out of the request and into p->tools (NULL: none are seen). Sets
+ * p->call_required, p->call_name, p->one_call. */
+bool tools_read(struct params *p, cJSON *root, struct api_error *ae);
+
+/* How the answer begins where a call is required: parts to go behind the prompt's, of which there
+ * are *n (0: the model decides). Sets p->opening. */
+enum { TOOLS_MAX_PARTS = 4 };
+bool tools_open_call(struct params *p, const struct chat_format *format, const cJSON *messages,
+                     const struct chat_options *opt, bool thinking_open,
+                     struct text_part part[TOOLS_MAX_PARTS], size_t *n, struct api_error *ae);
+
+/* Whether a vocabulary counts some of the formats' markup among the special tokens, which are left
+ * out of an answer's text unless they are asked for. */
+bool tools_markup_is_special(const struct tokenizer *tok);
+
+#endif
