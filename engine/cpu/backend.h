@@ -3,7 +3,8 @@
  * Private to engine/cpu. Each op family sits in one file and fills its entries of struct ops:
  *   linear.c (embed, rms_norm, linear, logits)  moe.c (ffn, moe)  kv.c (rope_q, kv_store,
  * index_store) index.c (index_select)  attend.c (attend)  sample.c (sample) Activations are fp32.
- * In the fast precision a product rounds its input rows to bf16 first; sums are always fp32.
+ * In the fast precision a product takes its input rows as sums of two bf16 (16 bits of
+ * mantissa) where the machine multiplies bf16; sums are always fp32.
  */
 #ifndef GAZE_CPU_BACKEND_H
 #define GAZE_CPU_BACKEND_H
@@ -19,8 +20,8 @@ struct cpu_lane {
     struct err err;          /* first error of the step */
     uint32_t *row_seq;       /* [max_rows] the sequence of each row of the step */
     uint32_t *row_pos;       /* [max_rows] its position */
-    uint16_t *x_bf16;        /* rounded input rows of a product: max_rows x widest input */
-    size_t x_bf16_elements;
+    uint16_t *split;         /* split input rows of a product: max_rows x 2 x widest input */
+    size_t split_elements;
     float *logits; /* [max_out_rows, vocab] */
     /* each family's own */
     void *linear_scratch, *moe_scratch, *attend_scratch, *index_scratch, *sample_scratch;
@@ -72,13 +73,13 @@ void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p);
 
 /* Whether the fast precision rounds the rows of x that meet w: bf16 and fp8 weights have kernels
  * for that, fp32 and f16 weights do not. */
-bool cpu_takes_bf16(const struct cpu_backend *b, const struct matrix *w);
-/* The product of rows [out0, out0 + n_out) of w on the calling thread; x as `x_bf16` says. */
+bool cpu_takes_split(const struct cpu_backend *b, const struct matrix *w);
+/* The product of rows [out0, out0 + n_out) of w on the calling thread; x as `split` says. */
 struct block_product {
     const struct matrix *w;
     uint32_t out0, n_out;
     const void *x;
-    bool x_bf16;
+    bool split;
     size_t ldx;
     uint32_t n;
     float *y;

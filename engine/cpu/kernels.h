@@ -19,9 +19,11 @@ struct kernels {
 
     /* Weights [n_out, n_in] (row stride n_in elements) times rows of x. y[i * ldy + j] for x rows i
      * in [0, n) and W rows j in [0, n_out): = or +=. Each y is one dot product over k in a fixed
-     * order. x is fp32 (exact) or bf16 (fast), rows ldx elements apart. FP8 weights come with the
-     * scale rows of their 128 x 128 blocks: scale[((j0 + j) / 128) * scale_stride + k / 128], j0
-     * the row of W's first. */
+     * order. x is fp32, or split (fast): a row is the sum of two bf16 rows, hi at [0, n_in) and lo
+     * at [n_in, 2 n_in), together 16 bits of mantissa; rows ldx elements apart. A table whose
+     * machine multiplies no bf16 has NULL for the split products: fp32 is as fast there. FP8
+     * weights come with the scale rows of their 128 x 128 blocks: scale[((j0 + j) / 128) *
+     * scale_stride + k / 128], j0 the row of W's first. */
     void (*gemm_f32_f32)(const float *w, uint32_t n_out, uint32_t n_in, const float *x, size_t ldx,
                          uint32_t n, float *y, size_t ldy, bool add);
     void (*gemm_bf16_f32)(const uint16_t *w, uint32_t n_out, uint32_t n_in, const float *x,
@@ -31,13 +33,15 @@ struct kernels {
     void (*gemm_fp8_f32)(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in,
                          const float *scale, size_t scale_stride, const float *x, size_t ldx,
                          uint32_t n, float *y, size_t ldy, bool add);
-    void (*gemm_bf16_bf16)(const uint16_t *w, uint32_t n_out, uint32_t n_in, const uint16_t *x,
-                           size_t ldx, uint32_t n, float *y, size_t ldy, bool add);
-    void (*gemm_fp8_bf16)(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in,
-                          const float *scale, size_t scale_stride, const uint16_t *x, size_t ldx,
-                          uint32_t n, float *y, size_t ldy, bool add);
+    void (*gemm_bf16_split)(const uint16_t *w, uint32_t n_out, uint32_t n_in, const uint16_t *x,
+                            size_t ldx, uint32_t n, float *y, size_t ldy, bool add);
+    void (*gemm_fp8_split)(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in,
+                           const float *scale, size_t scale_stride, const uint16_t *x, size_t ldx,
+                           uint32_t n, float *y, size_t ldy, bool add);
 
     void (*f32_to_bf16)(const float *x, uint16_t *y, size_t n); /* nearest even; NaN stays NaN */
+    /* x = hi + lo up to 2^-16 of it: hi = bf16(x), lo = bf16(x - hi) (0 where hi is not finite) */
+    void (*split_bf16)(const float *x, uint16_t *hi, uint16_t *lo, size_t n);
     void (*bf16_to_f32)(const uint16_t *x, float *y, size_t n);
     void (*fp8_to_f32)(const uint8_t *x, float scale, float *y, size_t n);
 

@@ -25,6 +25,31 @@ static void f32_to_bf16(const float *x, uint16_t *y, size_t n)
                                  narrow_bf16(v_f32_part(x + i, (uint32_t)(n - i))));
 }
 
+static inline void split_part(__m512 x, __m256i *hi, __m256i *lo)
+{
+    __m256i h = narrow_bf16(x);
+    __m512 rest = _mm512_sub_ps(x, widen_bf16(h)); /* exact; NaN where hi is infinite or NaN */
+    __mmask16 finite = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);
+    *hi = h;
+    *lo = narrow_bf16(_mm512_maskz_mov_ps(finite, rest));
+}
+
+static void split_bf16(const float *x, uint16_t *hi, uint16_t *lo, size_t n)
+{
+    __m256i h, l;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        split_part(v_f32(x + i), &h, &l);
+        _mm256_storeu_si256((__m256i *)(void *)(hi + i), h);
+        _mm256_storeu_si256((__m256i *)(void *)(lo + i), l);
+    }
+    if (i < n) {
+        split_part(v_f32_part(x + i, (uint32_t)(n - i)), &h, &l);
+        _mm256_mask_storeu_epi16(hi + i, part16(n - i), h);
+        _mm256_mask_storeu_epi16(lo + i, part16(n - i), l);
+    }
+}
+
 static void bf16_to_f32(const uint16_t *x, float *y, size_t n)
 {
     size_t i = 0;
@@ -127,7 +152,10 @@ static float max_f32(const float *x, size_t n)
 const struct kernels kernels_avx512 = {
     .name = "avx512",
     GEMM_ENTRIES(avx512),
+    .gemm_bf16_split = gemm_bf16_split_avx512,
+    .gemm_fp8_split = gemm_fp8_split_avx512,
     .f32_to_bf16 = f32_to_bf16,
+    .split_bf16 = split_bf16,
     .bf16_to_f32 = bf16_to_f32,
     .fp8_to_f32 = fp8_to_f32,
     .axpy_f32 = axpy_f32,

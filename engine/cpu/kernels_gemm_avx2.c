@@ -27,7 +27,5 @@ static inline void v_put4(float *y, __m256 a, __m256 b, __m256 c, __m256 d, bool
 GEMM_PLAIN(gemm_f32_f32_avx2, FORM_F32, FORM_F32, float, float)
 GEMM_PLAIN(gemm_bf16_f32_avx2, FORM_BF16, FORM_F32, uint16_t, float)
 GEMM_PLAIN(gemm_f16_f32_avx2, FORM_F16, FORM_F32, uint16_t, float)
-GEMM_PLAIN(gemm_bf16_bf16_avx2, FORM_BF16, FORM_BF16, uint16_t, uint16_t)
 GEMM_SCALED(gemm_fp8_f32_avx2, FORM_F32, float)
-GEMM_SCALED(gemm_fp8_bf16_avx2, FORM_BF16, uint16_t)
 #endif

@@ -1,4 +1,8 @@
-/* kernels_gemm_bf16_avx512.c - products of bf16 rows on AVX-512 BF16: the fast precision.
+/* kernels_gemm_bf16_avx512.c - products of split rows on AVX-512 BF16: the fast precision.
+ *
+ * A row of x is the sum of two bf16 rows (kernels.h), so each step multiplies twice, hi first, into
+ * the same sums. One bf16 alone (8 bits) would move the golden models' log-probabilities by 2e-2.
+ * What vdpbf16ps flushes as denormal is below 2^-126: nothing beside a product's rounding.
  *
  * As in kernels_gemm.h a sum is one accumulator (16 lanes, each two products wide) that walks k
  * upwards, then the tree of lanes_sum, whatever the tile. Tiles: 4 rows of W by up to 6 of x; 8 by
@@ -95,7 +99,7 @@ ALWAYS_INLINE void clear_tile(int nw, int nx, __m512 s[8][6])
 /* s[a][b] += w[a] . x[b] over [k, end), bf16 rows. Fetches W `ahead` elements further on: rows of a
  * few hundred values are too short for the core to see where it should read next. */
 ALWAYS_INLINE void walk(int nw, int nx, const uint16_t *const w[8], const uint16_t *const x[6],
-                        size_t k, size_t end, size_t ahead, __m512 s[8][6])
+                        size_t k, size_t end, size_t lo_at, size_t ahead, __m512 s[8][6])
 {
     for (; k + STEP <= end; k += STEP) {
         __m512i wk[8];
@@ -107,10 +111,13 @@ ALWAYS_INLINE void walk(int nw, int nx, const uint16_t *const w[8], const uint16
         }
 #pragma GCC unroll 6
         for (int b = 0; b < nx; b++) {
-            __m512i xk = _mm512_loadu_si512(x[b] + k);
+            __m512i hi = _mm512_loadu_si512(x[b] + k), lo = _mm512_loadu_si512(x[b] + lo_at + k);
 #pragma GCC unroll 8
             for (int a = 0; a < nw; a++)
-                s[a][b] = dot_step(s[a][b], wk[a], xk);
+                s[a][b] = dot_step(s[a][b], wk[a], hi);
+#pragma GCC unroll 8
+            for (int a = 0; a < nw; a++)
+                s[a][b] = dot_step(s[a][b], wk[a], lo);
         }
     }
     if (k < end) {
@@ -121,10 +128,11 @@ ALWAYS_INLINE void walk(int nw, int nx, const uint16_t *const w[8], const uint16
             wk[a] = _mm512_maskz_loadu_epi16(part, w[a] + k);
 #pragma GCC unroll 6
         for (int b = 0; b < nx; b++) {
-            __m512i xk = _mm512_maskz_loadu_epi16(part, x[b] + k);
+            __m512i hi = _mm512_maskz_loadu_epi16(part, x[b] + k);
+            __m512i lo = _mm512_maskz_loadu_epi16(part, x[b] + lo_at + k);
 #pragma GCC unroll 8
             for (int a = 0; a < nw; a++)
-                s[a][b] = dot_step(s[a][b], wk[a], xk);
+                s[a][b] = dot_step(dot_step(s[a][b], wk[a], hi), wk[a], lo);
         }
     }
 }
@@ -141,12 +149,12 @@ ALWAYS_INLINE void tile_bf16(int nw, int nx, const struct gemm *g, uint32_t j, u
         x[b] = g->x + (i + (size_t)b) * g->ldx;
     clear_tile(nw, nx, s);
     /* the first of the tiles that share these rows of W fetches the rows after them */
-    walk(nw, nx, w, x, 0, g->n_in, i == 0 ? FETCH_TILES * (size_t)nw * g->n_in : 0, s);
+    walk(nw, nx, w, x, 0, g->n_in, g->n_in, i == 0 ? FETCH_TILES * (size_t)nw * g->n_in : 0, s);
     put_tile(g, j, i, nw, nx, s);
 }
 
-void gemm_bf16_bf16_avx512(const uint16_t *w, uint32_t n_out, uint32_t n_in, const uint16_t *x,
-                           size_t ldx, uint32_t n, float *y, size_t ldy, bool add)
+void gemm_bf16_split_avx512(const uint16_t *w, uint32_t n_out, uint32_t n_in, const uint16_t *x,
+                            size_t ldx, uint32_t n, float *y, size_t ldy, bool add)
 {
     const struct gemm job = {w, 0, n_out, n_in, NULL, 0, x, ldx, n, y, ldy, add}, *g = &job;
     if (n == 1) { /* eight rows of W, to have enough sums under way */
@@ -159,7 +167,7 @@ void gemm_bf16_bf16_avx512(const uint16_t *w, uint32_t n_out, uint32_t n_in, con
             tile_bf16(1, 1, g, j, 0);
         return;
     }
-    size_t fit = X_BLOCK_BYTES / (2 * (size_t)n_in + 1) / TILE_X * TILE_X;
+    size_t fit = X_BLOCK_BYTES / (4 * (size_t)n_in + 1) / TILE_X * TILE_X;
     uint32_t block = fit < 4 * TILE_X ? 4 * TILE_X : fit < n ? (uint32_t)fit : n;
     for (uint32_t i0 = 0; i0 < n; i0 += block) {
         uint32_t i1 = n - i0 < block ? n : i0 + block, j = 0;
@@ -245,10 +253,11 @@ ALWAYS_INLINE void tile_fp8(const struct fp8_tables *t, int nw, int nx, const st
 #pragma GCC unroll 6
             for (int b = 0; b < nx; b++)
 #pragma GCC unroll 4
-                for (int c = 0; c < BLOCK_STEPS; c++)
-                    block[a][b] =
-                        dot_step(block[a][b], wide[c],
-                                 _mm512_loadu_si512(x + (size_t)b * g->ldx + k + c * STEP));
+                for (int c = 0; c < BLOCK_STEPS; c++) {
+                    const uint16_t *hi = x + (size_t)b * g->ldx + k + c * STEP;
+                    block[a][b] = dot_step(block[a][b], wide[c], _mm512_loadu_si512(hi));
+                    block[a][b] = dot_step(block[a][b], wide[c], _mm512_loadu_si512(hi + g->n_in));
+                }
         }
         add_block(g, j, k, nw, nx, block, s);
     }
@@ -267,8 +276,11 @@ ALWAYS_INLINE void tile_fp8(const struct fp8_tables *t, int nw, int nx, const st
                     size_t done = (size_t)c * STEP;
                     if (done < len) {
                         __mmask32 part = len - done >= STEP ? ~(__mmask32)0 : part32(len - done);
+                        const uint16_t *hi = xk + done;
+                        block[a][b] =
+                            dot_step(block[a][b], wide[c], _mm512_maskz_loadu_epi16(part, hi));
                         block[a][b] = dot_step(block[a][b], wide[c],
-                                               _mm512_maskz_loadu_epi16(part, xk + done));
+                                               _mm512_maskz_loadu_epi16(part, hi + g->n_in));
                     }
                 }
             }
@@ -294,7 +306,7 @@ ALWAYS_INLINE void tile_panel(const uint16_t *panel, size_t stride, int nx, cons
     for (size_t k = 0; k < g->n_in; k += FP8_BLOCK) {
         size_t end = k + FP8_BLOCK < g->n_in ? k + FP8_BLOCK : g->n_in;
         clear_tile(TILE_W, nx, block);
-        walk(TILE_W, nx, w, x, k, end, 0, block);
+        walk(TILE_W, nx, w, x, k, end, g->n_in, 0, block);
         add_block(g, j, k, TILE_W, nx, block, s);
     }
     put_tile(g, j, i, TILE_W, nx, s);
@@ -330,15 +342,15 @@ static void run_panel(const struct fp8_tables *t, const struct gemm *g, uint32_t
             tile_fp8(t, 1, 1, g, j, i);
 }
 
-void gemm_fp8_bf16_avx512(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in,
-                          const float *scale, size_t scale_stride, const uint16_t *x, size_t ldx,
-                          uint32_t n, float *y, size_t ldy, bool add)
+void gemm_fp8_split_avx512(const uint8_t *w, uint32_t j0, uint32_t n_out, uint32_t n_in,
+                           const float *scale, size_t scale_stride, const uint16_t *x, size_t ldx,
+                           uint32_t n, float *y, size_t ldy, bool add)
 {
     const struct gemm job = {w, j0, n_out, n_in, scale, scale_stride, x, ldx, n, y, ldy, add},
                       *g = &job;
     const struct fp8_tables t = fp8_tables_load();
     if (n >= PANEL_MIN_ROWS && n_in <= PANEL_K) {
-        size_t fit = X_BLOCK_BYTES / (2 * (size_t)n_in + 1) / TILE_X_FP8 * TILE_X_FP8;
+        size_t fit = X_BLOCK_BYTES / (4 * (size_t)n_in + 1) / TILE_X_FP8 * TILE_X_FP8;
         uint32_t block = fit < 8 * TILE_X_FP8 ? 8 * TILE_X_FP8 : fit < n ? (uint32_t)fit : n;
         for (uint32_t i0 = 0; i0 < n; i0 += block)
             run_panel(&t, g, i0, n - i0 < block ? n : i0 + block);

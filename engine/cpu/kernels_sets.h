@@ -16,19 +16,18 @@
     DECLARE_GEMM(gemm_f32_f32_##set, float, float);                                                \
     DECLARE_GEMM(gemm_bf16_f32_##set, uint16_t, float);                                            \
     DECLARE_GEMM(gemm_f16_f32_##set, uint16_t, float);                                             \
-    DECLARE_GEMM(gemm_bf16_bf16_##set, uint16_t, uint16_t);                                        \
-    DECLARE_GEMM_FP8(gemm_fp8_f32_##set, float);                                                   \
-    DECLARE_GEMM_FP8(gemm_fp8_bf16_##set, uint16_t)
+    DECLARE_GEMM_FP8(gemm_fp8_f32_##set, float)
 #define GEMM_ENTRIES(set)                                                                          \
     .gemm_f32_f32 = gemm_f32_f32_##set, .gemm_bf16_f32 = gemm_bf16_f32_##set,                      \
-    .gemm_f16_f32 = gemm_f16_f32_##set, .gemm_fp8_f32 = gemm_fp8_f32_##set,                        \
-    .gemm_bf16_bf16 = gemm_bf16_bf16_##set, .gemm_fp8_bf16 = gemm_fp8_bf16_##set
+    .gemm_f16_f32 = gemm_f16_f32_##set, .gemm_fp8_f32 = gemm_fp8_f32_##set
 
 DECLARE_GEMMS(portable);
 extern const struct kernels kernels_portable;
 #if defined(__x86_64__)
 DECLARE_GEMMS(avx2);
 DECLARE_GEMMS(avx512);
+DECLARE_GEMM(gemm_bf16_split_avx512, uint16_t, uint16_t);
+DECLARE_GEMM_FP8(gemm_fp8_split_avx512, uint16_t);
 extern const struct kernels kernels_avx2, kernels_avx512;
 #endif
 

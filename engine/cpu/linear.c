@@ -38,9 +38,9 @@ double cpu_product_cost_ns(const struct matrix *w, uint32_t n_out, uint32_t n)
     return read > multiply ? read : multiply;
 }
 
-bool cpu_takes_bf16(const struct cpu_backend *b, const struct matrix *w)
+bool cpu_takes_split(const struct cpu_backend *b, const struct matrix *w)
 {
-    return b->ops.limits.precision == PRECISION_FAST &&
+    return b->ops.limits.precision == PRECISION_FAST && b->k->gemm_bf16_split &&
            (w->dtype == DT_BF16 || w->dtype == DT_F8_E4M3);
 }
 
@@ -58,18 +58,18 @@ void cpu_block_product(const struct kernels *k, const struct block_product *p)
                         p->y, p->ldy, p->add);
         return;
     case DT_BF16:
-        if (p->x_bf16)
-            k->gemm_bf16_bf16((const uint16_t *)w->data + first, p->n_out, w->n_in, p->x, p->ldx,
-                              p->n, p->y, p->ldy, p->add);
+        if (p->split)
+            k->gemm_bf16_split((const uint16_t *)w->data + first, p->n_out, w->n_in, p->x, p->ldx,
+                               p->n, p->y, p->ldy, p->add);
         else
             k->gemm_bf16_f32((const uint16_t *)w->data + first, p->n_out, w->n_in, p->x, p->ldx,
                              p->n, p->y, p->ldy, p->add);
         return;
     default:
         assert(w->dtype == DT_F8_E4M3);
-        if (p->x_bf16)
-            k->gemm_fp8_bf16((const uint8_t *)w->data + first, p->out0, p->n_out, w->n_in, w->scale,
-                             scale_stride, p->x, p->ldx, p->n, p->y, p->ldy, p->add);
+        if (p->split)
+            k->gemm_fp8_split((const uint8_t *)w->data + first, p->out0, p->n_out, w->n_in,
+                              w->scale, scale_stride, p->x, p->ldx, p->n, p->y, p->ldy, p->add);
         else
             k->gemm_fp8_f32((const uint8_t *)w->data + first, p->out0, p->n_out, w->n_in, w->scale,
                             scale_stride, p->x, p->ldx, p->n, p->y, p->ldy, p->add);
@@ -93,7 +93,7 @@ static void product_chunk(void *arg, uint32_t chunk, uint32_t worker)
     p.out0 += w0;
     p.n_out = p.n_out - w0 < j->w_part ? p.n_out - w0 : j->w_part;
     p.n = p.n - x0 < j->x_part ? p.n - x0 : j->x_part;
-    p.x = (const char *)p.x + x0 * p.ldx * (p.x_bf16 ? sizeof(uint16_t) : sizeof(float));
+    p.x = (const char *)p.x + x0 * p.ldx * (p.split ? sizeof(uint16_t) : sizeof(float));
     p.y += x0 * p.ldy + w0;
     cpu_block_product(j->k, &p);
 }
@@ -123,8 +123,8 @@ static void run_product(struct cpu_backend *b, enum lane l, const struct block_p
     cpu_run(b, l, j.n_w_parts * parts_of(p->n, j.x_part), cost, product_chunk, &j);
 }
 
-enum { ROUND_CHUNK = 16384 }; /* elements */
-struct round_job {
+enum { SPLIT_CHUNK = 16384 }; /* elements */
+struct split_job {
     const struct kernels *k;
     const float *x;
     size_t ldx;
@@ -132,21 +132,23 @@ struct round_job {
     uint32_t n, n_in, rows; /* per chunk */
 };
 
-static void round_chunk(void *arg, uint32_t chunk, uint32_t worker)
+static void split_chunk(void *arg, uint32_t chunk, uint32_t worker)
 {
     (void)worker;
-    const struct round_job *j = arg;
+    const struct split_job *j = arg;
     uint32_t row0 = chunk * j->rows, row1 = j->n - row0 < j->rows ? j->n : row0 + j->rows;
-    for (uint32_t i = row0; i < row1; i++)
-        j->k->f32_to_bf16(j->x + i * j->ldx, j->to + (size_t)i * j->n_in, j->n_in);
+    for (uint32_t i = row0; i < row1; i++) {
+        uint16_t *hi = j->to + (size_t)i * 2 * j->n_in;
+        j->k->split_bf16(j->x + i * j->ldx, hi, hi + j->n_in, j->n_in);
+    }
 }
 
-static void round_rows(struct cpu_backend *b, enum lane l, const float *x, size_t ldx, uint32_t n,
+static void split_rows(struct cpu_backend *b, enum lane l, const float *x, size_t ldx, uint32_t n,
                        uint32_t n_in, uint16_t *to)
 {
-    uint32_t rows = n_in < ROUND_CHUNK ? ROUND_CHUNK / n_in : 1;
-    struct round_job j = {b->k, x, ldx, to, n, n_in, rows};
-    cpu_run(b, l, parts_of(n, rows), (double)n * n_in / 8.0, round_chunk, &j);
+    uint32_t rows = n_in < SPLIT_CHUNK ? SPLIT_CHUNK / n_in : 1;
+    struct split_job j = {b->k, x, ldx, to, n, n_in, rows};
+    cpu_run(b, l, parts_of(n, rows), (double)n * n_in / 8.0, split_chunk, &j);
 }
 
 void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p)
@@ -156,19 +158,19 @@ void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p)
     assert(p->out0 + p->n_out <= p->w->n_out);
     if (!p->n || !p->n_out)
         return;
-    if (p->exact || !cpu_takes_bf16(b, p->w)) {
+    if (p->exact || !cpu_takes_split(b, p->w)) {
         run_product(b, l, &bp);
         return;
     }
     struct cpu_lane *lane = &b->lane[l];
-    size_t fit = lane->x_bf16_elements / p->w->n_in;
+    size_t fit = lane->split_elements / (2 * (size_t)p->w->n_in);
     assert(fit > 0);
     for (uint32_t i = 0; i < p->n; i += bp.n) {
         bp.n = p->n - i < fit ? p->n - i : (uint32_t)fit;
-        round_rows(b, l, p->x + i * p->ldx, p->ldx, bp.n, p->w->n_in, lane->x_bf16);
-        bp.x = lane->x_bf16;
-        bp.x_bf16 = true;
-        bp.ldx = p->w->n_in;
+        split_rows(b, l, p->x + i * p->ldx, p->ldx, bp.n, p->w->n_in, lane->split);
+        bp.x = lane->split;
+        bp.split = true;
+        bp.ldx = 2 * (size_t)p->w->n_in;
         bp.y = p->y + i * p->ldy;
         run_product(b, l, &bp);
     }
@@ -315,11 +317,11 @@ enum err_code cpu_linear_init(struct cpu_backend *b, struct err *e)
     b->ops.logits = op_logits;
     for (int l = 0; l < N_LANES; l++) {
         struct cpu_lane *lane = &b->lane[l];
-        if (lim->precision == PRECISION_FAST) {
-            lane->x_bf16_elements = lim->max_rows[l] * widest_input(c);
-            lane->x_bf16 = cpu_reserve(b, lane->x_bf16_elements * sizeof *lane->x_bf16);
-            if (!lane->x_bf16)
-                return err_set(e, ERR_NOMEM, "rounded rows of products: %u rows", lim->max_rows[l]);
+        if (lim->precision == PRECISION_FAST && b->k->gemm_bf16_split) {
+            lane->split_elements = lim->max_rows[l] * 2 * widest_input(c);
+            lane->split = cpu_reserve(b, lane->split_elements * sizeof *lane->split);
+            if (!lane->split)
+                return err_set(e, ERR_NOMEM, "split rows of products: %u rows", lim->max_rows[l]);
         }
         lane->linear_scratch = cpu_reserve(b, (size_t)lim->max_out_rows * c->hidden_size * 4);
         lane->logits = cpu_reserve(b, (size_t)lim->max_out_rows * c->vocab_size * 4);

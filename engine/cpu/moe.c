@@ -21,10 +21,10 @@ enum { ROUTE_ROWS = 16 };                /* in a chunk of the router */
 
 struct group {
     const struct ffn_weights *w;
-    uint32_t first, n;      /* its rows among the block's pairs */
-    size_t mid;             /* where its middle values start, in elements */
-    uint32_t chunk0;        /* its first chunk of the gate fork-join */
-    bool in_bf16, mid_bf16; /* what its kernels take */
+    uint32_t first, n;        /* its rows among the block's pairs */
+    size_t mid;               /* where its middle values start, in elements */
+    uint32_t chunk0;          /* its first chunk of the gate fork-join */
+    bool in_split, mid_split; /* what its kernels take */
 };
 
 struct moe_scratch {
@@ -179,11 +179,12 @@ static void route(struct moe_job *j, enum lane l)
 static void add_group(struct moe_job *j, const struct ffn_weights *w, uint32_t first, uint32_t n)
 {
     struct group *g = &j->s->group[j->n_groups];
-    *g = (struct group){.w = w,
-                        .first = first,
-                        .n = n,
-                        .in_bf16 = cpu_takes_bf16(j->b, &w->gate) && cpu_takes_bf16(j->b, &w->up),
-                        .mid_bf16 = cpu_takes_bf16(j->b, &w->down)};
+    *g =
+        (struct group){.w = w,
+                       .first = first,
+                       .n = n,
+                       .in_split = cpu_takes_split(j->b, &w->gate) && cpu_takes_split(j->b, &w->up),
+                       .mid_split = cpu_takes_split(j->b, &w->down)};
     if (j->n_groups) {
         const struct group *last = g - 1;
         uint32_t width = last->w->gate.n_out;
@@ -245,9 +246,10 @@ static void gather_chunk(void *arg, uint32_t chunk, uint32_t worker)
     for (uint32_t i = 0; i < g->n; i++) {
         const float *x = j->x + (size_t)j->s->row[g->first + i] * j->hidden;
         unsigned char *to = in_row(j, g->first);
-        if (g->in_bf16)
-            k->f32_to_bf16(x, (uint16_t *)(void *)to + (size_t)i * j->hidden, j->hidden);
-        else
+        if (g->in_split) {
+            uint16_t *hi = (uint16_t *)(void *)to + (size_t)i * 2 * j->hidden;
+            k->split_bf16(x, hi, hi + j->hidden, j->hidden);
+        } else
             memcpy(to + (size_t)i * j->hidden * sizeof *x, x, j->hidden * sizeof *x);
     }
 }
@@ -278,19 +280,18 @@ static void gate_chunk(void *arg, uint32_t chunk, uint32_t worker)
     uint32_t r0 = (chunk - g->chunk0) / n_columns * MID_ROWS;
     uint32_t r1 = g->n - r0 < MID_ROWS ? g->n : r0 + MID_ROWS;
     uint32_t n_c = width - c0 < MID_COLUMNS ? width - c0 : MID_COLUMNS;
-    size_t in_bytes = g->in_bf16 ? sizeof(uint16_t) : sizeof(float);
     float gate[TILE_ROWS * MID_COLUMNS], up[TILE_ROWS * MID_COLUMNS];
 
     for (uint32_t r = r0; r < r1; r += TILE_ROWS) {
         struct block_product p = {.w = &g->w->gate,
                                   .out0 = c0,
                                   .n_out = n_c,
-                                  .x_bf16 = g->in_bf16,
-                                  .ldx = j->hidden,
+                                  .split = g->in_split,
+                                  .ldx = g->in_split ? 2 * (size_t)j->hidden : j->hidden,
                                   .n = r1 - r < TILE_ROWS ? r1 - r : TILE_ROWS,
                                   .y = gate,
                                   .ldy = MID_COLUMNS};
-        p.x = (unsigned char *)in_row(j, g->first) + (size_t)r * j->hidden * in_bytes;
+        p.x = (unsigned char *)in_row(j, g->first) + (size_t)r * j->hidden * sizeof(float);
         cpu_block_product(k, &p);
         p.w = &g->w->up;
         p.y = up;
@@ -299,9 +300,10 @@ static void gate_chunk(void *arg, uint32_t chunk, uint32_t worker)
             float *gi = gate + i * MID_COLUMNS;
             size_t at = (size_t)(r + i) * width + c0;
             float *mid = (float *)(void *)j->s->mid + g->mid;
-            if (g->mid_bf16) {
+            if (g->mid_split) {
                 k->silu_mul(gi, up + i * MID_COLUMNS, gi, n_c);
-                k->f32_to_bf16(gi, (uint16_t *)(void *)mid + at, n_c);
+                uint16_t *hi = (uint16_t *)(void *)mid + (size_t)(r + i) * 2 * width + c0;
+                k->split_bf16(gi, hi, hi + width, n_c);
             } else {
                 k->silu_mul(gi, up + i * MID_COLUMNS, mid + at, n_c);
             }
@@ -324,9 +326,9 @@ static void down_chunk(void *arg, uint32_t chunk, uint32_t worker)
         struct block_product p = {.w = &g->w->down,
                                   .out0 = c0,
                                   .n_out = n_c,
-                                  .x_bf16 = g->mid_bf16,
+                                  .split = g->mid_split,
                                   .x = (float *)(void *)s->mid + g->mid,
-                                  .ldx = g->w->down.n_in,
+                                  .ldx = (g->mid_split ? 2 : 1) * (size_t)g->w->down.n_in,
                                   .n = g->n,
                                   .y = out + (size_t)g->first * j->columns,
                                   .ldy = j->columns};

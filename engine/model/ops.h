@@ -28,7 +28,7 @@ enum lane { LANE_PREFILL, LANE_DECODE, N_LANES };
 
 enum precision {
     PRECISION_EXACT, /* fp32 activations: for tests and goldens */
-    PRECISION_FAST   /* bf16 into products, fp32 accumulation: for serving */
+    PRECISION_FAST   /* activations as sums of two bf16 into products, fp32 sums: for serving */
 };
 /* A latent record: F32 and BF16 hold (kv_lora + rope) values, FP8 the 656-byte record of the
  * deployed model (kv_lora e4m3 | one power-of-two f32 scale per 128 | rope as bf16). */

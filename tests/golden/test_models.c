@@ -1,7 +1,7 @@
 /* test_models.c - every member of the family against the logits of an independent implementation.
  *
- * Goal:   log-probabilities within 2e-3 in the exact precision, 5e-2 (root mean square 1e-2) in the fast
- *         one; greedy continuations equal wherever the reference's margin exceeds the tolerance.
+ * Goal:   log-probabilities within 2e-3 in the exact precision, 5e-2 (root mean square 1e-2) in the
+ * fast one; greedy continuations equal wherever the reference's margin exceeds the tolerance.
  * Method: the six random checkpoints in tests/fixtures, whose README tells how they were made; each
  *         prompt once in one chunk and once in odd chunks.
  */
@@ -106,8 +106,8 @@ static void check_model(const char *name, const struct golden_options *o, double
             golden_run(&g, LANE_PREFILL, ids->data, 0, n, chunks[k], golden_expand(&g),
                        golden_top_k(&g), n - n_want, compare_row, &c);
             double r = sqrt(c.sum_squares / (double)c.n);
-            printf("     %s prompt %u (%u tokens, chunks of %u): worst %.2e at %u, rms %.2e\n", name,
-                   prompts, n, chunks[k], c.worst, c.worst_pos, r);
+            printf("     %s prompt %u (%u tokens, chunks of %u): worst %.2e at %u, rms %.2e\n",
+                   name, prompts, n, chunks[k], c.worst, c.worst_pos, r);
             CHECK_MSG(c.n == (uint64_t)n_want * c.vocab && c.worst <= worst && r <= rms,
                       "%s prompt %u: worst %g (%g allowed), rms %g (%g allowed)", name, prompts,
                       c.worst, worst, r, rms);
@@ -124,11 +124,11 @@ static void check_exact(const char *name)
     check_model(name, &o, 2e-3, 2e-3);
 }
 
-/* The reference has neither Hadamard nor FP8 in its indexer, so the exact index keys stay here: with
- * quantised keys another selection is right, too. */
+/* The reference rounds neither latents nor index keys, so both stay fp32 here: they are choices of
+ * their own. Latents in bf16 alone make these random models choose other experts (worst 2.6). */
 static void check_fast(const char *name)
 {
-    struct golden_options o = {PRECISION_FAST, LATENT_BF16, INDEX_EXACT, 512, 2, 1024};
+    struct golden_options o = {PRECISION_FAST, LATENT_F32, INDEX_EXACT, 512, 2, 1024};
     check_model(name, &o, 5e-2, 1e-2);
 }
 

@@ -117,6 +117,24 @@ TEST(formats_scalar)
     CHECK(e4m3_value(q[1]) == -128.0f && e4m3_value(q[2]) == 64.0f);
 }
 
+/* hi + lo is x up to 2^-16 of it (half a unit of lo's last place, 2^-9 of at most 2^-8 x; below
+ * 2^-126 lo's denormals leave 2^-134), and hi is x rounded. */
+static void check_split(const struct kernels *k, const float *x, size_t n)
+{
+    uint16_t hi[256], lo[256];
+    CHECK(n <= 256);
+    k->split_bf16(x, hi, lo, n);
+    for (size_t i = 0; i < n; i++) {
+        CHECK(hi[i] == bf16_round(x[i]));
+        if (!isfinite(bf16_value(hi[i]))) {
+            CHECK(lo[i] == 0);
+            continue;
+        }
+        double sum = (double)bf16_value(hi[i]) + (double)bf16_value(lo[i]);
+        CHECK(fabs(sum - (double)x[i]) <= fabs((double)x[i]) * 0x1p-16 + 0x1p-133);
+    }
+}
+
 /* Goal: the tables' conversions give the scalar ones' bits, for odd lengths, NaN, infinity,
  * denormals. */
 TEST(conversions)
@@ -129,6 +147,8 @@ TEST(conversions)
             uint16_t *h = room(n * 2);
             for (uint32_t i = 0; i < n; i++)
                 x[i] = f32_from_bits((uint32_t)rng_next(&r) & (i % 5 ? ~0u : 0x807FFFFFu));
+            if (k->split_bf16)
+                check_split(k, x, n);
             k->f32_to_bf16(x, h, n);
             for (uint32_t i = 0; i < n; i++)
                 CHECK(h[i] == bf16_round(x[i]));
@@ -160,7 +180,7 @@ enum wkind { W_F32, W_BF16, W_F16, W_FP8, N_WKINDS };
 
 struct product {
     enum wkind kind;
-    bool x_bf16;
+    bool split;
     uint32_t j0, n_out, n_in, n;
     size_t ldx, ldy;
     void *w, *x;
@@ -182,35 +202,43 @@ static void call(const struct kernels *k, const struct product *p, uint32_t out0
         k->gemm_f16_f32((uint16_t *)p->w + first, n_out, p->n_in, xf, p->ldx, n, y, ldy, add);
         break;
     case W_BF16:
-        if (p->x_bf16)
-            k->gemm_bf16_bf16((uint16_t *)p->w + first, n_out, p->n_in, xh, p->ldx, n, y, ldy, add);
+        if (p->split)
+            k->gemm_bf16_split((uint16_t *)p->w + first, n_out, p->n_in, xh, p->ldx, n, y, ldy,
+                               add);
         else
             k->gemm_bf16_f32((uint16_t *)p->w + first, n_out, p->n_in, xf, p->ldx, n, y, ldy, add);
         break;
     default:
-        if (p->x_bf16)
-            k->gemm_fp8_bf16((uint8_t *)p->w + first, p->j0 + out0, n_out, p->n_in, p->scale,
-                             p->scale_stride, xh, p->ldx, n, y, ldy, add);
+        if (p->split)
+            k->gemm_fp8_split((uint8_t *)p->w + first, p->j0 + out0, n_out, p->n_in, p->scale,
+                              p->scale_stride, xh, p->ldx, n, y, ldy, add);
         else
             k->gemm_fp8_f32((uint8_t *)p->w + first, p->j0 + out0, n_out, p->n_in, p->scale,
                             p->scale_stride, xf, p->ldx, n, y, ldy, add);
     }
 }
 
-static struct product make(struct rng *r, enum wkind kind, bool x_bf16, uint32_t n_out,
+static struct product make(struct rng *r, enum wkind kind, bool split, uint32_t n_out,
                            uint32_t n_in, uint32_t n)
 {
-    struct product p = {kind, x_bf16, rng_below(r, 200), n_out, n_in, n, n_in + 3, n_out + 5, 0,
-                        0,    0,      (n_in + 127) / 128};
-    size_t n_w = (size_t)n_out * n_in, n_x = (n - 1) * p.ldx + n_in;
+    struct product p = {
+        kind, split, rng_below(r, 200), n_out, n_in, n, (split ? 2 : 1) * n_in + 3, n_out + 5, 0,
+        0,    0,     (n_in + 127) / 128};
+    size_t n_w = (size_t)n_out * n_in, n_x = n * p.ldx;
     p.w = kind == W_F32    ? (void *)random_f32(r, n_w)
           : kind == W_BF16 ? (void *)random_bf16(r, n_w)
           : kind == W_F16  ? (void *)random_f16(r, n_w)
                            : (void *)random_fp8(r, n_w);
-    p.x = x_bf16 ? (void *)random_bf16(r, n_x) : (void *)random_f32(r, n_x);
+    p.x = split ? (void *)random_bf16(r, n_x) : (void *)random_f32(r, n_x);
     size_t n_scale = ((p.j0 + n_out + 127) / 128) * p.scale_stride;
     p.scale = random_f32(r, n_scale);
     return p;
+}
+
+/* Tables of machines that multiply no bf16 take fp32 rows alone. */
+static bool splits(const struct kernels *k, bool wanted)
+{
+    return wanted && k->gemm_bf16_split;
 }
 
 static void unmake(struct product *p)
@@ -244,8 +272,9 @@ static void check_product(const struct kernels *t, const struct product *p, cons
             double sum = was ? (double)was[i * p->ldy + j] : 0.0, size = fabs(sum);
             for (uint32_t k = 0; k < p->n_in; k++) {
                 size_t at = i * p->ldx + k;
-                double x = p->x_bf16 ? (double)bf16_value(((uint16_t *)p->x)[at])
-                                     : (double)((float *)p->x)[at];
+                const uint16_t *hi = (const uint16_t *)p->x + at;
+                double x = p->split ? (double)bf16_value(hi[0]) + (double)bf16_value(hi[p->n_in])
+                                    : (double)((float *)p->x)[at];
                 sum += w_at(p, j, k) * x;
                 size += fabs(w_at(p, j, k) * x);
             }
@@ -253,8 +282,9 @@ static void check_product(const struct kernels *t, const struct product *p, cons
              * weights may be so small that 1e-30 of slack is all that is left of a product */
             double limit = size * (p->n_in / 8.0 + 16) * 0x1p-23 + 1e-30;
             CHECK_MSG(fabs((double)y[i * p->ldy + j] - sum) <= limit,
-                      "%s kind %d bf16 %d [%u, %u] n %u: y[%u][%u] is %g, not %g", t->name, p->kind,
-                      p->x_bf16, p->n_out, p->n_in, p->n, i, j, (double)y[i * p->ldy + j], sum);
+                      "%s kind %d split %d [%u, %u] n %u: y[%u][%u] is %g, not %g", t->name,
+                      p->kind, p->split, p->n_out, p->n_in, p->n, i, j, (double)y[i * p->ldy + j],
+                      sum);
         }
     }
 }
@@ -269,7 +299,7 @@ TEST_LIMIT(products_against_double, 60)
         for (uint32_t s = 0; table(t) && s < N_SIZES * 6; s++) {
             enum wkind kind = (enum wkind)(s % 6 < 4 ? s % 6 : s % 6 == 4 ? W_BF16 : W_FP8);
             uint32_t n_out = 1 + rng_below(&r, 21), n = N[rng_below(&r, 8)];
-            struct product p = make(&r, kind, s % 6 >= 4, n_out, SIZES[s / 6], n);
+            struct product p = make(&r, kind, splits(table(t), s % 6 >= 4), n_out, SIZES[s / 6], n);
             size_t n_y = (n - 1) * p.ldy + n_out;
             float *y = random_f32(&r, n_y), *was = room(n_y * 4);
             memcpy(was, y, n_y * 4);
@@ -297,7 +327,7 @@ TEST_LIMIT(products_same_bits_in_any_parts, 60)
         for (uint32_t s = 0; table(t) && s < N_SIZES * 6; s++) {
             enum wkind kind = (enum wkind)(s % 6 < 4 ? s % 6 : s % 6 == 4 ? W_BF16 : W_FP8);
             uint32_t n_out = 30 + rng_below(&r, 9);
-            struct product p = make(&r, kind, s % 6 >= 4, n_out, SIZES[s / 6], N);
+            struct product p = make(&r, kind, splits(table(t), s % 6 >= 4), n_out, SIZES[s / 6], N);
             float *whole = room(N * p.ldy * 4), *part = room(N * p.ldy * 4);
             call(table(t), &p, 0, n_out, 0, N, whole, p.ldy, false);
             for (int round = 0; round < 12; round++) {
@@ -314,7 +344,7 @@ TEST_LIMIT(products_same_bits_in_any_parts, 60)
                 for (uint32_t i = 0; i < N; i++)
                     for (uint32_t j = 0; j < n_out; j++)
                         CHECK_MSG(f32_bits(whole[i * p.ldy + j]) == f32_bits(part[i * p.ldy + j]),
-                                  "%s kind %d bf16 %d n_in %u", TABLES[t], kind, p.x_bf16, p.n_in);
+                                  "%s kind %d split %d n_in %u", TABLES[t], kind, p.split, p.n_in);
             }
             free(whole);
             free(part);
@@ -332,7 +362,7 @@ TEST_LIMIT(products_long_rows, 60)
         static const uint32_t LONG[] = {8192, 8191, 8193, 9000};
         for (int s = 0; table(t) && s < 4; s++) {
             for (int bf16 = 0; bf16 < 2; bf16++) {
-                struct product p = make(&r, W_FP8, bf16, 5, LONG[s], 40);
+                struct product p = make(&r, W_FP8, splits(table(t), bf16), 5, LONG[s], 40);
                 float *y = room(40 * p.ldy * 4), one[5];
                 call(table(t), &p, 0, 5, 0, 40, y, p.ldy, false);
                 for (uint32_t i = 0; i < 40; i++) {

@@ -127,7 +127,8 @@ static struct layer_weights random_layer(struct rng *r, const struct model_confi
 
 static double fast_value(bool fast, double x)
 {
-    return fast ? (double)bf16_value(bf16_round((float)x)) : x;
+    float hi = bf16_value(bf16_round((float)x));
+    return fast ? (double)hi + (double)bf16_value(bf16_round((float)x - hi)) : x;
 }
 
 static void ref_ffn(const struct ffn_weights *w, const float *x, bool fast, double scale, double *y)
