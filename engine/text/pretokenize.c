@@ -204,19 +204,25 @@ static enum err_code rewrite(const char *p, size_t n, struct text_out *o, struct
 
 /* ---- building ---- */
 
+enum {
+    PATTERN = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
+    LITERAL = PCRE2_UTF | PCRE2_LITERAL
+};
+
 static enum err_code compile(struct regex *r, const char *pattern, uint32_t options, struct err *e)
 {
-    int code = 0;
+    int code = PCRE2_ERROR_NOMEMORY; /* what a fault put here means */
     size_t at = 0;
-    r->code = FAULT("pretok.compile")
-                  ? NULL
-                  : pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
-                                  PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | options, &code,
-                                  &at, NULL);
+    r->code = FAULT("pretok.compile") ? NULL
+                                      : pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                                                      options, &code, &at, NULL);
     if (!r->code) {
         char why[120] = "";
         pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-        return err_set(e, code == PCRE2_ERROR_NOMEMORY ? ERR_NOMEM : ERR_INVALID,
+        return err_set(e,
+                       code == PCRE2_ERROR_HEAP_FAILED || code == PCRE2_ERROR_NOMEMORY
+                           ? ERR_NOMEM
+                           : ERR_INVALID,
                        "regex: %s at byte %zu", why, at);
     }
     r->jit = pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE) == 0;
@@ -243,7 +249,7 @@ static enum err_code compile_rewritten(struct regex *r, const char *pattern, boo
         return err_set(e, ERR_NOMEM, "regex");
     if (rewrite(pattern, n, &o, e) == ERR_OK) {
         o.s[o.n] = '\0';
-        e->code = compile(r, o.s, 0, e);
+        e->code = compile(r, o.s, PATTERN, e);
     }
     free(o.s);
     return e->code;
@@ -276,7 +282,7 @@ static enum err_code make_any_news(struct pretok *p, struct err *e)
     put_str(&o, "]");
     assert(!o.full);
     o.s[o.n] = '\0';
-    e->code = compile(&p->any_news, o.s, 0, e);
+    e->code = compile(&p->any_news, o.s, PATTERN, e);
     free(o.s);
     return e->code;
 }
@@ -304,7 +310,7 @@ static enum err_code add_split(struct pretok *p, const cJSON *config, struct err
     struct stage *s = NULL;
     if (new_stage(p, &s, e))
         return e->code;
-    return compile(&s->usual, literal, PCRE2_LITERAL, e);
+    return compile(&s->usual, literal, LITERAL, e);
 }
 
 static enum err_code add_config(struct pretok *p, const cJSON *config, int depth, struct err *e)

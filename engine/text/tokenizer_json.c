@@ -131,10 +131,10 @@ static enum err_code read_vocab(struct tokenizer *t, const cJSON *vocab, char *b
         uint32_t id = (uint32_t)m->valuedouble;
         if (n > MAX_TOKEN_BYTES)
             return err_set(e, ERR_INVALID, "model.vocab: a token of %zu bytes", n);
-        if (vocab_unspell(m->string, n, buf, &bytes))
-            vocab_put(&t->vocab, id, buf, bytes, true);
-        else
-            vocab_put(&t->vocab, id, m->string, n, false);
+        bool plain = vocab_unspell(m->string, n, buf, &bytes);
+        if (!vocab_put(&t->vocab, id, plain ? buf : m->string, plain ? bytes : n, plain))
+            return err_set(e, ERR_INVALID, "model.vocab: \"%.60s\" or its id %u stands there twice",
+                           m->string, id);
     }
     for (unsigned b = 0; b < 256; b++) {
         char byte = (char)b;
@@ -166,9 +166,11 @@ static enum err_code read_added(struct tokenizer *t, const cJSON *added, struct 
         if (check_id(json_get(m, "id"), &id, e) ||
             !text[0]) /* an empty one would match everywhere */
             continue;
+        if (!vocab_put(&t->vocab, id, text, strlen(text), false))
+            return err_set(e, ERR_INVALID, "added_tokens[%zu] (%.60s): %u is another token's id", i,
+                           text, id);
         if (added_tokens_put(&t->added, text, strlen(text), id, e))
             return e->code;
-        vocab_put(&t->vocab, id, text, strlen(text), false);
         t->flags[id] = (uint8_t)(TOKEN_ADDED | (special ? TOKEN_SPECIAL : 0));
     }
     return ERR_OK;

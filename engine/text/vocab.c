@@ -32,20 +32,29 @@ void vocab_free(struct vocab *v)
     *v = (struct vocab){0};
 }
 
-void vocab_put(struct vocab *v, uint32_t id, const char *bytes, size_t n, bool plain)
+bool vocab_put(struct vocab *v, uint32_t id, const char *bytes, size_t n, bool plain)
 {
-    assert(id < v->max_ids && n <= v->blob_max - v->blob_bytes);
-    memcpy(v->blob + v->blob_bytes, bytes, n);
-    v->text[id] = (struct vocab_text){(uint32_t)v->blob_bytes, (uint32_t)n};
-    v->blob_bytes += n;
+    assert(id < v->max_ids);
+    struct vocab_text *t = &v->text[id];
+    if (t->bytes && (t->bytes != n || memcmp(v->blob + t->at, bytes, n) != 0))
+        return false;
+    if (plain && vocab_find(v, bytes, n) != VOCAB_NONE)
+        return false;
+    if (!t->bytes) {
+        assert(n <= v->blob_max - v->blob_bytes);
+        memcpy(v->blob + v->blob_bytes, bytes, n);
+        *t = (struct vocab_text){(uint32_t)v->blob_bytes, (uint32_t)n};
+        v->blob_bytes += n;
+    }
     if (id >= v->n_ids)
         v->n_ids = id + 1;
-    if (!plain || vocab_find(v, bytes, n) != VOCAB_NONE)
-        return;
-    uint32_t h = vocab_hash(bytes, n), i = h & v->mask;
-    while (v->slot[i].id != VOCAB_NONE)
-        i = (i + 1) & v->mask;
-    v->slot[i] = (struct vocab_slot){h, id};
+    if (plain) {
+        uint32_t h = vocab_hash(bytes, n), i = h & v->mask;
+        while (v->slot[i].id != VOCAB_NONE)
+            i = (i + 1) & v->mask;
+        v->slot[i] = (struct vocab_slot){h, id};
+    }
+    return true;
 }
 
 /* GPT-2 spells a byte that is printable in Latin-1 as itself and the other 68 as U+0100 onwards. */

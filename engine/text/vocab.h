@@ -39,8 +39,9 @@ MUST_CHECK enum err_code vocab_init(struct vocab *v, uint32_t max_ids, uint32_t 
                                     size_t blob_max, struct err *e);
 void vocab_free(struct vocab *v);
 
-/* Gives id these bytes (which must fit in the room); plain: vocab_find() will find it. */
-void vocab_put(struct vocab *v, uint32_t id, const char *bytes, size_t n, bool plain);
+/* Gives id these bytes (which must fit in the room); plain: vocab_find() will find it. False, and
+ * nothing is changed, when the id has other bytes already, or the bytes another plain token. */
+bool vocab_put(struct vocab *v, uint32_t id, const char *bytes, size_t n, bool plain);
 
 /* Undoes GPT-2's spelling. Writes at most n bytes to out; false when a character is not one of the
  * 256. */
