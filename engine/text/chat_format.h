@@ -26,11 +26,11 @@ struct chat_options {
     enum tri thinking;            /* unset: the format's default */
     enum tri clear_thinking;      /* GLM only */
     const char *reasoning_effort; /* NULL: not given */
-    const cJSON
-        *response_format; /* deepseek-v3.2 writes the schema into the prompt; NULL otherwise */
+    const cJSON *response_format; /* a schema that deepseek-v3.2 puts into the prompt, or NULL */
 };
 
-struct chat_prompt { /* everything is in the arena that render was given */
+/* In the arena that render was given; its texts may be borrowed from the JSON as well. */
+struct chat_prompt {
     struct text_part *part;
     size_t n_parts;
     bool thinking_open; /* the prompt ends inside reasoning */

@@ -245,22 +245,25 @@ void chat_free_trees(struct chat_trees *trees)
     *trees = (struct chat_trees){0};
 }
 
-/* A string with JSON in it, as the interface has it, or, as some clients send, the object itself.
- */
-static enum err_code read_arguments(const struct reader *r, const cJSON *args,
+#define CALL "messages[%zu].tool_calls[%zu]"
+
+/* Call number k's arguments: a string with JSON in it, as the interface has it, or, as some clients
+ * send, the object itself. */
+static enum err_code read_arguments(const struct reader *r, size_t k, const cJSON *args,
                                     struct chat_call *call, struct err *e)
 {
     if (cJSON_IsObject(args)) {
         struct chat_buf b = {.arena = r->arena};
         chat_json_dump(&b, args);
         if (b.failed)
-            return err_set(e, ERR_NOMEM, "arguments");
+            return err_set(e, ERR_NOMEM, CALL ".function.arguments", r->i, k);
         call->arguments = (struct chat_str){b.s, b.n};
         call->object = args;
         return ERR_OK;
     }
     if (args && !cJSON_IsNull(args) && !cJSON_IsString(args))
-        return err_set(e, ERR_INVALID, "arguments: must be a string with JSON in it");
+        return err_set(e, ERR_INVALID, CALL ".function.arguments: must be a string with JSON in it",
+                       r->i, k);
     call->arguments = chat_json_str(args);
     if (!r->read_arguments)
         return ERR_OK;
@@ -269,34 +272,33 @@ static enum err_code read_arguments(const struct reader *r, const cJSON *args,
     if (text.n == 0)
         return ERR_OK; /* no arguments at all: a call without parameters */
     if (json_parse(&tree, text.s, text.n, JSON_MAX_DEPTH, e))
-        return err_prefix(e, "arguments");
+        return err_prefix(e, CALL ".function.arguments", r->i, k);
     if (keep_tree(r->trees, tree, e))
         return e->code;
     if (!cJSON_IsObject(tree))
-        return err_set(e, ERR_INVALID, "arguments: must be a JSON object");
+        return err_set(e, ERR_INVALID, CALL ".function.arguments: must be a JSON object", r->i, k);
     call->object = tree;
     return chat_json_keep_numbers(tree, text.s, text.n, e);
 }
 
-static enum err_code read_call(const struct reader *r, const cJSON *c, struct chat_call *call,
-                               struct err *e)
+static enum err_code read_call(const struct reader *r, size_t k, const cJSON *c,
+                               struct chat_call *call, struct err *e)
 {
     const cJSON *type = present(c, "type"), *function = json_get(c, "function"),
                 *name = json_get(function, "name");
     *call = (struct chat_call){{"", 0}, {"", 0}, {"", 0}, NULL};
     if (!cJSON_IsObject(c))
-        return err_set(e, ERR_INVALID, "must be an object");
+        return err_set(e, ERR_INVALID, CALL ": must be an object", r->i, k);
     if (type && (!cJSON_IsString(type) || strcmp(type->valuestring, "function") != 0))
-        return err_set(e, ERR_INVALID, "type: only \"function\" is supported");
+        return err_set(e, ERR_INVALID, CALL ".type: only \"function\" is supported", r->i, k);
     if (!cJSON_IsObject(function))
-        return err_set(e, ERR_INVALID, "function: must be an object");
+        return err_set(e, ERR_INVALID, CALL ".function: must be an object", r->i, k);
     if (!cJSON_IsString(name) || !name->valuestring[0])
-        return err_set(e, ERR_INVALID, "function.name: must be a string that is not empty");
+        return err_set(e, ERR_INVALID, CALL ".function.name: must be a string that is not empty",
+                       r->i, k);
     call->id = chat_json_str(json_get(c, "id"));
     call->name = chat_json_str(name);
-    if (read_arguments(r, json_get(function, "arguments"), call, e))
-        return err_prefix(e, "function");
-    return ERR_OK;
+    return read_arguments(r, k, json_get(function, "arguments"), call, e);
 }
 
 static enum err_code read_calls(const struct reader *r, const cJSON *m, struct chat_message *out,
@@ -315,8 +317,8 @@ static enum err_code read_calls(const struct reader *r, const cJSON *m, struct c
     if (!out->call)
         return err_set(e, ERR_NOMEM, "messages[%zu].tool_calls", r->i);
     for (const cJSON *c = calls->child; c; c = c->next, k++) {
-        if (read_call(r, c, &out->call[k], e))
-            return err_prefix(e, "messages[%zu].tool_calls[%zu]", r->i, k);
+        if (read_call(r, k, c, &out->call[k], e))
+            return e->code;
     }
     out->n_calls = n;
     return ERR_OK;
