@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "cpu/cpu_ops.h"
+#include "cpu/limits.h"
 #include "cuda/cuda_ops.h"
 #include "exec/worker.h"
 #include "model/forward.h"
@@ -295,9 +296,8 @@ static enum err_code open_model(struct engine *en, struct err *e)
             ? weights_dummy(&en->weights, &en->cfg, dummy_dtype(&en->cfg), 1, e)
             : weights_open(&en->weights, o->model_dir, &en->cfg, o->progress, o->progress_arg, e))
         return e->code;
-    if (open_ops(en, e) ||
-        forward_create(&en->forward, en->ops,
-                       en->device_weights ? en->device_weights : en->weights, e))
+    if (open_ops(en, e) || forward_create(&en->forward, en->ops,
+                                          en->device_weights ? en->device_weights : en->weights, e))
         return e->code;
     make_fingerprint(en);
     return ERR_OK;
@@ -474,6 +474,29 @@ void engine_get_stats(struct engine *en, struct engine_stats *out)
     out->refused_busy = atomic_load(&en->refused_busy);
     out->refused_size = atomic_load(&en->refused_size);
     out->draining = atomic_load(&en->draining);
+}
+
+/* In the fast precision an activation is two bf16, so a product is two bf16 multiply-adds. */
+enum err_code engine_measure_limits(const struct engine *en, struct engine_limits *out,
+                                    struct err *e)
+{
+    struct cpu_limits l;
+    uint32_t n = en->options.n_threads ? en->options.n_threads : thread_n_cpus();
+    if (cpu_limits_measure(&l, n, e))
+        return e->code;
+    bool split = en->options.precision == PRECISION_FAST && l.bf16_flops > 0;
+    *out = (struct engine_limits){.flops = split ? l.bf16_flops / 2 : l.f32_flops,
+                                  .bytes = l.cold_bytes};
+    return ERR_OK;
+}
+
+struct step_cost engine_step_cost(const struct engine *en, struct step_shape shape)
+{
+    double as_bf16 = (double)weights_bytes(&en->cfg, DT_BF16);
+    shape.weight_bytes = 2.0 * (double)en->weights->file_bytes / as_bf16;
+    shape.latent = en->options.latent;
+    shape.index = en->options.index;
+    return model_step_cost(&en->cfg, &shape);
 }
 
 const struct model_config *engine_model(const struct engine *en)

@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "model/config.h"
+#include "model/cost.h"
 #include "model/ops.h"
 #include "request.h"
 #include "text/chat_format.h"
@@ -105,6 +106,15 @@ struct engine_stats {
     bool draining;
 };
 void engine_get_stats(struct engine *en, struct engine_stats *out);
+
+/* What the machine can do at most on the engine's threads, measured now (some tens of ms). */
+struct engine_limits {
+    double flops, bytes; /* per second: multiply-adds of the engine's precision, two each; reads */
+};
+MUST_CHECK enum err_code engine_measure_limits(const struct engine *en, struct engine_limits *out,
+                                               struct err *e);
+/* What a step must cost at least; shape's forms and weight_bytes are filled in here. */
+struct step_cost engine_step_cost(const struct engine *en, struct step_shape shape);
 
 const struct model_config *engine_model(const struct engine *en);
 const struct tokenizer *engine_tokenizer(const struct engine *en);

@@ -20,6 +20,7 @@ struct bench {
     uint32_t context[MAX_LIST], n_contexts, streams[MAX_LIST], n_streams;
     uint32_t repeats, decode_tokens;
     uint64_t salt;
+    struct engine_limits limits;
 };
 
 /* One round: several requests side by side. */
@@ -118,14 +119,23 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* The least time that this machine could take, ms: whichever of arithmetic and reading is longer.
+ */
+static double floor_ms(const struct bench *b, struct step_shape shape)
+{
+    struct step_cost c = engine_step_cost(b->en, shape);
+    double compute = c.flops / b->limits.flops, read = c.bytes / b->limits.bytes;
+    return (compute > read ? compute : read) * 1e3;
+}
+
 static void row(const char *what, uint32_t streams, uint32_t context, bool dense, double *ms,
-                double *rate, uint32_t n)
+                double *rate, uint32_t n, double least_ms)
 {
     qsort(ms, n, sizeof *ms, by_value);
     qsort(rate, n, sizeof *rate, by_value);
     double spread = ms[n / 2] > 0 ? (ms[n - 1] - ms[0]) / ms[n / 2] * 100 : 0;
-    printf("%-8s %7u %8u %7s %12.2f %8.1f %12.0f\n", what, streams, context,
-           dense ? "dense" : "sparse", ms[n / 2], spread, rate[n / 2]);
+    printf("%-8s %7u %8u %7s %12.2f %8.1f %12.0f %8.0f\n", what, streams, context,
+           dense ? "dense" : "sparse", ms[n / 2], spread, rate[n / 2], 100 * least_ms / ms[n / 2]);
     fflush(stdout);
 }
 
@@ -140,7 +150,9 @@ static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, s
         ms[i] = (double)(r.all_started_us - r.begun_us) * 1e-3;
         rate[i] = context / ms[i] * 1e3;
     }
-    row("prefill", 1, context, dense, ms, rate, b->repeats);
+    struct step_shape whole = {
+        .n_seqs = 1, .rows = context, .n_out = 1, .dense = dense, .prompt = true};
+    row("prefill", 1, context, dense, ms, rate, b->repeats, floor_ms(b, whole));
     for (uint32_t k = 0; k < b->n_streams; k++) {
         uint32_t streams = b->streams[k];
         if ((uint64_t)streams * b->decode_tokens + context > engine_get_plan(b->en)->kv_tokens ||
@@ -153,7 +165,12 @@ static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, s
             rate[i] = (double)r.tokens * 1e6 / (double)us;
             ms[i] = (double)us * 1e-3 * streams / (double)(r.tokens ? r.tokens : 1);
         }
-        row("decode", streams, context, dense, ms, rate, b->repeats);
+        struct step_shape step = {.n_seqs = streams,
+                                  .rows = 1,
+                                  .context = context + b->decode_tokens / 2,
+                                  .n_out = streams,
+                                  .dense = dense};
+        row("decode", streams, context, dense, ms, rate, b->repeats, floor_ms(b, step));
     }
     return ERR_OK;
 }
@@ -209,8 +226,14 @@ static enum err_code run_all(struct bench *b, const struct bench_flags *f, struc
 {
     const struct engine_plan *p = engine_get_plan(b->en);
     bool has_indexer = engine_model(b->en)->has_indexer;
-    printf("%-8s %7s %8s %7s %12s %8s %12s\n", "case", "streams", "context", "path", "median_ms",
-           "spread_%", "tokens/s");
+    if (engine_measure_limits(b->en, &b->limits, e))
+        return e->code;
+    printf(
+        "limits measured now: %.0f GFLOP/s in products, %.1f GB/s read; limit_%%: the time that a\n"
+        "step must take by them (whichever is longer), as a share of the time it took\n",
+        b->limits.flops * 1e-9, b->limits.bytes * 1e-9);
+    printf("%-8s %7s %8s %7s %12s %8s %12s %8s\n", "case", "streams", "context", "path",
+           "median_ms", "spread_%", "tokens/s", "limit_%");
     for (uint32_t i = 0; i < b->n_contexts; i++) {
         if ((uint64_t)b->context[i] + b->decode_tokens > p->max_context)
             continue;

@@ -11,20 +11,16 @@
 #include "cpu/backend.h"
 #include "cpu/cpu_ops.h"
 #include "cpu/fp8.h"
+#include "cpu/limits.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 enum { RUNS = 21, COLD_BYTES = 96 << 20, ROWS = 512 };
 enum { RUN_US = 3000 }; /* a run repeats its case until this much time has passed */
 
 static const char *filter = "";
-static volatile float sink;
-
 struct result {
     double median_us, min_us, max_us;
 };
@@ -66,136 +62,23 @@ static void row(const char *what, const char *shape, struct result r, double amo
 
 /* ---- limits ---- */
 
-struct limits_job {
-    struct pool *pool;
-    uint32_t threads;
-    const char *memory;
-    size_t bytes;
-};
-
-#if defined(__x86_64__)
-__attribute__((target("avx512f,avx512bf16"))) static float spin_bf16(uint32_t loops)
-{
-    __m512 s[12];
-    __m512bh x = (__m512bh)_mm512_set1_epi32(0x3C003C00);
-    for (int i = 0; i < 12; i++)
-        s[i] = _mm512_set1_ps((float)i);
-    for (uint32_t k = 0; k < loops; k++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < 12; i++)
-            s[i] = _mm512_dpbf16_ps(s[i], x, x);
-    }
-    for (int i = 1; i < 12; i++)
-        s[0] = _mm512_add_ps(s[0], s[i]);
-    return _mm512_reduce_add_ps(s[0]);
-}
-
-__attribute__((target("avx512f"))) static float spin_f32(uint32_t loops)
-{
-    __m512 s[12], x = _mm512_set1_ps(0.01f);
-    for (int i = 0; i < 12; i++)
-        s[i] = _mm512_set1_ps((float)i);
-    for (uint32_t k = 0; k < loops; k++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < 12; i++)
-            s[i] = _mm512_fmadd_ps(x, x, s[i]);
-    }
-    for (int i = 1; i < 12; i++)
-        s[0] = _mm512_add_ps(s[0], s[i]);
-    return _mm512_reduce_add_ps(s[0]);
-}
-
-__attribute__((target("avx512f"))) static float read_all(const char *p, size_t bytes)
-{
-    __m512i s[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
-                    _mm512_setzero_si512()};
-    for (size_t i = 0; i + 256 <= bytes; i += 256)
-        for (size_t k = 0; k < 4; k++)
-            s[k] = _mm512_xor_si512(s[k], _mm512_loadu_si512(p + i + 64 * k));
-    return (float)_mm512_reduce_add_epi64(
-        _mm512_xor_si512(_mm512_xor_si512(s[0], s[1]), _mm512_xor_si512(s[2], s[3])));
-}
-#else
-static float spin_bf16(uint32_t loops)
-{
-    return (float)loops;
-}
-static float spin_f32(uint32_t loops)
-{
-    return (float)loops;
-}
-static float read_all(const char *p, size_t bytes)
-{
-    float s = 0;
-    for (size_t i = 0; i < bytes; i += 64)
-        s += (float)p[i];
-    return s;
-}
-#endif
-
-enum { SPIN_LOOPS = 20000 };
-static void spin_bf16_chunk(void *arg, uint32_t chunk, uint32_t worker)
-{
-    (void)arg, (void)chunk, (void)worker;
-    sink = spin_bf16(SPIN_LOOPS);
-}
-static void spin_f32_chunk(void *arg, uint32_t chunk, uint32_t worker)
-{
-    (void)arg, (void)chunk, (void)worker;
-    sink = spin_f32(SPIN_LOOPS);
-}
-static void read_chunk(void *arg, uint32_t chunk, uint32_t worker)
-{
-    (void)worker;
-    const struct limits_job *j = arg;
-    size_t part = j->bytes / (8 * j->threads);
-    sink = read_all(j->memory + chunk * part, part);
-}
-
-static void spin_bf16_run(void *arg, uint32_t i)
-{
-    (void)i;
-    struct limits_job *j = arg;
-    pool_run(j->pool, LANE_PREFILL, j->threads, spin_bf16_chunk, j);
-}
-static void spin_f32_run(void *arg, uint32_t i)
-{
-    (void)i;
-    struct limits_job *j = arg;
-    pool_run(j->pool, LANE_PREFILL, j->threads, spin_f32_chunk, j);
-}
-static void read_run(void *arg, uint32_t i)
-{
-    (void)i;
-    struct limits_job *j = arg;
-    pool_run(j->pool, LANE_PREFILL, 8 * j->threads, read_chunk, j);
-}
-
 /* Of this many threads together. */
 struct machine {
     double bf16, f32, cold, hot; /* GFLOP/s, GFLOP/s, GB/s of 96 MB, GB/s of half a megabyte */
 };
 
-static struct machine measure(uint32_t threads, const char *memory)
+static struct machine measure(uint32_t threads)
 {
-    struct limits_job j = {NULL, threads, memory, COLD_BYTES};
+    struct cpu_limits l;
     struct err e;
-    if (pool_create(&j.pool, threads, &e))
+    if (cpu_limits_measure(&l, threads, &e))
         exit(1);
-    char shape[32];
-    snprintf(shape, sizeof shape, "%u threads", threads);
-    double bf16_ops = 12.0 * 64 * SPIN_LOOPS * threads, f32_ops = bf16_ops / 2;
-    struct result a = time_it(spin_bf16_run, &j), b = time_it(spin_f32_run, &j);
-    struct result c = time_it(read_run, &j);
-    row("limit: bf16 multiply-add", shape, a, bf16_ops, "GFLOP/s", 0);
-    row("limit: f32 multiply-add", shape, b, f32_ops, "GFLOP/s", 0);
-    row("limit: read 96 MB", shape, c, COLD_BYTES, "GB/s", 0);
-    j.bytes = 512 << 10;
-    struct result d = time_it(read_run, &j);
-    row("limit: read 512 KB", shape, d, (double)j.bytes, "GB/s", 0);
-    pool_destroy(j.pool);
-    return (struct machine){bf16_ops / a.median_us / 1e3, f32_ops / b.median_us / 1e3,
-                            COLD_BYTES / c.median_us / 1e3, (double)j.bytes / d.median_us / 1e3};
+    struct machine m = {l.bf16_flops / 1e9, l.f32_flops / 1e9, l.cold_bytes / 1e9,
+                        l.hot_bytes / 1e9};
+    printf("limits, %u threads: %.0f GFLOP/s bf16, %.0f GFLOP/s f32, read %.1f GB/s of 96 MB, "
+           "%.1f GB/s of 512 KB\n",
+           threads, m.bf16, m.f32, m.cold, m.hot);
+    return m;
 }
 
 /* ---- products ---- */
@@ -231,7 +114,7 @@ static void linear_row(struct linear_case *c, const struct machine *m, bool cold
     if (!strstr(what, filter) && !strstr(shape, filter))
         return;
     double amount = many ? 2.0 * c->n * c->w.n_out * c->w.n_in : (double)bytes;
-    double limit = many ? bf16 ? m->bf16 : m->f32 : cold ? m->cold : m->hot;
+    double limit = many ? bf16 && m->bf16 > 0 ? m->bf16 / 2 : m->f32 : cold ? m->cold : m->hot;
     row(what, shape, time_it(linear_run, c), amount, many ? "GFLOP/s" : "GB/s", limit);
 }
 
@@ -371,7 +254,7 @@ int main(int argc, char **argv)
     static const enum dtype DTYPES[] = {DT_BF16, DT_F8_E4M3, DT_F32, DT_F16};
     uint32_t most = thread_n_cpus();
     for (uint32_t threads = 1; threads <= most; threads += most > 1 ? most - 1 : 1) {
-        struct machine m = measure(threads, memory);
+        struct machine m = measure(threads);
         struct ops *fast = open_ops(&cfg, PRECISION_FAST, threads);
         row("fork-join, 8 chunks", "", time_it(fork_run, cpu_of(fast)->pool), 0, "", 0);
         static const uint32_t N[] = {1, 4, 16, ROWS};
