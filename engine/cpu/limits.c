@@ -20,6 +20,7 @@ struct limits_job {
     const char *memory;
     size_t bytes;
     float (*spin)(uint32_t loops);
+    float (*read)(const char *p, size_t bytes);
 };
 
 static volatile float sink; /* keeps the loops from being left out */
@@ -95,20 +96,49 @@ static void spin_chunk(void *arg, uint32_t chunk, uint32_t worker)
     sink = j->spin(SPIN_LOOPS);
 }
 
-static void read_chunk(void *arg, uint32_t chunk, uint32_t worker)
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) static float read_avx512(const char *p, size_t bytes)
 {
-    const struct limits_job *j = arg;
-    size_t part = j->bytes / (8 * (size_t)j->threads) / 64 * 64;
-    const char *p = j->memory + chunk * part;
+    __m512i s[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
+                    _mm512_setzero_si512()};
+    for (size_t i = 0; i + 256 <= bytes; i += 256)
+        for (size_t k = 0; k < 4; k++)
+            s[k] = _mm512_xor_si512(s[k], _mm512_loadu_si512(p + i + 64 * k));
+    return (float)_mm512_reduce_add_epi64(
+        _mm512_xor_si512(_mm512_xor_si512(s[0], s[1]), _mm512_xor_si512(s[2], s[3])));
+}
+
+__attribute__((target("avx2"))) static float read_avx2(const char *p, size_t bytes)
+{
+    __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                    _mm256_setzero_si256()};
+    for (size_t i = 0; i + 128 <= bytes; i += 128)
+        for (size_t k = 0; k < 4; k++)
+            s[k] = _mm256_xor_si256(
+                s[k], _mm256_loadu_si256((const __m256i *)(const void *)(p + i + 32 * k)));
+    s[0] = _mm256_xor_si256(_mm256_xor_si256(s[0], s[1]), _mm256_xor_si256(s[2], s[3]));
+    return (float)_mm256_extract_epi64(s[0], 0);
+}
+#endif
+
+static float read_plain(const char *p, size_t bytes)
+{
     uint64_t sum[8] = {0};
-    (void)worker;
-    for (size_t i = 0; i + 64 <= part; i += 64) {
+    for (size_t i = 0; i + 64 <= bytes; i += 64) {
         uint64_t w[8];
         memcpy(w, p + i, 64);
         for (int k = 0; k < 8; k++)
             sum[k] ^= w[k];
     }
-    sink = (float)(sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7]);
+    return (float)(sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7]);
+}
+
+static void read_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    const struct limits_job *j = arg;
+    size_t part = j->bytes / (8 * (size_t)j->threads) / 256 * 256;
+    (void)worker;
+    sink = j->read(j->memory + chunk * part, part);
 }
 
 static int by_value(const void *a, const void *b)
@@ -139,7 +169,7 @@ static double spin_rate(struct limits_job *j, float (*spin)(uint32_t), int lanes
 
 enum err_code cpu_limits_measure(struct cpu_limits *out, uint32_t n_threads, struct err *e)
 {
-    struct limits_job j = {.threads = n_threads};
+    struct limits_job j = {.threads = n_threads, .read = read_plain};
     char *memory = malloc(COLD_BYTES);
     *out = (struct cpu_limits){0};
     if (!memory)
@@ -154,10 +184,13 @@ enum err_code cpu_limits_measure(struct cpu_limits *out, uint32_t n_threads, str
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512bf16"))
         out->bf16_flops = spin_rate(&j, spin_bf16_avx512, 32);
-    if (__builtin_cpu_supports("avx512f"))
+    if (__builtin_cpu_supports("avx512f")) {
         out->f32_flops = spin_rate(&j, spin_f32_avx512, 16);
-    else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        j.read = read_avx512;
+    } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         out->f32_flops = spin_rate(&j, spin_f32_avx2, 8);
+        j.read = read_avx2;
+    }
 #endif
     if (out->f32_flops <= 0)
         out->f32_flops = spin_rate(&j, spin_f32_plain, 4);
