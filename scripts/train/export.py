@@ -4,8 +4,8 @@
 
 FP8 128x128 blocks for the tensors that the real checkpoint has in FP8; embedding, head, norms,
 router and the indexer's head weights in bf16; the index key's LayerNorm and the router's bias in
-fp32. The MTP layer is the one after the last; it shares the embedding and the head, which are stored
-once.
+fp32. The MTP layer is the one after the last; it shares the embedding and the head, which are
+stored once.
 """
 import json
 import os

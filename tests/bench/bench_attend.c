@@ -4,8 +4,8 @@
  *
  * A row: what, shape, median and spread (10th to 90th percentile) in microseconds, GB/s of the
  * bytes that must be read, and their share of the machine's read bandwidth as measured by the same
- * program. One layer's planes mostly fit the last-level cache, so a share may exceed 100 %: where it
- * is far below, arithmetic is the limit.
+ * program. One layer's planes mostly fit the last-level cache, so a share may exceed 100 %: where
+ * it is far below, arithmetic is the limit.
  */
 #include "base/rng.h"
 #include "cpu/backend.h"
