@@ -3,6 +3,8 @@
 #include "cpu/kernels_avx512.h"
 #include "cpu/kernels_sets.h"
 
+#include <math.h>
+
 /* Nearest even, by integers: vcvtneps2bf16 would flush denormals. NaN stays NaN. */
 static inline __m256i narrow_bf16(__m512 x)
 {
@@ -28,8 +30,9 @@ static void f32_to_bf16(const float *x, uint16_t *y, size_t n)
 static inline void split_part(__m512 x, __m256i *hi, __m256i *lo)
 {
     __m256i h = narrow_bf16(x);
-    __m512 rest = _mm512_sub_ps(x, widen_bf16(h)); /* exact; NaN where hi is infinite or NaN */
-    __mmask16 finite = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);
+    __m512 rest = _mm512_sub_ps(x, widen_bf16(h)); /* exact; infinite or NaN where hi is */
+    __mmask16 finite =
+        _mm512_cmp_ps_mask(_mm512_abs_ps(rest), _mm512_set1_ps(INFINITY), _CMP_LT_OQ);
     *hi = h;
     *lo = narrow_bf16(_mm512_maskz_mov_ps(finite, rest));
 }
