@@ -111,7 +111,7 @@ static void end_choices(struct fake_engine *f, struct fake_run *r, enum gen_fini
 static void step(struct fake_engine *f, struct fake_run *r, uint64_t now_us)
 {
     const char *text = fake.text ? fake.text : "tok ";
-    uint32_t piece = fake.piece_bytes ? fake.piece_bytes : 4;
+    uint32_t pace = atomic_load(&fake.piece_bytes), piece = pace ? pace : 4;
     size_t bytes = strlen(text), at = fake.text ? (size_t)r->made * piece : 0;
     if (r->cancelled) {
         end_choices(f, r, FINISH_CANCELLED);
@@ -311,7 +311,7 @@ static const struct tokenizer *fake_tokenizer(const struct engine *en)
 static const struct chat_format *fake_format(const struct engine *en)
 {
     (void)en;
-    return chat_format_by_name("deepseek-v3.1");
+    return chat_format_by_name(fake.format ? fake.format : "deepseek-v3.1");
 }
 
 static const struct engine_plan *fake_plan(const struct engine *en)

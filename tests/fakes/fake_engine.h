@@ -14,11 +14,12 @@
 #include <stdatomic.h>
 
 struct fake_settings {
-    const char *text;            /* said a few bytes at a time; NULL: "tok " again and again */
-    uint32_t piece_bytes;        /* of text per token; 0: 4 */
-    uint32_t token;              /* the id that every token has */
-    _Atomic uint32_t token_us;   /* between two tokens; any time */
-    _Atomic uint32_t prefill_us; /* before the first token; any time */
+    const char *text;             /* said a few bytes at a time; NULL: "tok " again and again */
+    _Atomic uint32_t piece_bytes; /* of text per token; 0: 4; any time between two requests */
+    const char *format;           /* the chat format; NULL: deepseek-v3.1 */
+    uint32_t token;               /* the id that every token has */
+    _Atomic uint32_t token_us;    /* between two tokens; any time */
+    _Atomic uint32_t prefill_us;  /* before the first token; any time */
     uint32_t load_us;
     bool load_fails;
     _Atomic bool busy;    /* submit says ERR_BUSY; any time */

@@ -415,6 +415,7 @@ TEST_LIMIT(a_thousand_quick_cancels_leave_nothing, 60)
     int idle = client_open(&r); /* an old connection must not keep those that close after it */
     client_say(idle, "GET /version HTTP/1.1\r\nHost: x\r\n\r\n");
     EVENTUALLY(gauge(&r, "gaze_connections") == 2);
+    usleep(100000); /* the question's own connection is closed by now */
     int before = count_fds();
     for (int i = 0; i < 1000; i++) {
         int fd = client_open(&r);
@@ -425,7 +426,7 @@ TEST_LIMIT(a_thousand_quick_cancels_leave_nothing, 60)
     }
     EVENTUALLY(gauge(&r, "gaze_connections") == 2);
     EVENTUALLY(fake_count.running == 0 && fake_count.done == fake_count.submitted);
-    EVENTUALLY(count_fds() == before);
+    EVENTUALLY(count_fds() <= before);
     EVENTUALLY(gauge(&r, "gaze_engine_requests") == 0 && gauge(&r, "gaze_calls") == 1);
     close(idle);
     rig_stop(&r);

@@ -7,6 +7,7 @@ cd "$(dirname "$0")/../.."
 build=${GAZE_BUILD:-build/release}
 gaze=${GAZE_BIN:-$build/gaze}
 model=tests/fixtures/v32-bf16
+ember=config/models/ember
 tmp=$(mktemp -d)
 passed=0 failed=0 skipped=0
 server=
@@ -30,20 +31,37 @@ finish() {
     exit
 }
 
-"$gaze" serve --model $model --served-name tiny --alias gpt-4o --port 0 >"$tmp/log" 2>&1 &
-server=$!
-for _ in $(seq 300); do
-    grep -q '^curl' "$tmp/log" && break
-    kill -0 "$server" 2>/dev/null || break
-    sleep 0.1
-done
-url=$(sed -n 's/.* on \(http:[^ ]*[0-9]\)\. Try:$/\1/p' "$tmp/log")
-if [ -z "$url" ]; then
+start() { # options of gaze serve; sets server and url
+    "$gaze" serve --port 0 "$@" >"$tmp/log" 2>&1 &
+    server=$!
+    for _ in $(seq 300); do
+        grep -q '^curl' "$tmp/log" && break
+        kill -0 "$server" 2>/dev/null || break
+        sleep 0.1
+    done
+    url=$(sed -n 's/.* on \(http:[^ ]*[0-9]\)\. Try:$/\1/p' "$tmp/log")
+    [ -n "$url" ] && return
     cat "$tmp/log"
     check "the server starts" 1
     server=
     finish
-fi
+}
+stop() {
+    kill -TERM "$server"
+    wait "$server"
+    check "SIGTERM ends with code 0" $?
+    server=
+}
+sdk() { # file: its tests against the server
+    timeout 120 node "tests/sdk/$1" "$url/v1" >"$tmp/sdk" 2>&1
+    cat "$tmp/sdk"
+    passed=$((passed + $(grep -c '^ok ' "$tmp/sdk")))
+    failed=$((failed + $(grep -c '^FAIL' "$tmp/sdk")))
+    grep -q '^end$' "$tmp/sdk"
+    check "the tests of $1 come to their end" $?
+}
+
+start --model $model --served-name tiny --alias gpt-4o
 
 # --- curl ---------------------------------------------------------------------------------------
 post() { # path, body, further curl options
@@ -116,16 +134,14 @@ elif [ ! -d tests/sdk/node_modules/openai ] &&
     ! (cd tests/sdk && timeout 120 npm install --silent >/dev/null 2>&1); then
     skip "no registry answers, so the openai package cannot be installed"
 else
-    timeout 120 node tests/sdk/openai.mjs "$url/v1" >"$tmp/sdk" 2>&1
-    cat "$tmp/sdk"
-    passed=$((passed + $(grep -c '^ok ' "$tmp/sdk")))
-    failed=$((failed + $(grep -c '^FAIL' "$tmp/sdk")))
-    grep -q '^end$' "$tmp/sdk"
-    check "the SDK's tests come to their end" $?
+    sdk openai.mjs
+    if [ -f $ember/model.safetensors ]; then
+        stop
+        start --model $ember --served-name ember
+        sdk tools.mjs
+    else
+        skip "the bundled model is not there, so nothing calls a tool"
+    fi
 fi
-
-kill -TERM "$server"
-wait "$server"
-check "SIGTERM ends with code 0" $?
-server=
+stop
 finish
