@@ -1,11 +1,13 @@
 """Measures a running OpenAI-compatible server: retrieval by length, chat turns, JSON, tool calls.
 
     python3 evaluate_server.py http://127.0.0.1:8000 [--model NAME] [--samples N]
-                               [--characters 1500,6000,24000] [--out results.json]
+                               [--characters 1500,6000,24000] [--only retrieval,chat,json,tools]
+                               [--out results.json]
 
-Standard library only. Retrieval uses key types, wordings, and values that training never saw; the
-other tasks are fresh draws of the trained kinds. Decoding is greedy. --characters are sizes of the
-context; ember's tokenizer has about two characters a token in tables.
+Standard library only. Retrieval is measured twice: on fresh tables of the trained kinds, and on key
+types, wordings, and values that training never saw ("unseen"); the other tasks are fresh draws of
+the trained kinds. Decoding is greedy. --characters are sizes of the context; ember's tokenizer has
+about 1.3 characters a token in tables.
 """
 import argparse
 import json
@@ -39,12 +41,12 @@ class Client:
         return answer["choices"][0]
 
 
-def retrieval(client, rng, sizes, n):
+def retrieval(client, rng, sizes, n, unseen):
     out = {}
     for size in sizes:
         right, tokens, seconds = 0, 0, 0.0
         for _ in range(n):
-            row = tasks.table(rng, size, questions=1, spread=True, held=True)
+            row = tasks.table(rng, size, questions=1, spread=True, held=unseen)
             want = row["messages"][1]["content"]
             start = time.time()
             choice = client.chat(row["messages"][:1], 24)
@@ -107,16 +109,20 @@ def main():
     p.add_argument("--model")
     p.add_argument("--samples", type=int, default=20)
     p.add_argument("--characters", default="1000,4000,16000")
+    p.add_argument("--only", default="retrieval,chat,json,tools")
     p.add_argument("--timeout", type=float, default=300)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--out")
     args = p.parse_args()
     client, rng = Client(args.base, args.model, args.timeout), random.Random(args.seed)
     sizes = [int(x) for x in args.characters.split(",")]
-    result = {"model": client.model, "retrieval": retrieval(client, rng, sizes, args.samples),
-              "chat": chat_turns(client, rng, args.samples),
-              "json": json_answers(client, rng, args.samples),
-              "tools": tool_calls(client, rng, args.samples)}
+    tables = lambda name: retrieval(client, rng, sizes, args.samples, name == "unseen")
+    parts = {"retrieval": lambda: {name: tables(name) for name in ("trained", "unseen")},
+             "chat": lambda: chat_turns(client, rng, args.samples),
+             "json": lambda: json_answers(client, rng, args.samples),
+             "tools": lambda: tool_calls(client, rng, args.samples)}
+    result = {"model": client.model}
+    result.update((name, parts[name]()) for name in args.only.split(","))
     text = json.dumps(result, indent=1)
     print(text)
     if args.out:
