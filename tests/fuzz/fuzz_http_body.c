@@ -10,6 +10,9 @@
 #define no_memory prompt_no_memory /* each file has its own */
 #include "server/prompt.c"
 #undef no_memory
+#define no_memory tools_no_memory
+#include "server/tools.c"
+#undef no_memory
 
 #include <math.h>
 
