@@ -76,7 +76,7 @@ endif
 all: $(B)/gaze ## build the server, build/release/gaze
 
 help: ## list the targets
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z][a-z -]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 run: $(B)/gaze ## serve the bundled model on 127.0.0.1:8000
 	$(Q)scripts/run
