@@ -10,10 +10,10 @@
  * others are context-free. Text is UTF-8 bytes: gb_code_points makes the byte sequences of a range
  * of characters.
  *
- * Errors: the builder keeps the first one (no memory, too many nodes, a regular operation on what is
- * not regular) and every later call gives GB_NEVER; gb_error() tells. So front ends need no check
- * at each call.
- * Thread: any, one at a time. Memory: all in the builder, freed at once by gb_close.
+ * Errors: the builder keeps the first one (no memory, too many nodes, a regular operation on what
+ * is not regular) and every later call gives GB_NEVER; gb_error() tells. So front ends need no
+ * check at each call. Thread: any, one at a time. Memory: all in the builder, freed at once by
+ * gb_close.
  */
 #ifndef GAZE_GRAMMAR_BUILDER_H
 #define GAZE_GRAMMAR_BUILDER_H

@@ -51,8 +51,8 @@ bool grammar_matcher_may_end(const struct grammar_matcher *m);  /* the output is
 bool grammar_matcher_must_end(const struct grammar_matcher *m); /* and no byte may follow */
 bool grammar_matcher_failed(const struct grammar_matcher *m);   /* memory or a bound ran out */
 
-/* Fills mask, (n_ids + 31) / 32 words, bit id % 32 of word id / 32. End ids are the caller's matter:
- * allow them iff may_end. */
+/* Fills mask, (n_ids + 31) / 32 words, bit id % 32 of word id / 32. End ids are the caller's
+ * matter: allow them iff may_end. */
 void grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask);
 
 /* The bytes that must come next whatever is chosen, up to max; 0 when there is a choice or the
