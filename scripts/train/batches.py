@@ -7,6 +7,8 @@ import time
 import numpy as np
 import torch
 
+from ember import BOS
+
 TARGET, IDS = 1 << 15, (1 << 13) - 1
 ANSWER_WEIGHT = 3.0  # of a supervised token in a synthetic row, against one of prose
 
@@ -56,6 +58,7 @@ class Pool:
         else:
             at = torch.from_numpy(self.rng.integers(0, len(s) - length - 1, n)).to(self.device)
             out = s[at[:, None] + torch.arange(length + 1, device=self.device)]
+            out[:, 0] = BOS  # as every prompt begins; within the stream it is rare
         return out.long() & 0xFFFF
 
     def batch(self, shares, length, tokens):

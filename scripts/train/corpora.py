@@ -7,6 +7,9 @@ import json
 import lzma
 import os
 import re
+from collections import Counter
+
+from words import PLANETS_HELD, TREES_HELD, WORDS_HELD
 
 BOOKS = ["books_children.txt", "books_fiction.txt", "openstax.txt"]
 CHATS = ["chat_selfdialogue.jsonl", "chat_sgd.jsonl", "chat_taskmaster4.jsonl", "chat_gsm8k.jsonl",
@@ -95,9 +98,19 @@ def prose_paragraphs(data, held=False):
     return [p for p in (unwrap(p).replace("\n", " ") for p in pieces) if 40 < len(p) < 900]
 
 
-def make_filler(pieces):
-    """filler(rng, size): a run of neighbouring paragraphs, now and then short lines repeated."""
-    def filler(rng, size):
+class Filler:
+    """filler(rng, size): a run of neighbouring paragraphs, now and then short lines repeated;
+    filler.words: the vocabulary, less the words kept for evaluation."""
+
+    def __init__(self, pieces):
+        held = {w.lower() for w in PLANETS_HELD + TREES_HELD + WORDS_HELD}
+        plain = re.compile(r"(?<![\w'-])[a-z]{3,10}(?![\w'-])")
+        seen = Counter(w for p in pieces for w in plain.findall(p))
+        self.pieces = pieces
+        self.words = sorted(w for w, n in seen.items() if n >= 8 and w not in held)
+
+    def __call__(self, rng, size):
+        pieces = self.pieces
         out, n, i = [], 0, rng.randrange(len(pieces))
         noise = [pieces[rng.randrange(len(pieces))] for _ in range(8)]
         noise = noise if rng.random() < 0.1 else None
@@ -107,4 +120,3 @@ def make_filler(pieces):
             n += len(p) + 2
             i += 1
         return out
-    return filler

@@ -453,7 +453,7 @@ def main():
                     at = table.get(kind, {}).get(str(length))
                     if at is not None and name not in at and left() > 15:
                         at[name] = look_up(net, folder, kind, length, args.tokens, topk,
-                                           4 if args.small else 16)
+                                           4 if args.small else 16 if length > 16384 else 32)
         write("retrieval", table)
         write("held_out", text)
 

@@ -31,8 +31,6 @@ TARGET = 1 << 15
 state = {}  # of one worker process: the tokenizer and the fillers, made at first use
 EVAL_ROWS = {512: 64, 2048: 48, 4096: 32, 8192: 32, 16384: 32, 32768: 32}
 EVAL_QUESTIONS = 8
-BOOK_PARTS = ["books_children.txt"] * 3 + ["books_fiction.txt", "openstax.txt"]
-CHAT_PARTS = ["chat_selfdialogue.jsonl"] * 2 + ["chat_sgd.jsonl", "qa_fairytale.jsonl"]
 
 
 def start_worker(data, out):
@@ -50,7 +48,7 @@ def filler(held=False):
     key = "held_filler" if held else "filler"
     if key not in state:
         cut = corpora.prose_paragraphs(state["data"], held)
-        state[key] = corpora.make_filler(cut)
+        state[key] = corpora.Filler(cut)
     return state[key]
 
 
@@ -212,9 +210,8 @@ def run(job):
     return job[0], job[1], time.time() - start
 
 
-def plan(scale, again=False):
-    """Jobs in the order of need. Seeds below 1000 name evaluation rows, the others training rows.
-    again: what another round of tuning needs."""
+def plan(scale):
+    """Jobs in the order of need. Evaluation rows have seeds below 1000, training rows others."""
     seed = [1000]
 
     def many(name, length, tokens, per=160_000):
@@ -236,18 +233,6 @@ def plan(scale, again=False):
         return [("eval_" + k, length, n, 0) for k in ("table", "table_held", "facts", "facts_held")]
 
     held = [(n, 0, 0, 0) for n in ("held_books", "held_textbook", "held_dialogue")]
-    if again:
-        jobs = [("prose", f, p, 28, 10 + p) for p, f in enumerate(BOOK_PARTS)]
-        jobs += [("chat", f, p, 8, 30 + p) for p, f in enumerate(CHAT_PARTS)]
-        jobs += [j for n in (2048, 8192, 16384) for j in many("task", n, 3e6)]
-        jobs += held + many("tune", 2048, 5e6) + many("task", 32768, 2e6)
-        jobs += [j for n in sorted(EVAL_ROWS, reverse=True) for j in evals(n)]
-        more = many("tune", 2048, 8e6) + many("tune", 8192, 6e6) + many("tune", 16384, 4e6)
-        more += many("task", 2048, 6e6) + many("task", 8192, 6e6) + many("task", 16384, 4e6)
-        more += many("task", 32768, 4e6)
-        random.Random(1).shuffle(more)
-        return jobs + [(n, length, rows, s + 100_000) if n[:4] in ("task", "tune") else
-                       (n, length, rows, s) for n, length, rows, s in more]
     prose = files("prose", [("books_children.txt", 28), ("books_fiction.txt", 14),
                             ("openstax.txt", 5)])
     talk = files("chat", [("chat_selfdialogue.jsonl", 6), ("chat_sgd.jsonl", 8),
@@ -277,7 +262,6 @@ def main():
     p.add_argument("out")
     p.add_argument("--scale", type=float, default=1)
     p.add_argument("--processes", type=int, default=14)
-    p.add_argument("--again", action="store_true", help="for the stages warmup and refine alone")
     args = p.parse_args()
     start = time.time()
     os.makedirs(args.out, exist_ok=True)
@@ -290,7 +274,7 @@ def main():
         part = os.path.join(args.out, "tokenizer.part.json")
         say(**trainer.train(args.data, part, 12 if args.scale == 1 else 3))
         os.rename(part, os.path.join(args.out, "tokenizer.json"))
-    jobs, seen = plan(args.scale, args.again), {}
+    jobs, seen = plan(args.scale), {}
     with Pool(args.processes, start_worker, (args.data, args.out)) as pool:
         for name, length, seconds in pool.imap_unordered(run, jobs):
             key = f"{name} {length}" if name[:4] in ("task", "tune", "eval") else name

@@ -8,7 +8,6 @@
     tune       the same with conversations; what the assistant says is supervised
     quantise   the same, seeing the weights as FP8 will store them (straight-through)
     mtp        the multi-token-prediction layer and its indexer; everything else is frozen
-    refine     tune and quantise in one, for another round over newer data
 
 A stage is given seconds, and its schedule follows the share of them that has passed; so it can stop
 anywhere and go on in another process from the checkpoint.
@@ -99,16 +98,11 @@ STAGES = {
         kind="sparse", rate=(5e-4, 0.3, 0.1), index_rate=(3e-4, 0.3, 0.1), warm=20, queries=4096,
         balance=True, topk=[256, 256, 128, 512],
         lengths=[(0, [2048, 2048, 8192, 2048, 16384, 2048, 8192, 32768])],
-        shares={"tune": 0.70, "task": 0.18, "chat": 0.04, "prose": 0.08}),
+        shares={"tune": 0.64, "task": 0.20, "chat": 0.04, "prose": 0.12}),
     "quantise": dict(
         kind="sparse", rate=(1e-4, 0.0, 0.1), index_rate=(1e-4, 0.0, 0.1), warm=5, queries=4096,
         topk=[256], fp8=True, lengths=[(0, [2048, 8192, 2048, 16384, 2048, 8192, 32768])],
-        shares={"tune": 0.60, "task": 0.28, "chat": 0.04, "prose": 0.08}),
-    "refine": dict(
-        kind="sparse", rate=(8e-4, 0.3, 0.05), index_rate=(4e-4, 0.3, 0.1), warm=15, queries=4096,
-        topk=[256, 256, 128, 512], fp8=True, balance=True,
-        lengths=[(0, [2048, 2048, 8192, 2048, 16384, 2048, 8192, 32768])],
-        shares={"tune": 0.42, "task": 0.46, "chat": 0.04, "prose": 0.08}),
+        shares={"tune": 0.60, "task": 0.24, "chat": 0.04, "prose": 0.12}),
     "mtp": dict(
         kind="mtp", rate=(3e-3, 0.3, 0.05), index_rate=(1e-3, 0.5, 0.1), warm=20, queries=4096,
         fp8=True, lengths=[(0, [2048, 2048, 8192])],
@@ -169,7 +163,6 @@ def mtp_step(run, s, ids, weights, step):
     loss = language_loss(m, target, w, u, m.mtp.norm)
     (loss + index_loss).backward()
     return loss.detach(), [load], [index_loss]
-
 
 
 STEPS = {"dense": dense_step, "warmup": warmup_step, "sparse": sparse_step, "mtp": mtp_step}

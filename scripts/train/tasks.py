@@ -3,311 +3,51 @@
 A generator gives {"kind", "messages", "tools"?}. Long ones fill a context of about `size`
 characters and ask many questions about it: each answer is a supervised look-up, so one long row
 teaches as much as dozens of short ones. `spread` places the asked facts evenly over the depth (for
-evaluation), and `held` switches to key types, wordings, and facts that training never sees.
+evaluation), and `held` switches to key types, wordings, and facts that training never sees. Tables
+are in tables.py; the forms of facts in fact_forms.py.
 """
 import json
 import random
-import string
 
-from words import (ADJECTIVES, ANIMALS, CITIES, COLORS, FOODS, JOBS, NAMES, PLACES, PLANETS_HELD,
-                   THINGS, TREES_HELD)
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text, reasoning=None, calls=None):
-    m = {"role": "assistant", "content": text}
-    if reasoning:
-        m["reasoning"] = reasoning
-    if calls:
-        m["tool_calls"] = calls
-    return m
-
-
-def letters(rng, n, alphabet=string.ascii_uppercase):
-    return "".join(rng.choice(alphabet) for _ in range(n))
-
-
-def digits(rng, n):
-    return letters(rng, n, string.digits)
-
-
-def depths(rng, n, spread):
-    """n places in [0, 1): drawn, or one in each of n equal parts."""
-    return [(i + rng.random()) / n if spread else rng.random() for i in range(n)]
-
-
-# ---- tables of keys and values -----------------------------------------------------------------
-
-KEYS = [
-    lambda r: digits(r, 4), lambda r: digits(r, 6), lambda r: letters(r, 4),
-    lambda r: letters(r, 8, "0123456789abcdef"),
-    lambda r: f"{r.choice(COLORS)} {r.choice(THINGS)} {r.randrange(100)}",
-    lambda r: f"{r.choice(NAMES)} {letters(r, 2)}",
-    lambda r: f"{r.choice(THINGS)}{r.randrange(1000)}",
-    lambda r: f"{r.choice(ADJECTIVES)} {r.choice(COLORS)} {r.choice(ANIMALS)}",
-    lambda r: f"{r.choice(CITIES)}-{r.randrange(100)}",
-    lambda r: f"{letters(r, 2)}{digits(r, 3)}",
-    lambda r: f"room {r.randrange(10000)}",
-    lambda r: f"{r.choice(NAMES)} from {r.choice(CITIES)}, {r.choice(JOBS)}",
-]
-KEYS_HELD = [
-    lambda r: digits(r, 5), lambda r: letters(r, 6),
-    lambda r: f"{r.choice(TREES_HELD)} {r.choice(PLACES)} {r.randrange(100)}",
-    lambda r: f"{r.choice(PLANETS_HELD)} {digits(r, 3)}",
-    lambda r: f"{letters(r, 1)}{digits(r, 4)}{letters(r, 1)}",
-]
-VALUES = [
-    lambda r: digits(r, 4), lambda r: digits(r, 6), lambda r: digits(r, 7), lambda r: letters(r, 5),
-    lambda r: f"{r.choice(COLORS)} {r.choice(ANIMALS)}", lambda r: r.choice(PLACES),
-    lambda r: f"{r.choice(ADJECTIVES)}-{r.choice(THINGS)}-{r.randrange(10, 100)}",
-]
-SEPARATORS = ["", " ", "-", "_", "/", ".", " #", ":"]
-
-
-def random_format(rng):
-    """A maker of keys or values of one random form, of up to three parts, unlike the held-out."""
-    parts = []
-    for _ in range(rng.choices([1, 2, 3], [4, 4, 2])[0]):
-        kind, n = rng.choice(["digits", "digits", "upper", "lower", "word", "Word"]), 0
-        n = rng.randrange(1, 8) if kind == "digits" else rng.randrange(1, 7)
-        pool = rng.choice([NAMES, CITIES, THINGS, PLACES, COLORS, ANIMALS, FOODS, JOBS, ADJECTIVES])
-        parts.append((kind, n, pool))
-    joint = rng.choice(SEPARATORS)
-    size = [(kind, n) for kind, n, _ in parts]
-    if size in ([("digits", 5)], [("upper", 6)], [("upper", 1), ("digits", 4), ("upper", 1)]):
-        return random_format(rng)
-
-    def make(r):
-        out = []
-        for kind, n, pool in parts:
-            if kind == "digits":
-                out.append(digits(r, n))
-            elif kind == "upper":
-                out.append(letters(r, n))
-            elif kind == "lower":
-                out.append(letters(r, n, string.ascii_lowercase))
-            else:
-                w = r.choice(pool)
-                out.append(w.capitalize() if kind == "Word" else w)
-        return joint.join(out)
-
-    return make
-
-
-VALUES_HELD = [lambda r: digits(r, 5), lambda r: letters(r, 6),
-               lambda r: f"{r.choice(TREES_HELD)} {digits(r, 2)}"]
-JOINTS = [": ", " = ", " -> ", " is ", "\t", " | ", ", "]
-MORE_JOINTS = [" : ", "=", ":", " ~ ", " equals ", " has ", "; ", " .. ", " / ", " >> ", " means ",
-               " stands for ", " goes with ", "  ", " @ ", " + ", " belongs to ", " --> ", " "
-               "holds "]
-ROW_HEADS, ROW_TAILS = ["", "", "", "- ", "* ", "> ", "# "], ["", "", "", ".", ";", ","]
-JOINTS_HELD = [" => ", " - "]
-ASK = ["What is the value of {k}?", "Find {k} in the list and give its value.", "{k}?",
-       "Look up {k}.", "Which value belongs to {k}?", "Give me the entry for {k}.", "And {k}?",
-       "Now {k}.", "Read out the value of {k}.", "{k}"]
-OPENERS = ["", "", "Please ", "Now ", "Next, ", "Then ", "Quick, ", "And ", "So, "]
-REQUESTS = ["give the value of {k}", "find {k}", "look up {k}", "read out {k}", "show {k}",
-            "tell me the value for {k}", "say what {k} is", "return the entry of {k}",
-            "name the value of {k}", "write the value for {k}", "check {k}", "search for {k}",
-            "what is {k}", "what value does {k} have", "which value goes with {k}",
-            "what is listed under {k}", "what is written beside {k}", "what follows {k}",
-            "what do you have for {k}", "how is {k} listed", "where {k} is, what is the value",
-            "I need {k}", "I want to know {k}", "I am looking for {k}", "the value of {k}",
-            "what comes with {k}", "do you see {k}", "what about {k}"]
-
-
-def request(rng, k):
-    if rng.random() < 0.35:
-        return rng.choice(ASK).format(k=k)
-    text = rng.choice(OPENERS) + rng.choice(REQUESTS).format(k=k)
-    text = text[0].upper() + text[1:] if rng.random() < 0.8 and not text.startswith(k) else text
-    return text + rng.choice(["?", ".", "", ":"])
-
-
-ASK_HELD = ["Please tell me what stands next to {k}.", "What does the list say for {k}?",
-            "Can you get {k} for me?"]
-ABSENT = "It is not in the list."
-
-
-def distinct(rng, n, make):
-    seen = {}
-    for _ in range(20 * n):
-        seen[make(rng)] = None
-        if len(seen) == n:
-            break
-    return list(seen)
-
-
-def table(rng, size, filler=None, questions=4, spread=False, held=False):
-    """A table; then questions for one key each, for several keys, for the last of several values of
-    a key, or for a key that is missing."""
-    if held:
-        key, value = rng.choice(KEYS_HELD), rng.choice(VALUES_HELD)
-        joint = rng.choice(JOINTS_HELD)
-    else:
-        usual = spread or rng.random() < 0.35  # evaluation keeps to the fixed forms
-        key = rng.choice(KEYS) if usual else random_format(rng)
-        value = rng.choice(VALUES) if usual or rng.random() < 0.2 else random_format(rng)
-        joint = rng.choice(JOINTS if usual else JOINTS + MORE_JOINTS)
-
-    def ask(k):
-        if spread:
-            return rng.choice(ASK_HELD if held else ASK).format(k=k)
-        return request(rng, k)
-
-    width = len(key(rng)) + len(value(rng)) + len(joint) + 1
-    rows = [(k, value(rng)) for k in distinct(rng, max(4, size // width), key)]
-    updates = not spread and rng.random() < 0.2
-    if updates:
-        for _ in range(max(1, len(rows) // 8)):
-            k, _ = rng.choice(rows)
-            rows.insert(rng.randrange(len(rows)), (k, value(rng)))
-    last = dict(rows)
-    head, tail = ("", "") if spread else (rng.choice(ROW_HEADS), rng.choice(ROW_TAILS))
-    lines = [head + k + joint + v + tail for k, v in rows]
-    if filler and not spread and rng.random() < 0.3:  # the table stands in the middle of prose
-        prose = filler(rng, size // 2)
-        lines = lines[: max(2, len(lines) // 2)]
-        rows = rows[: len(lines)]
-        last = dict(rows)
-        cut = rng.randrange(len(prose) + 1)
-        lines = prose[:cut] + lines + prose[cut:]
-    text = "\n".join(lines)
-    asked = []
-    for d in depths(rng, questions, spread):
-        k = rows[int(d * len(rows))][0]
-        p = rng.random()
-        if spread or p < 0.82:
-            q = ask(k)
-            if updates and rng.random() < 0.5:
-                q = rng.choice([f"What is the last value of {k}?", f"The newest value of {k}?"])
-            asked.append((q, last[k], d))
-        elif p < 0.9:
-            ks = rng.sample(list(last), min(len(last), rng.randrange(2, 4)))
-            asked.append(("Give the values of " + ", ".join(ks) + ".",
-                          "\n".join(x + joint + last[x] for x in ks), d))
-        else:
-            k = key(rng)
-            asked.append((ask(k), last.get(k, ABSENT), d))
-    rng.shuffle(asked)
-    head = rng.choice(["", "", "Here is a list.\n\n", "Read this table:\n\n"])
-    q, a, _ = asked[0]
-    first = f"{q}\n\n{head}{text}" if not spread and rng.random() < 0.1 else f"{head}{text}\n\n{q}"
-    messages = [user(first), assistant(a)]
-    for q, a, _ in asked[1:]:
-        messages += [user(q), assistant(a)]
-    return {"kind": "table", "messages": messages, "depths": [d for _, _, d in asked]}
-
+from fact_forms import forms
+from tables import table
+from turns import assistant, depths, first_up, user
+from words import ADJECTIVES, ANIMALS, CITIES, COLORS, FOODS, JOBS, NAMES, PLACES, THINGS
 
 # ---- facts hidden in prose ---------------------------------------------------------------------
 
-FACTS = [
-    ("The secret code of {s} is {v}.", "What is the secret code of {s}?", CITIES, digits, 6),
-    ("{s} keeps the number {v} in a small book.", "Which number does {s} keep in a small book?",
-     NAMES, digits, 5),
-    ("The password for the {s} is {v}.", "What is the password for the {s}?", PLACES, letters, 5),
-    ("The {s} cost exactly {v} coins.", "How many coins did the {s} cost?", THINGS, digits, 3),
-    ("The telephone number of {s} is {v}.", "What is the telephone number of {s}?", NAMES, digits,
-     7),
-    ("Somebody wrote {v} on the {s}.", "What was written on the {s}?", THINGS, letters, 4),
-    ("{s} was born in the year {v}.", "In which year was {s} born?", NAMES, digits, 4),
-    ("The train to {s} leaves from platform {v}.", "From which platform does the train to {s} "
-    "leave?",
-     CITIES, digits, 2),
-    ("There are {v} steps to the {s}.", "How many steps are there to the {s}?", PLACES, digits, 3),
-    ("The {s} is kept in box {v}.", "In which box is the {s} kept?", THINGS, digits, 4),
-]
-NOUNS = ("code number badge locker ticket key pin seat gate bus mailbox account license part order "
-         "flight room cabin bed shelf jar channel page tag label lot score price weight height age "
-         "record rank size speed nickname title").split()
-FRAMES = [
-    ("The {n} of {s} is {v}.", "What is the {n} of {s}?"),
-    ("The {n} of {s} was said to be {v}.", "What was the {n} of {s} said to be?"),
-    ("{s} has the {n} {v}.", "Which {n} does {s} have?"),
-    ("For {s} the {n} is {v}.", "What is the {n} for {s}?"),
-    ("{v} is the {n} of {s}.", "What is the {n} of {s}?"),
-    ("They gave the {n} {v} to {s}.", "Which {n} did they give to {s}?"),
-    ("Somebody asked for {n} {v} because of {s}.", "Which {n} did somebody ask for because of "
-    "{s}?"),
-    ("You will find {s} under {n} {v}.", "Under which {n} will you find {s}?"),
-    ("I wrote down {n} {v} for {s}.", "Which {n} did I write down for {s}?"),
-    ("As all know, {n} {v} belongs to {s}.", "Which {n} belongs to {s}?"),
-    ("In the book, {s} stands with the {n} {v}.", "With which {n} does {s} stand in the book?"),
-    ("Nobody knew that the {n} of {s} was {v}.", "What was the {n} of {s}?"),
-    ("{n} {v} was chosen for {s}.", "Which {n} was chosen for {s}?"),
-    ("Long ago {s} got the {n} {v}.", "Which {n} did {s} get long ago?"),
-    ("With {s} goes the {n} {v}.", "Which {n} goes with {s}?"),
-    ("The {n}, {v}, came from {s}.", "Which {n} came from {s}?"),
-    ("It took {v} days to reach {s}.", "How many days did it take to reach {s}?"),
-    ("{s} lies {v} miles from here.", "How many miles from here does {s} lie?"),
-    ("We counted {v} birds near {s}.", "How many birds did we count near {s}?"),
-    ("Only {v} people live close to {s}.", "How many people live close to {s}?"),
-    ("A bag of {v} nuts was sent to {s}.", "How many nuts were sent to {s}?"),
-    ("Wagon {v} brings bread to {s}.", "Which wagon brings bread to {s}?"),
-    ("Road {v} goes past {s}.", "Which road goes past {s}?"),
-    ("{v} candles were lit for {s}.", "How many candles were lit for {s}?"),
-]
-
-
-def random_fact(rng):
-    """A form like those of FACTS: (sentence, question, subjects, maker of values)."""
-    sentence, question = rng.choice(FRAMES)
-    noun, kind = rng.choice(NOUNS), rng.randrange(6)
-    subjects = [NAMES, CITIES, ["the " + x for x in PLACES], ["the " + x for x in THINGS],
-                [f"the {c} {x}" for c in COLORS for x in rng.sample(THINGS, 6)],
-                [f"the {a} {x}" for a in ADJECTIVES for x in rng.sample(ANIMALS, 4)]][kind]
-    counts = "{n}" not in sentence and not sentence.startswith(("Wagon", "Road"))
-    value = (lambda r: digits(r, r.randrange(1, 5))) if counts else random_format(rng)
-    return sentence.replace("{n}", noun), question.replace("{n}", noun), subjects, value
-
-
-FACTS_HELD = [
-    ("The magic word of {s} happens to be {v}.", "What is the magic word of {s}?", PLANETS_HELD,
-     letters, 5),
-    ("Ship number {v} carries a load of {s} wood.", "Which ship number carries {s} wood?",
-     TREES_HELD, digits, 5),
-    ("It takes {v} minutes to walk to the {s}.", "How many minutes does it take to walk to the "
-    "{s}?",
-     PLACES, digits, 3),
-]
-
-
-def insert(paragraphs, depth, line):
-    """Puts a line where `depth` of the characters has gone by, between two paragraphs."""
+def insert(paragraphs, depth, line, inside=False):
+    """Puts a line where `depth` of the characters has gone by, between two paragraphs or, inside,
+    at the end of one."""
     goal = depth * sum(map(len, paragraphs))
     at = 0
     while at < len(paragraphs) and goal > len(paragraphs[at]) / 2:
         goal -= len(paragraphs[at])
         at += 1
-    paragraphs.insert(at, line)
+    if inside and at:
+        paragraphs[at - 1] += " " + line
+    else:
+        paragraphs.insert(at, line)
 
 
 def facts(rng, size, filler, questions=4, spread=False, held=False):
     """Sentences of a few forms in prose; the question says if a word or a sentence is wanted."""
     paragraphs = filler(rng, size)
-    if held or spread or rng.random() < 0.3:
-        forms = [(f, q, subjects, lambda r, make=make, n=n: make(r, n)) for f, q, subjects, make, n
-                 in rng.sample(FACTS_HELD if held else FACTS,
-                               1 if rng.random() < 0.4 else 2 + held)]
-    else:
-        forms = [random_fact(rng) for _ in range(rng.choice([1, 1, 2, 3]))]
+    formed = forms(rng, filler.words, spread, held)
     known = []
     for i, d in enumerate(depths(rng, questions, spread)):
-        form, ask, subjects, value = forms[i % len(forms)]
+        form, ask, subjects, value = formed[i % len(formed)]
         used = {k[1] for k in known if k[0] == form}
         left = [s for s in subjects if s not in used]
         if left:
             known.append((form, rng.choice(left), value(rng), ask, subjects, d))
     for form, s, v, _, _, d in sorted(known, key=lambda k: -k[5]):
-        line = form.format(s=s, v=v)
-        insert(paragraphs, d, line[0].upper() + line[1:])
+        line = first_up(form.format(s=s, v=v))
+        insert(paragraphs, d, line, not spread and rng.random() < 0.25)
     asked = []
     for form, s, v, ask, subjects, d in known:
         sentence = not spread and rng.random() < 0.25
-        if not spread and rng.random() < 0.08:
+        if not spread and rng.random() < 0.03:
             used = {k[1] for k in known if k[0] == form}
             s = rng.choice([x for x in subjects if x not in used] or [s])
             v = v if s in used else None
@@ -315,7 +55,7 @@ def facts(rng, size, filler, questions=4, spread=False, held=False):
             asked.append((ask.format(s=s), "The text does not say.", d))
         elif sentence:
             asked.append((ask.format(s=s) + " Answer with the whole sentence.",
-                          form.format(s=s, v=v), d))
+                          first_up(form.format(s=s, v=v)), d))
         else:
             asked.append((ask.format(s=s), v, d))
     rng.shuffle(asked)
@@ -351,10 +91,23 @@ def chain(rng, size, filler, questions=3, spread=False, held=False):
     return {"kind": "chain", "messages": messages}
 
 
+AFTER = ['Which four words follow "{w}"?', 'How does it go on after "{w}"?', 'Continue: "{w}"',
+         '"{w}" - and then?', 'After "{w}" come which words?']
+
+
 def quote(rng, size, filler, questions=2, spread=False, held=False):
-    """Copy a paragraph, named by its number or by its first words."""
-    paragraphs = [p for p in filler(rng, size) if 30 < len(p) < 500] or ["The end."]
-    numbered = rng.random() < 0.5
+    """Copy a paragraph, named by its number or by its first words, or a few words after others."""
+    paragraphs = [p for p in filler(rng, size) if 30 < len(p) < 500] or ["This is the end of it."]
+    numbered = rng.random() < 0.4
+    words = [p.split() for p in paragraphs if len(p.split()) > 10]
+    if words and not numbered and rng.random() < 0.6:
+        text, messages = "\n\n".join(paragraphs), []
+        for j in range(questions):
+            w = rng.choice(words)
+            i = rng.randrange(4, len(w) - 5)
+            q = rng.choice(AFTER).format(w=" ".join(w[i - 4: i]))
+            messages += [user(q if j else text + "\n\n" + q), assistant(" ".join(w[i: i + 4]))]
+        return {"kind": "quote", "messages": messages}
     text = "\n\n".join(f"[{i + 1}] {p}" if numbered else p for i, p in enumerate(paragraphs))
     messages = []
     for j in range(min(questions, 4)):
@@ -370,7 +123,7 @@ def quote(rng, size, filler, questions=2, spread=False, held=False):
     return {"kind": "quote", "messages": messages}
 
 
-LONG_TASKS = [(table, 5), (facts, 3), (chain, 1), (quote, 1)]
+LONG_TASKS = [(table, 5), (facts, 4), (chain, 1), (quote, 1)]
 
 
 def long_task(rng, size, filler, questions):
@@ -447,7 +200,25 @@ def person(rng):
             "job": rng.choice(JOBS)}
 
 
+def free_json(rng):
+    """An object of any few names and values, told in one of several ways."""
+    pools = [NAMES, CITIES, THINGS, PLACES, COLORS, ANIMALS, FOODS, JOBS]
+    names = rng.sample(THINGS + FOODS + ANIMALS + ["size", "price", "count", "owner", "color",
+                                                   "weight", "title", "year", "kind", "number"],
+                       rng.randrange(1, 6))
+    out = {n: rng.randrange(1000) if rng.random() < 0.4 else rng.choice(rng.choice(pools))
+           for n in names}
+    joint, between = rng.choice([(" is ", ", "), ("=", " "), (": ", "; "), (" = ", ", "),
+                                 (" ", ", "), (": ", "\n")])
+    told = between.join(f"{k}{joint}{v}" for k, v in out.items())
+    q = rng.choice(["Write this as a JSON object: ", "As JSON: ", "Make a JSON object of this. ",
+                    "Put this into JSON: "])
+    return q + told, json.dumps(out), None
+
+
 def json_task(rng):
+    if rng.random() < 0.25:
+        return free_json(rng)
     if rng.random() < 0.25:
         xs = rng.sample(rng.choice([NAMES, CITIES, THINGS, ANIMALS]), rng.randrange(2, 7))
         q = rng.choice(["Give this list as a JSON array: ", "Write as a JSON array: ",
@@ -547,8 +318,48 @@ def as_tool(case):
     return {"name": name, "description": description, "parameters": parameters}
 
 
+TOOL_VERBS = ("clean lock fix move sell rent fill wash hide count ship cook water trim tow weigh "
+              "pack print scan store check start stop lift build feed teach hire call repair "
+              "reserve order deliver measure sort test share draw wrap burn heat cool turn").split()
+PARAMETERS = [
+    ("city", "in {v}", CITIES), ("name", "for {v}", NAMES), ("color", "in {v}", COLORS),
+    ("place", "at the {v}", PLACES), ("job", "by a {v}", JOBS), ("food", "with {v}", FOODS),
+    ("animal", "near the {v}", ANIMALS), ("kind", "of the {v} kind", ADJECTIVES),
+    ("times", "{v} times", None), ("amount", "up to {v}", None), ("hour", "at {v} o'clock", None),
+    ("days", "for {v} days", None), ("pieces", "in {v} pieces", None)]
+
+
+def made_up_tool(rng):
+    """A case like those of tool_cases() for a tool that hardly ever comes twice."""
+    verb, thing = rng.choice(TOOL_VERBS), rng.choice(THINGS + ANIMALS + FOODS)
+    args, types, said = {}, {}, []
+    for name, way, pool in rng.sample(PARAMETERS, rng.choice([0, 1, 1, 2, 3])):
+        args[name] = rng.choice(pool) if pool else rng.randrange(1, 100)
+        types[name] = "string" if pool else "number"
+        said.append(way.format(v=args[name]))
+    if not args or rng.random() < 0.3:  # the thing itself is an argument
+        which = rng.choice(["thing", "item", "what", "object", "target"])
+        args[which], types[which], name = thing, "string", rng.choice(
+            [verb, f"{verb}_{which}", f"do_{verb}"])
+    else:
+        name = rng.choice([f"{verb}_{thing}", f"{verb}_the_{thing}", f"{verb}{thing.capitalize()}"])
+    rng.shuffle(said)
+    ask = " ".join([rng.choice([verb, verb, "please " + verb, "could you " + verb,
+                                "I want you to " + verb, "now " + verb]),
+                    rng.choice(["the", "a", "my", "our", "this"]), thing, *said])
+    ask = first_up(ask).replace("{", "").replace("}", "") + rng.choice([".", ".", "!", ""])
+    description = rng.choice([f"{first_up(verb)} a {thing}.", f"{first_up(verb)} something.",
+                              f"Use this to {verb} things."])
+    done, good = rng.choice([("ok", True), ("done", True), ("state", "done"), ("ok", False)])
+    answer = "That did not work." if good is False else rng.choice(["Done.", "It is done.",
+                                                                  f"The {thing} is taken care of."])
+    return ((name, description, schema(**types)), [ask], args, {done: good}, answer)
+
+
 def tool_task(rng):
     cases = tool_cases(rng)
+    if rng.random() < 0.45:
+        cases = [made_up_tool(rng) for _ in range(4)] + rng.sample(cases, 3)
     case = rng.choice(cases)
     others = rng.sample([c for c in cases if c is not case], rng.randrange(0, 4))
     tools = [as_tool(c) for c in others + [case]]
@@ -705,9 +516,10 @@ def short_task(rng):
 
 
 if __name__ == "__main__":
+    from corpora import Filler
     demo = random.Random(0)
-    prose = ["The old man walked slowly down the road.", "It was a cold day.", "The bell rang."]
+    prose = Filler(["The old man walked slowly down the road.", "It was a cold day."] * 8)
     for make, _ in LONG_TASKS:
-        print(json.dumps(make(demo, 300, filler=lambda r, n: list(prose) * 3))[:600])
+        print(json.dumps(make(demo, 300, filler=prose))[:600])
     for _ in range(8):
         print(json.dumps(short_task(demo))[:400])

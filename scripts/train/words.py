@@ -58,3 +58,5 @@ TREES_HELD = (
     "oak elm birch maple willow cedar pine ash beech larch poplar cypress alder hazel spruce "
     "aspen"
 ).split()
+# Words that the held-out wordings and facts are made of: nothing that is composed uses them.
+WORDS_HELD = "get gets stands magic ship ships load loads minutes walk walks wood".split()
