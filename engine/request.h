@@ -24,7 +24,7 @@ struct token_span { /* e.g. one bad word as tokens */
     uint32_t n;
 };
 
-enum { REQUEST_MAX_STOP = 16, REQUEST_MAX_N = 128 };
+enum { REQUEST_MAX_STOP = 16, REQUEST_MAX_N = 128, REQUEST_TENANTS = 256 };
 
 struct gen_request {
     struct mail mail;
@@ -52,6 +52,8 @@ struct gen_request {
     uint32_t n_prompt_top; /* alternatives with them, <= SAMPLE_MAX_TOP */
     uint32_t top_k_dsa;    /* 0: the model's own; TOP_K_DENSE: dense; else a smaller top-k */
     int32_t priority;      /* lower runs first, as in the field; 0 is usual */
+    uint32_t tenant;       /* who asks, below REQUEST_TENANTS; waiting ones share by weight */
+    uint32_t weight;       /* of the tenant; 0 is 1 */
     uint64_t cache_salt;   /* prefixes are shared among equal salts only */
     uint64_t submitted_us; /* set by engine_submit() */
 };

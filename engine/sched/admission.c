@@ -121,6 +121,7 @@ static void admit(struct scheduler *s, struct request *r, uint64_t now_us)
 {
     struct err e;
     list_remove(&s->queue, r);
+    fair_admitted(&s->fair, r->tag);
     r->state = REQ_RUNNING;
     if (open_all(s, r, &e)) {
         log_warn("sched", "request=%s error=\"%s\"", r->ask->name, e.msg);

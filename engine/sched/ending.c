@@ -168,6 +168,8 @@ void request_settle(struct scheduler *s, struct request *r, uint64_t now_us)
     ev->err = r->err;
     ev->usage = usage_now(s, r, now_us);
     count_ended(s, r, &ev->usage);
+    fair_ended(&s->fair, r->ask, r->cost, r->counted ? ev->usage.prompt_tokens : 0,
+               ev->usage.completion_tokens);
     log_debug("sched",
               "request=%s prompt_tokens=%u cached_tokens=%u output_tokens=%u total_us=%llu",
               r->ask->name, ev->usage.prompt_tokens, ev->usage.cached_tokens,

@@ -55,6 +55,7 @@ enum err_code scheduler_create(struct scheduler **out, const struct scheduler_co
     if (!s->cfg.decode_budget_us)
         s->cfg.decode_budget_us = DEFAULT_DECODE_BUDGET_US;
     pace_init(&s->pace, s->cfg.decode_budget_us);
+    fair_init(&s->fair);
     if (kv_pool_create(&s->pool, cfg->n_pages, e) ||
         prefix_cache_create(&s->cache, s->pool, 2 * cfg->n_pages, e) || make_tables(s, e)) {
         scheduler_destroy(s);
@@ -141,6 +142,7 @@ void scheduler_submit(struct scheduler *s, struct gen_request *req, uint64_t now
     *r = (struct request){
         .id = req->id, .ask = req, .arrival = s->n_arrived++, .last_event = r->last_event};
     r->key = admission_key(s, r);
+    r->tag = fair_arrived(&s->fair, req, &r->cost);
     if (scheduler_can_ever_fit(&s->cfg, req, &e)) {
         r->state = REQ_RUNNING;
         request_fail(s, r, &e, now_us);

@@ -7,7 +7,8 @@
  * Admission is by worst case: a request enters when the pages that prompt + max_tokens of all its
  * choices may need (less what the prefix cache already holds for it) can be promised; an admitted
  * request never dies for memory and is never preempted. Waiting requests are served by priority,
- * then by arrival; a big one at the head is not passed by for ever (no starvation).
+ * then by their tenant's weighted share (fair.h), then by arrival; a big one at the head is not
+ * passed by for ever (no starvation).
  *
  * Prefill steps take chunks of several prompts; decode steps take all running sequences. The two
  * lanes run side by side; the prefill chunk is cut so that its step stays within a time budget

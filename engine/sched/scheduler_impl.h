@@ -2,6 +2,7 @@
  *
  *   scheduler.c     life, the queue, cancels, the turn
  *   admission.c     who may enter, and what is promised to it
+ *   fair.c          whose turn it is among several tenants
  *   pages.c         a sequence takes, adopts, publishes and gives back pages
  *   pace.c          how many prompt tokens fit in a time budget
  *   prefill_plan.c  chunks of several prompts make a prefill batch
@@ -20,6 +21,7 @@
 #ifndef GAZE_SCHED_SCHEDULER_IMPL_H
 #define GAZE_SCHED_SCHEDULER_IMPL_H
 
+#include "sched/fair.h"
 #include "sched/pace.h"
 #include "sched/prefix_cache.h"
 #include "sched/scheduler.h"
@@ -36,6 +38,7 @@ struct request {
     struct gen_request *ask;
     struct request *prev, *next; /* in the queue, or among the ending ones */
     uint64_t arrival;
+    double tag, cost;  /* fair.h */
     uint32_t n_passed; /* later requests that entered while this one was at the head */
     uint32_t n_live;   /* sequences that it still has */
     uint32_t n_ended;  /* choices whose GEN_CHOICE is out */
@@ -70,9 +73,9 @@ struct scheduler {
     struct sequence *sequence; /* [max_seqs] */
     uint32_t *free_seq;        /* a stack of unused ones */
     uint32_t n_free_seqs, n_decoding, n_promised;
-    struct request_list queue;                    /* by priority, then arrival */
+    struct request_list queue;                    /* by priority, tag, arrival */
     struct request_list ending;                   /* whose last event could not be made yet */
-    struct sequence *prefill_head, *prefill_tail; /* by priority, arrival, choice */
+    struct sequence *prefill_head, *prefill_tail; /* likewise, then choice */
     bool try_admission;                           /* something changed since it last failed */
     uint64_t n_arrived, n_steps_planned;
     struct batch batch[N_LANES];
@@ -80,6 +83,7 @@ struct scheduler {
     struct share *share; /* [max_seqs] */
     uint32_t n_shares;
     struct pace pace;
+    struct fair fair;
     double decode_us;  /* how long a decode step takes, lately */
     double budget_us;  /* of the prefill step planned last */
     double planned_us; /* what the prefill step that is out should take; 0: not known */
@@ -138,11 +142,13 @@ static inline bool request_is_over(const struct request *r)
 void list_remove(struct request_list *l, struct request *r);
 void list_append(struct request_list *l, struct request *r);
 void prefill_list_remove(struct scheduler *s, struct sequence *seq);
-/* Whether a is served before b: by priority, then by arrival. */
+/* Whether a is served before b: by priority, then by its tenant's turn, then by arrival. */
 static inline bool request_before(const struct request *a, const struct request *b)
 {
     if (a->ask->priority != b->ask->priority)
         return a->ask->priority < b->ask->priority;
+    if (a->tag < b->tag || a->tag > b->tag)
+        return a->tag < b->tag;
     return a->arrival < b->arrival;
 }
 

@@ -18,7 +18,7 @@ struct sim_wish { /* one request; zero is the default */
     uint64_t seed, salt;
     int32_t priority;
     bool prompt_logprobs, ignore_eos;
-    uint32_t top_k;
+    uint32_t top_k, tenant, weight;
 };
 
 struct sim_choice {
@@ -184,6 +184,8 @@ static inline bool sim_submit(struct sim *m, struct sim_record *r, const struct 
     q->prompt_logprobs = w->prompt_logprobs;
     q->ignore_eos = w->ignore_eos;
     q->top_k_dsa = w->top_k;
+    q->tenant = w->tenant;
+    q->weight = w->weight;
     q->submitted_us = r->submit_us = m->now_us;
     q->id = r->id = (struct req_id){.slot = slot, .gen = ++m->gen[slot]};
     m->at[slot] = r;
