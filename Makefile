@@ -12,7 +12,7 @@ Q := $(if $(V),,@)
 VERSION := 0.1.0
 COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-PKGS := libmicrohttpd libuv libcjson libpcre2-8
+PKGS := libmicrohttpd libuv libcjson libpcre2-8 gnutls
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 

@@ -79,18 +79,40 @@ static void say_ready(struct server *sv)
             host, sv->port);
 }
 
+struct serve_args { /* for reading the settings again */
+    struct settings *settings;
+    char **argv;
+    int argc;
+};
+
+static bool reload_settings(struct server *sv, struct err *e)
+{
+    struct serve_args *a = sv->reload_arg;
+    struct settings fresh;
+    bool ok = !settings_load(&fresh, a->argv, a->argc, NULL, NULL, e);
+    if (ok) {
+        settings_take_live(a->settings, &fresh);
+        log_set_level((enum log_level)a->settings->log_level);
+    }
+    settings_free(&fresh);
+    return ok;
+}
+
 int cli_serve(int argc, char **argv)
 {
     struct settings s;
     struct engine_options o;
     struct server *sv;
     struct err e = {0};
+    struct serve_args args = {&s, argv, argc};
     if (load(&s, &o, argc, argv, NULL, NULL, &e) || server_open(&sv, &s, &engine_api_real, &e)) {
         settings_free(&s);
         return cli_fail(&e);
     }
     raise_fd_limit();
     sv->on_ready = say_ready;
+    sv->on_reload = reload_settings;
+    sv->reload_arg = &args;
     int code = server_run(sv, &e);
     server_close(sv);
     settings_free(&s);
@@ -214,7 +236,7 @@ static bool tokenize_lines(const struct tokenizer *tok, struct err *e)
         cJSON_Delete(v);
     }
     if (!ok)
-        err_prefix(e, "line %llu: ", (unsigned long long)number);
+        err_prefix(e, "line %llu", (unsigned long long)number);
     free(line);
     return ok;
 }

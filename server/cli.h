@@ -10,6 +10,7 @@ int cli_plan(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_tokenize(int argc, char **argv);
 int cli_bench(int argc, char **argv); /* bench.c */
+int cli_key(int argc, char **argv);   /* cli_key.c */
 
 int cli_fail(const struct err *e); /* prints it; returns 1 */
 void cli_print_plan(FILE *to, const struct engine_plan *p);

@@ -102,6 +102,19 @@ static bool remember(struct server *sv, struct req_id id, struct call *c, uint32
     return true;
 }
 
+/* What the client's key says of the request. */
+static void apply_key(struct generation *g, struct gen_request *r)
+{
+    struct auth_key *k = g->call->key;
+    if (!k)
+        return;
+    r->tenant = k->tenant;
+    r->weight = k->limit.weight;
+    if (r->priority < k->limit.priority)
+        r->priority = k->limit.priority;
+    auth_charge(k, clock_us(), r->n_prompt, 0);
+}
+
 static void submit_all(struct generation *g)
 {
     struct call *c = g->call;
@@ -110,6 +123,7 @@ static void submit_all(struct generation *g)
     for (uint32_t i = 0; i < g->p.n_prompts; i++) {
         struct gen_request *r = g->request[i];
         g->request[i] = NULL;
+        apply_key(g, r);
         if (sv->api->submit(sv->engine, r, &g->run[i].id, &e))
             break;
         sv->n_engine_requests++;
@@ -219,6 +233,8 @@ static void count_tokens(struct generation *g, struct choice *ch, const struct g
         ch->thought |= ev->out[i].token == g->think_end_id;
     }
     g->usage.completion_tokens += ev->n_tokens;
+    if (g->call->key)
+        auth_charge(g->call->key, clock_us(), 0, ev->n_tokens);
 }
 
 /* The event's text into what the choice has said; false: no memory. */

@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 enum {
-    CONNECTION_MEMORY = 32768, /* headers beyond it: libmicrohttpd answers 431 */
     STREAM_BLOCK = 8192,
     DISCARD_FACTOR = 8, /* a body so many times too large is read and dropped, so that the client
                            hears the 413; a larger one is cut off */
@@ -260,12 +259,53 @@ static bool json_content_type(const char *type)
            (n > 5 && !strncasecmp(type + n - 5, "+json", 5));
 }
 
+/* "Authorization: Bearer SECRET", or x-api-key as some clients send it. */
+static const char *sent_key(struct call *c)
+{
+    const char *value = header(c, "authorization");
+    if (!value)
+        return header(c, "x-api-key");
+    if (strncasecmp(value, "bearer ", 7) != 0)
+        return NULL;
+    return value + 7 + strspn(value + 7, " ");
+}
+
+/* Everybody may ask for health, and a browser before it may send a key. */
+static bool answer_unknown_key(struct call *c, const char *handler)
+{
+    struct server *sv = c->sv;
+    if (!auth_required(sv->auth) || !strcmp(handler, "health") || !strcmp(c->method, "OPTIONS"))
+        return false;
+    const char *secret = sent_key(c);
+    c->key = secret ? auth_find(sv->auth, secret, strlen(secret)) : NULL;
+    if (c->key)
+        return false;
+    c->challenge = true;
+    http_fail(c, 401, NULL, "invalid_api_key", "%s",
+              secret ? "The API key is not known here."
+                     : "An API key is needed: send the header Authorization: Bearer KEY.");
+    return true;
+}
+
+static bool answer_over_limit(struct call *c)
+{
+    struct api_error ae;
+    if (!c->key)
+        return false;
+    c->admitted = auth_admit(c->key, clock_us(), &ae);
+    if (!c->admitted)
+        http_error(c, &ae);
+    return !c->admitted;
+}
+
 /* What can be said from the headers alone; true when it was an answer. */
 static bool answer_from_headers(struct call *c, const char **handler)
 {
     struct server *sv = c->sv;
     const char *allow = NULL;
     const struct route *r = find_route(c, &allow, handler);
+    if (answer_unknown_key(c, *handler))
+        return true;
     if (!r && !allow) {
         http_fail(c, 404, NULL, "not_found", "There is nothing at %.120s.", c->path);
     } else if (!strcmp(c->method, "OPTIONS")) {
@@ -283,7 +323,7 @@ static bool answer_from_headers(struct call *c, const char **handler)
                   "The server is shutting down and takes no new requests.");
     } else if (r->needs_engine && !sv->engine) {
         http_fail(c, 503, NULL, "loading", "The model is still loading.");
-    } else {
+    } else if (!(r->needs_engine && r->body && answer_over_limit(c))) {
         c->route = r;
         return false;
     }
@@ -302,6 +342,33 @@ static enum MHD_Result add_header(struct MHD_Response *r, const char *name, cons
     return MHD_add_response_header(r, name, value);
 }
 
+static void add_limit_headers(struct MHD_Response *r, const char *what,
+                              const struct bucket_state *b)
+{
+    char name[48], value[32];
+    snprintf(name, sizeof name, "x-ratelimit-limit-%s", what);
+    snprintf(value, sizeof value, "%u", b->limit);
+    add_header(r, name, value);
+    snprintf(name, sizeof name, "x-ratelimit-remaining-%s", what);
+    snprintf(value, sizeof value, "%u", b->remaining);
+    add_header(r, name, value);
+    snprintf(name, sizeof name, "x-ratelimit-reset-%s", what);
+    snprintf(value, sizeof value, "%.3fs", b->reset_s);
+    add_header(r, name, value);
+}
+
+static void add_key_headers(struct call *c, struct MHD_Response *r)
+{
+    struct bucket_state b;
+    uint64_t now_us = clock_us();
+    if (c->challenge)
+        add_header(r, "WWW-Authenticate", "Bearer");
+    if (c->key && auth_requests_left(c->key, now_us, &b))
+        add_limit_headers(r, "requests", &b);
+    if (c->key && auth_tokens_left(c->key, now_us, &b))
+        add_limit_headers(r, "tokens", &b);
+}
+
 static void add_headers(struct call *c, struct MHD_Response *r)
 {
     const struct settings *s = c->sv->settings;
@@ -315,9 +382,16 @@ static void add_headers(struct call *c, struct MHD_Response *r)
         snprintf(number, sizeof number, "%u", c->retry_after_s);
         add_header(r, "Retry-After", number);
     }
+    add_key_headers(c, r);
     if (s->cors[0]) {
         add_header(r, "Access-Control-Allow-Origin", s->cors);
-        add_header(r, "Access-Control-Expose-Headers", "x-request-id, retry-after");
+        if (strcmp(s->cors, "*") != 0)
+            add_header(r, "Vary", "Origin");
+        add_header(r, "Access-Control-Expose-Headers",
+                   "x-request-id, retry-after, x-ratelimit-limit-requests, "
+                   "x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+                   "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
+                   "x-ratelimit-reset-tokens");
         if (!strcmp(c->method, "OPTIONS")) {
             add_header(r, "Access-Control-Allow-Methods",
                        c->allow ? c->allow : "GET, POST, OPTIONS");
@@ -500,6 +574,9 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
         return;
     *con_cls = NULL;
     stop_watch(c);
+    if (c->admitted)
+        auth_release(c->key);
+    c->admitted = false;
     log_call(c, why);
     set_state(c->conn, CONN_IDLE);
     c->suspended = false;
@@ -634,6 +711,29 @@ void http_sweep(struct server *sv, uint64_t now_us)
 
 /* --- start and stop -------------------------------------------------------------------------- */
 
+static bool is_loopback(const struct sockaddr *a)
+{
+    if (a->sa_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)a)->sin_addr.s_addr) >> 24 == 127;
+    if (a->sa_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)a)->sin6_addr);
+    return false;
+}
+
+/* Where others can reach it, somebody must have decided who may. */
+static enum err_code check_public(struct server *sv, const struct addrinfo *list, struct err *e)
+{
+    if (auth_required(sv->auth) || sv->settings->insecure)
+        return ERR_OK;
+    for (const struct addrinfo *a = list; a; a = a->ai_next)
+        if (!is_loopback(a->ai_addr))
+            return err_set(e, ERR_INVALID,
+                           "host %.60s can be reached from outside and no key is asked for; give "
+                           "--key-file or GAZE_API_KEY, or say --insecure",
+                           sv->settings->host);
+    return ERR_OK;
+}
+
 static enum err_code listen_on(struct server *sv, int *out, struct err *e)
 {
     const struct settings *s = sv->settings;
@@ -644,6 +744,10 @@ static enum err_code listen_on(struct server *sv, int *out, struct err *e)
     int code = getaddrinfo(s->host, port, &hints, &list);
     if (code)
         return err_set(e, ERR_IO, "host %.100s: %s", s->host, gai_strerror(code));
+    if (check_public(sv, list, e)) {
+        freeaddrinfo(list);
+        return e->code;
+    }
     for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
         fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0)
@@ -690,7 +794,7 @@ enum err_code http_start(struct server *sv, struct err *e)
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, sv,
         MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)timeout, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        (unsigned)timeout, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)s->header_limit,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, sv, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
         sv, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, sv, MHD_OPTION_END);
     if (!sv->daemon) {

@@ -173,6 +173,32 @@ static void on_signal(uv_signal_t *s, int number)
     server_drain(sv);
 }
 
+static void reload_part(struct server *sv, const char *what, bool ok, const struct err *e)
+{
+    if (ok) {
+        log_info("loop", "reload=%s", what);
+        return;
+    }
+    sv->n_reloads_failed++;
+    log_error("loop", "reload=%s error=\"%s\" kept=\"what was there\"", what, e->msg);
+}
+
+void server_reload(struct server *sv)
+{
+    struct err e = {0};
+    sv->n_reloads++;
+    if (sv->on_reload)
+        reload_part(sv, "settings", sv->on_reload(sv, &e), &e);
+    if (auth_required(sv->auth))
+        reload_part(sv, "keys", auth_reload(sv->auth, &e) == ERR_OK, &e);
+}
+
+static void on_hangup(uv_signal_t *s, int number)
+{
+    (void)number;
+    server_reload(s->data);
+}
+
 /* --- open, run, close ----------------------------------------------------------------------------
  */
 
@@ -207,12 +233,14 @@ static void start_handles(struct server *sv)
     uv_timer_init(&sv->loop, &sv->sweep);
     uv_signal_init(&sv->loop, &sv->sigterm);
     uv_signal_init(&sv->loop, &sv->sigint);
+    uv_signal_init(&sv->loop, &sv->sighup);
     sv->engine_wake.data = sv->mhd_poll.data = sv->mhd_timer.data = sv->sweep.data = sv;
-    sv->sigterm.data = sv->sigint.data = sv;
+    sv->sigterm.data = sv->sigint.data = sv->sighup.data = sv;
     uv_poll_start(&sv->mhd_poll, UV_READABLE, on_mhd_readable);
     uv_timer_start(&sv->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
     uv_signal_start(&sv->sigterm, on_signal, SIGTERM);
     uv_signal_start(&sv->sigint, on_signal, SIGINT);
+    uv_signal_start(&sv->sighup, on_hangup, SIGHUP);
     sv->sweep_due_us = clock_us() + SWEEP_MS * 1000;
 }
 
@@ -239,9 +267,11 @@ enum err_code server_open(struct server **out, const struct settings *settings,
         goto free_server;
     if (!settings->model[0] && !settings->served_name[0])
         snprintf(sv->name, sizeof sv->name, "ember");
+    if (auth_open(&sv->auth, settings->key_file, settings->api_key, e))
+        goto free_server;
     if (uv_loop_init(&sv->loop)) {
         err_set(e, ERR_IO, "cannot start the event loop");
-        goto free_server;
+        goto close_auth;
     }
     if (http_start(sv, e))
         goto close_loop;
@@ -260,6 +290,8 @@ enum err_code server_open(struct server **out, const struct settings *settings,
     return ERR_OK;
 close_loop:
     uv_loop_close(&sv->loop);
+close_auth:
+    auth_close(sv->auth);
 free_server:
     free(sv);
     return e->code;
@@ -289,6 +321,7 @@ void server_close(struct server *sv)
         sv->api->close(sv->engine);
     int busy = uv_loop_close(&sv->loop);
     assert(busy == 0);
+    auth_close(sv->auth);
     free(sv->slot);
     free(sv);
 }

@@ -3,8 +3,9 @@
  *   server_open -> server_run (until drained) -> server_close
  *
  * The HTTP side is up while the model still loads in a thread of its own; /health says so.
- * SIGTERM or SIGINT drains: new requests get 503, running ones end, then server_run() returns. A
- * second signal ends them at once, and their clients are told.
+ * SIGHUP reads keys and certificates again, and those settings that may change (settings.h); what
+ * cannot be read stays as it was. SIGTERM or SIGINT drains: new requests get 503, running ones end,
+ * then server_run() returns. A second signal ends them at once, and their clients are told.
  */
 #ifndef GAZE_SERVER_LOOP_H
 #define GAZE_SERVER_LOOP_H
@@ -22,6 +23,7 @@ void server_close(struct server *sv);
 /* Lets libmicrohttpd work and sets its next deadline. Every callback of the loop that touched a
  * call ends with it. */
 void server_turn(struct server *sv);
+void server_reload(struct server *sv);
 /* What a signal does; tests call it from the loop's thread. */
 void server_drain(struct server *sv);
 

@@ -18,6 +18,7 @@ static void help(FILE *to)
           "  gaze info                  what the checkpoint is\n"
           "  gaze tokenize [--jsonl]    text on standard input to token ids\n"
           "  gaze bench [--quick]       tokens/s of prefill and decode\n"
+          "  gaze key NAME [LIMIT=N]    a new API key, as a line for --key-file\n"
           "  gaze --help, --version\n\n"
           "Options, also as GAZE_MAX_CONTEXT=... and as \"max_context\" in the file of settings;\n"
           "a flag beats the environment, which beats the file:\n",
@@ -30,11 +31,8 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } commands[] = {{"serve", cli_serve},
-                    {"plan", cli_plan},
-                    {"info", cli_info},
-                    {"tokenize", cli_tokenize},
-                    {"bench", cli_bench}};
+    } commands[] = {{"serve", cli_serve},       {"plan", cli_plan},   {"info", cli_info},
+                    {"tokenize", cli_tokenize}, {"bench", cli_bench}, {"key", cli_key}};
     fault_arm(getenv("GAZE_FAULT"));
     signal(SIGPIPE, SIG_IGN);
     const char *name = argc > 1 ? argv[1] : "--help";
@@ -53,7 +51,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(name, commands[i].name))
             return commands[i].run(argc - 2, argv + 2);
-    fprintf(stderr, "gaze: \"%.60s\" is no command; they are serve, plan, info, tokenize, bench.\n",
+    fprintf(stderr,
+            "gaze: \"%.60s\" is no command; they are serve, plan, info, tokenize, bench, key.\n",
             name);
     return 1;
 }

@@ -7,6 +7,7 @@
 #include "version.h"
 
 #include <dirent.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -15,11 +16,24 @@ static void head(struct buf *b, const char *name, const char *type, const char *
     buf_fmt(b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
+/* A label's value, with what would end it escaped. */
+static const char *label(char *out, size_t bytes, const char *value)
+{
+    size_t n = 0;
+    for (; *value && n + 3 < bytes; value++) {
+        if (*value == '\\' || *value == '"' || *value == '\n')
+            out[n++] = '\\';
+        out[n++] = *value == '\n' ? 'n' : *value;
+    }
+    out[n] = 0;
+    return out;
+}
+
 static void one(struct buf *b, const struct server *sv, const char *name, const char *type,
                 const char *help, double v)
 {
     head(b, name, type, help);
-    buf_fmt(b, "%s{model_name=\"%s\"} %.17g\n", name, sv->name, v);
+    buf_fmt(b, "%s{model_name=\"%s\"} %.17g\n", name, sv->label, v);
 }
 
 static void hist(struct buf *b, const struct server *sv, const char *name, const char *help,
@@ -29,13 +43,13 @@ static void hist(struct buf *b, const struct server *sv, const char *name, const
     head(b, name, "histogram", help);
     for (int i = 0; i < ENGINE_HIST_BUCKETS - 1; i++) {
         sum += h->count[i];
-        buf_fmt(b, "%s_bucket{model_name=\"%s\",le=\"%.6g\"} %llu\n", name, sv->name, bound[i],
+        buf_fmt(b, "%s_bucket{model_name=\"%s\",le=\"%.6g\"} %llu\n", name, sv->label, bound[i],
                 (unsigned long long)sum);
     }
-    buf_fmt(b, "%s_bucket{model_name=\"%s\",le=\"+Inf\"} %llu\n", name, sv->name,
+    buf_fmt(b, "%s_bucket{model_name=\"%s\",le=\"+Inf\"} %llu\n", name, sv->label,
             (unsigned long long)h->n);
-    buf_fmt(b, "%s_sum{model_name=\"%s\"} %.17g\n", name, sv->name, h->sum);
-    buf_fmt(b, "%s_count{model_name=\"%s\"} %llu\n", name, sv->name, (unsigned long long)h->n);
+    buf_fmt(b, "%s_sum{model_name=\"%s\"} %.17g\n", name, sv->label, h->sum);
+    buf_fmt(b, "%s_count{model_name=\"%s\"} %llu\n", name, sv->label, (unsigned long long)h->n);
 }
 
 static void requests(struct buf *b, const struct server *sv, const struct engine_stats *s)
@@ -48,17 +62,17 @@ static void requests(struct buf *b, const struct server *sv, const struct engine
         (double)s->generation_tokens);
     head(b, "vllm:request_success_total", "counter", "Finished requests.");
     buf_fmt(b, "vllm:request_success_total{model_name=\"%s\",finished_reason=\"stop\"} %llu\n",
-            sv->name, (unsigned long long)s->finished_stop);
+            sv->label, (unsigned long long)s->finished_stop);
     buf_fmt(b, "vllm:request_success_total{model_name=\"%s\",finished_reason=\"length\"} %llu\n",
-            sv->name, (unsigned long long)s->finished_length);
+            sv->label, (unsigned long long)s->finished_length);
     buf_fmt(b, "vllm:request_success_total{model_name=\"%s\",finished_reason=\"abort\"} %llu\n",
-            sv->name, (unsigned long long)s->cancelled);
+            sv->label, (unsigned long long)s->cancelled);
     one(b, sv, "gaze_requests_failed_total", "counter", "Requests ended by an error.",
         (double)s->failed);
     head(b, "gaze_requests_refused_total", "counter", "Requests refused at the door.");
-    buf_fmt(b, "gaze_requests_refused_total{model_name=\"%s\",why=\"queue_full\"} %llu\n", sv->name,
-            (unsigned long long)s->refused_busy);
-    buf_fmt(b, "gaze_requests_refused_total{model_name=\"%s\",why=\"too_large\"} %llu\n", sv->name,
+    buf_fmt(b, "gaze_requests_refused_total{model_name=\"%s\",why=\"queue_full\"} %llu\n",
+            sv->label, (unsigned long long)s->refused_busy);
+    buf_fmt(b, "gaze_requests_refused_total{model_name=\"%s\",why=\"too_large\"} %llu\n", sv->label,
             (unsigned long long)s->refused_size);
     one(b, sv, "gaze_queue_limit", "gauge", "Requests that may wait.",
         (double)sv->settings->max_queued);
@@ -74,23 +88,24 @@ static void cache(struct buf *b, const struct server *sv, const struct engine_st
     one(b, sv, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found.",
         (double)s->prefix_hits);
     head(b, "gaze_kv_pages", "gauge", "KV pages by state.");
-    buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"used\"} %u\n", sv->name, s->pages_used);
-    buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"cached\"} %u\n", sv->name, s->pages_cached);
-    buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"free\"} %u\n", sv->name,
+    buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"used\"} %u\n", sv->label, s->pages_used);
+    buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"cached\"} %u\n", sv->label,
+            s->pages_cached);
+    buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"free\"} %u\n", sv->label,
             s->pages - s->pages_used - s->pages_cached);
 }
 
 static void steps(struct buf *b, const struct server *sv, const struct engine_stats *s)
 {
     head(b, "gaze_steps_total", "counter", "Steps by lane.");
-    buf_fmt(b, "gaze_steps_total{model_name=\"%s\",lane=\"prefill\"} %llu\n", sv->name,
+    buf_fmt(b, "gaze_steps_total{model_name=\"%s\",lane=\"prefill\"} %llu\n", sv->label,
             (unsigned long long)s->prefill_steps);
-    buf_fmt(b, "gaze_steps_total{model_name=\"%s\",lane=\"decode\"} %llu\n", sv->name,
+    buf_fmt(b, "gaze_steps_total{model_name=\"%s\",lane=\"decode\"} %llu\n", sv->label,
             (unsigned long long)s->decode_steps);
     head(b, "gaze_rows_total", "counter", "Tokens run, by attention path.");
-    buf_fmt(b, "gaze_rows_total{model_name=\"%s\",path=\"dense\"} %llu\n", sv->name,
+    buf_fmt(b, "gaze_rows_total{model_name=\"%s\",path=\"dense\"} %llu\n", sv->label,
             (unsigned long long)s->rows_dense);
-    buf_fmt(b, "gaze_rows_total{model_name=\"%s\",path=\"sparse\"} %llu\n", sv->name,
+    buf_fmt(b, "gaze_rows_total{model_name=\"%s\",path=\"sparse\"} %llu\n", sv->label,
             (unsigned long long)s->rows_sparse);
     one(b, sv, "gaze_last_step_age_seconds", "gauge", "Since a step ended, or the idle heartbeat.",
         (double)(clock_us() - s->last_step_us) * 1e-6);
@@ -123,7 +138,7 @@ static void memory_plan(struct buf *b, const struct server *sv)
                  {"tokenizer", p->tokenizer_bytes}};
     head(b, "gaze_planned_memory_bytes", "gauge", "The memory plan made at the start.");
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        buf_fmt(b, "gaze_planned_memory_bytes{model_name=\"%s\",part=\"%s\"} %zu\n", sv->name,
+        buf_fmt(b, "gaze_planned_memory_bytes{model_name=\"%s\",part=\"%s\"} %zu\n", sv->label,
                 parts[i].part, parts[i].bytes);
 }
 
@@ -173,6 +188,10 @@ static void front_end(struct buf *b, const struct server *sv)
         buf_fmt(b, "http_requests_total{handler=\"%s\",method=\"%s\",status=\"%d\"} %llu\n",
                 k->handler, k->method, k->status, (unsigned long long)k->count);
     }
+    head(b, "gaze_reloads_total", "counter", "SIGHUPs, and parts that could not be read.");
+    buf_fmt(b, "gaze_reloads_total{result=\"all\"} %llu\n", (unsigned long long)sv->n_reloads);
+    buf_fmt(b, "gaze_reloads_total{result=\"failed\"} %llu\n",
+            (unsigned long long)sv->n_reloads_failed);
     head(b, "gaze_connections", "gauge", "Open connections.");
     buf_fmt(b, "gaze_connections %u\n", sv->n_conns);
     head(b, "gaze_calls", "gauge", "Requests under way, this one included.");
@@ -189,11 +208,42 @@ static void front_end(struct buf *b, const struct server *sv)
     buf_fmt(b, "gaze_loop_lag_max_seconds %.6f\n", sv->loop_lag_max_s);
 }
 
+static void each_key(struct buf *b, const struct server *sv, const char *name, const char *kind,
+                     size_t offset)
+{
+    uint32_t n;
+    const struct auth_key *k = auth_keys(sv->auth, &n);
+    for (uint32_t i = 0; i < n; i++, k++) {
+        uint64_t v;
+        if (!k->name[0])
+            continue;
+        memcpy(&v, (const char *)k + offset, sizeof v);
+        buf_fmt(b, "%s{key=\"%s\"%s} %llu\n", name, k->name, kind, (unsigned long long)v);
+    }
+}
+
+/* Names of keys are letters, digits and a few signs: nothing to escape. */
+static void keys(struct buf *b, const struct server *sv)
+{
+    if (!auth_required(sv->auth))
+        return;
+    head(b, "gaze_key_requests_total", "counter", "Requests for the engine by API key.");
+    each_key(b, sv, "gaze_key_requests_total", "", offsetof(struct auth_key, n_requests));
+    head(b, "gaze_key_refused_total", "counter", "Requests over a limit of their key.");
+    each_key(b, sv, "gaze_key_refused_total", "", offsetof(struct auth_key, n_refused));
+    head(b, "gaze_key_tokens_total", "counter", "Tokens charged to the key.");
+    each_key(b, sv, "gaze_key_tokens_total", ",kind=\"prompt\"",
+             offsetof(struct auth_key, n_prompt_tokens));
+    each_key(b, sv, "gaze_key_tokens_total", ",kind=\"generation\"",
+             offsetof(struct auth_key, n_answer_tokens));
+}
+
 void api_metrics(struct call *c)
 {
     struct server *sv = c->sv;
     struct engine_stats s = {0};
     struct buf *b = &c->answer;
+    label(sv->label, sizeof sv->label, sv->name);
     if (sv->engine) {
         sv->api->get_stats(sv->engine, &s);
         requests(b, sv, &s);
@@ -203,6 +253,7 @@ void api_metrics(struct call *c)
         memory_plan(b, sv);
     }
     front_end(b, sv);
+    keys(b, sv);
     process(b, sv);
     http_text(c, 200, "text/plain; version=0.0.4; charset=utf-8");
 }

@@ -11,6 +11,7 @@
 #ifndef GAZE_SERVER_SERVER_H
 #define GAZE_SERVER_SERVER_H
 
+#include "auth.h"
 #include "base/arena.h"
 #include "engine_api.h"
 #include "errors.h"
@@ -64,6 +65,8 @@ struct call {
     const struct route *route; /* NULL: unknown path */
     char method[12], path[192];
     char request_id[80];
+    struct auth_key *key; /* NULL: none was asked for, or it was wrong */
+    bool admitted;        /* it counts among key's running requests */
     struct buf body;
     uint64_t begun_us;
     bool handled;   /* the handler ran */
@@ -78,6 +81,7 @@ struct call {
     int status; /* of the answer; 0: none yet */
     const char *content_type;
     const char *allow; /* for 405 and OPTIONS */
+    bool challenge;    /* 401 says how to ask */
     unsigned retry_after_s;
     struct buf answer; /* the whole body, unless streaming */
     struct sse sse;
@@ -115,16 +119,18 @@ struct server {
     uint64_t load_begun_us, load_said_us;
 
     char name[MAX_NAME];
+    char label[2 * MAX_NAME]; /* name as a value of a metric's label */
     char alias[MAX_ALIASES][MAX_NAME];
     uint32_t n_aliases;
     uint64_t created_s, begun_us;
     uint64_t id_seed; /* for request ids */
+    struct auth *auth;
 
     uv_loop_t loop;
     uv_async_t engine_wake; /* events, or the end of loading */
     uv_poll_t mhd_poll;
     uv_timer_t mhd_timer, sweep;
-    uv_signal_t sigterm, sigint;
+    uv_signal_t sigterm, sigint, sighup;
     struct MHD_Daemon *daemon;
     uint16_t port; /* the one in use */
     bool closing;
@@ -147,6 +153,10 @@ struct server {
     double loop_lag_s, loop_lag_max_s; /* how late the sweep came */
     uint64_t sweep_due_us;
     void (*on_ready)(struct server *sv); /* once the engine is loaded; may be NULL */
+    /* SIGHUP: brings the live settings up to date; may be NULL. False: they stay as they were. */
+    bool (*on_reload)(struct server *sv, struct err *e);
+    void *reload_arg;
+    uint64_t n_reloads, n_reloads_failed;
 };
 
 /* Whether name is the served name or an alias. */

@@ -60,8 +60,14 @@ static const struct option table[] = {
      "only the first N layers, for timing; 0: all"},
     {"log-level", CHOICE, AT(log_level), 0, 0, "info", "debug info warn error off", NULL,
      "least level of what is logged"},
+    {"log-format", CHOICE, AT(log_format), 0, 0, "text", "text json", NULL,
+     "a line of key=value, or a JSON object"},
+    {"log-prompts", CHOICE, AT(log_prompts), 0, 0, "off", "off on", NULL,
+     "log the bodies of requests, prompts and all"},
     {"body-limit", BYTES, AT(body_limit), 1024, UINT64_C(1) << 32, "16MiB", NULL, "BYTES",
      "largest request body; larger ones get 413"},
+    {"header-limit", BYTES, AT(header_limit), 8192, 1 << 20, "32KiB", NULL, "BYTES",
+     "request line and headers; larger ones get 431"},
     {"max-connections", NUMBER, AT(max_connections), 1, 100000, "4096", NULL, "N",
      "connections at once; more wait to be accepted"},
     {"keep-alive", NUMBER, AT(keep_alive_s), 1, 86400, "75", NULL, "SECONDS",
@@ -76,6 +82,17 @@ static const struct option table[] = {
      "after SIGTERM running requests get so long to end"},
     {"cors", TEXT, AT(cors), 0, 0, "", NULL, "ORIGIN",
      "origin that browsers may call from, or *; none when not given"},
+    {"api-key", TEXT, AT(api_key), 0, 0, "", NULL, "SECRET",
+     "a key that clients must send; rather GAZE_API_KEY, which no process list shows"},
+    {"key-file", TEXT, AT(key_file), 0, 0, "", NULL, "FILE",
+     "keys with limits, as gaze key makes them; SIGHUP reads it again"},
+    {"insecure", CHOICE, AT(insecure), 0, 0, "off", "off on", NULL,
+     "listen on a public address although no key is asked for"},
+    {"tls-cert", TEXT, AT(tls_cert), 0, 0, "", NULL, "FILE",
+     "certificate chain in PEM: serve HTTPS; SIGHUP reads it again"},
+    {"tls-key", TEXT, AT(tls_key), 0, 0, "", NULL, "FILE", "its private key in PEM"},
+    {"otlp-endpoint", TEXT, AT(otlp_endpoint), 0, 0, "", NULL, "URL",
+     "collector of traces, http://HOST:PORT"},
 };
 enum { N_OPTIONS = sizeof table / sizeof *table };
 static_assert((int)N_OPTIONS <= (int)SETTINGS_MAX, "each option may own one string");
@@ -275,7 +292,7 @@ enum err_code settings_read_file(struct settings *s, const char *path, struct er
         if (set_json(s, v, e))
             break;
     cJSON_Delete(root);
-    return e->code ? err_prefix(e, "%s: ", path) : ERR_OK;
+    return e->code ? err_prefix(e, "%s", path) : ERR_OK;
 }
 
 static enum err_code read_environment(struct settings *s, struct err *e)
@@ -287,7 +304,7 @@ static enum err_code read_environment(struct settings *s, struct err *e)
             name[n++] = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
         const char *value = getenv(name);
         if (value && set(s, &table[i], value, e))
-            return err_prefix(e, "%s: ", name);
+            return err_prefix(e, "%s", name);
     }
     return ERR_OK;
 }
@@ -337,6 +354,12 @@ static enum err_code take_flag(struct settings *s, char **argv, int n_left, int 
     *used = equals ? 1 : 2;
     if (!strcmp(key, "config"))
         return ERR_OK; /* read before all others */
+    bool is_switch = o && o->choices && !strcmp(o->choices, "off on");
+    if (is_switch && !equals &&
+        (n_left < 2 || (strcmp(argv[1], "on") != 0 && strcmp(argv[1], "off") != 0))) {
+        *used = 1; /* --insecure alone means on */
+        return set(s, o, "on", e);
+    }
     if (o && !equals && n_left < 2)
         return err_set(e, ERR_INVALID, "--%s needs a value", key);
     return settings_set(s, key, equals ? equals + 1 : n_left > 1 ? argv[1] : "", e);
@@ -364,6 +387,19 @@ enum err_code settings_load(struct settings *s, char **argv, int argc, settings_
         i += used;
     }
     return ERR_OK;
+}
+
+void settings_take_live(struct settings *s, const struct settings *fresh)
+{
+    s->log_level = fresh->log_level;
+    s->log_format = fresh->log_format;
+    s->log_prompts = fresh->log_prompts;
+    s->body_limit = fresh->body_limit;
+    s->keep_alive_s = fresh->keep_alive_s;
+    s->slow_client_s = fresh->slow_client_s;
+    s->sse_ping_s = fresh->sse_ping_s;
+    s->stream_buffer = fresh->stream_buffer;
+    s->drain_s = fresh->drain_s;
 }
 
 void settings_free(struct settings *s)

@@ -14,10 +14,11 @@
 
 #include <stdio.h>
 
-enum { SETTINGS_MAX = 40 };
+enum { SETTINGS_MAX = 60 };
 
 struct settings {
     const char *model, *served_name, *alias, *host, *chat_format, *cors; /* "": not given */
+    const char *api_key, *key_file, *tls_cert, *tls_key, *otlp_endpoint; /* likewise */
     uint64_t port;
     uint64_t device;    /* 0: cpu */
     uint64_t precision; /* 0: exact, 1: fast */
@@ -27,7 +28,10 @@ struct settings {
     uint64_t prefix_cache; /* 0: off, 1: on */
     uint64_t load;         /* 0: auto, 1: dummy */
     uint64_t log_level;    /* enum log_level */
-    uint64_t body_limit, max_connections;
+    uint64_t log_format;   /* enum log_format */
+    uint64_t log_prompts;  /* 0: off, 1: on */
+    uint64_t insecure;     /* 1: a public address may do without a key */
+    uint64_t body_limit, header_limit, max_connections;
     uint64_t keep_alive_s;     /* an idle connection is closed after so long */
     uint64_t slow_client_s;    /* a sender or reader that stalls so long is cut off */
     uint64_t sse_ping_s;       /* a comment goes out when a stream was silent for so long */
@@ -49,6 +53,9 @@ MUST_CHECK enum err_code settings_set(struct settings *s, const char *name, cons
                                       struct err *e);
 /* A whole file of settings. */
 MUST_CHECK enum err_code settings_read_file(struct settings *s, const char *path, struct err *e);
+/* Takes over from `fresh` what may change while the server runs: logging, the body limit, and the
+ * limits of time. */
+void settings_take_live(struct settings *s, const struct settings *fresh);
 void settings_free(struct settings *s);
 void settings_help(FILE *to); /* a line or two per option */
 

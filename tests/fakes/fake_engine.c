@@ -207,6 +207,8 @@ static void note(const struct gen_request *r)
 {
     const struct sample_params *s = &r->sample;
     fake_count.priority = (uint32_t)r->priority;
+    fake_count.tenant = r->tenant;
+    fake_count.weight = r->weight;
     fake_count.seed = s->seed;
     fake_count.salt = r->cache_salt;
     fake_count.n_bias = s->n_bias;

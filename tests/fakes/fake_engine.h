@@ -31,7 +31,7 @@ extern struct fake_settings fake;
 
 struct fake_counts { /* since the start */
     _Atomic uint32_t submitted, cancelled, done, running;
-    _Atomic uint32_t priority; /* of the last request */
+    _Atomic uint32_t priority, tenant, weight; /* of the last request */
     _Atomic uint64_t seed, salt;
     _Atomic uint32_t n_bias, n_bad_words, n_stop, n_stop_id, top_k_dsa, max_tokens, min_tokens;
     _Atomic uint32_t n_prompt;

@@ -88,7 +88,8 @@ class Images(unittest.TestCase):
         linked = subprocess.run(["ldd", GAZE], capture_output=True, text=True).stdout
         installed = read("Dockerfile.cpu").split("\nFROM ")[-1]
         for library, package in (("libmicrohttpd", "libmicrohttpd12"), ("libuv", "libuv1"),
-                                 ("libcjson", "libcjson1"), ("libpcre2-8", "libpcre2-8-0")):
+                                 ("libcjson", "libcjson1"), ("libpcre2-8", "libpcre2-8-0"),
+                                 ("libgnutls", "libgnutls30")):
             self.assertIn(library, linked)
             self.assertIn(package, installed)
 
