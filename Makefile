@@ -141,7 +141,14 @@ $(B)/%_avx2.o: CFLAGS += $(CFLAGS_AVX2)
 $(B)/engine/%.o: CFLAGS += -I.
 $(B)/engine/cpu/%.o: CFLAGS += $(if $(filter release,$(FLAVOUR)),-O3)
 $(B)/tests/%.o: CFLAGS += -Itests/unit -Itests/fakes -I.
-# What the program says of itself; the commit changes often, so only this file sees it.
+# What the program says of itself; the commit changes often, so only this file sees it, and it is
+# built again when the commit has changed.
+$(B)/commit: FORCE
+	@mkdir -p $(@D)
+	@[ "$$(cat $@ 2>/dev/null)" = "$(COMMIT)" ] || echo "$(COMMIT)" >$@
+FORCE:
+.PHONY: FORCE
+$(B)/server/version.o: $(B)/commit
 $(B)/server/version.o: CFLAGS += -DGAZE_VERSION='"$(VERSION)"' -DGAZE_COMMIT='"$(COMMIT)"'
 
 $(B)/%.o: %.c

@@ -493,7 +493,7 @@ enum err_code engine_measure_limits(const struct engine *en, struct engine_limit
 struct step_cost engine_step_cost(const struct engine *en, struct step_shape shape)
 {
     double as_bf16 = (double)weights_bytes(&en->cfg, DT_BF16);
-    shape.weight_bytes = 2.0 * (double)en->weights->file_bytes / as_bf16;
+    shape.weight_bytes = 2.0 * (double)en->detail.plan.weight_bytes / as_bf16;
     shape.latent = en->options.latent;
     shape.index = en->options.index;
     return model_step_cost(&en->cfg, &shape);

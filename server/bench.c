@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 enum { MAX_STREAMS = 64, MAX_LIST = 16, MAX_REPEATS = 32 };
+enum { LEAD_TOKENS = 448 }; /* what a stream may be ahead of the last one to start */
 
 struct bench {
     struct engine *en;
@@ -23,13 +24,16 @@ struct bench {
     struct engine_limits limits;
 };
 
-/* One round: several requests side by side. */
+/* One round: several requests side by side. What is timed lies between the moment when all of them
+ * have their first token and the moment when each has want_tokens more on average; the rest is
+ * cancelled. So no prefill and no thinning batch is in it. */
 struct round {
     uint32_t n, n_started, n_ended;
     struct req_id id[MAX_STREAMS];
     bool started[MAX_STREAMS];
-    uint64_t begun_us, all_started_us, first_end_us;
-    uint64_t tokens; /* from the moment that all have their first to the first end */
+    uint64_t begun_us, all_started_us, measured_us; /* measured_us: 0 until it has been */
+    uint64_t want_tokens;                           /* of all streams together; 0: none */
+    uint64_t lead_tokens, tokens;                   /* before all had started, and from then on */
 };
 
 static void wake(void *arg)
@@ -64,36 +68,53 @@ static enum err_code submit(struct bench *b, struct round *r, uint32_t n_prompt,
     return engine_submit(b->en, g, &r->id[r->n++], e);
 }
 
-static bool take(struct round *r, const struct gen_event *ev, struct err *e)
+static void mark_started(struct round *r, struct req_id id, uint64_t now_us)
+{
+    for (uint32_t i = 0; i < r->n; i++)
+        if (!r->started[i] && req_id_equal(r->id[i], id)) {
+            r->started[i] = true;
+            r->n_started++;
+        }
+    if (r->n_started == r->n && !r->all_started_us)
+        r->all_started_us = now_us;
+}
+
+static bool take(struct bench *b, struct round *r, const struct gen_event *ev, struct err *e)
 {
     uint64_t now_us = clock_us();
     if (ev->kind == GEN_ERROR) {
         *e = ev->err;
         return false;
     }
-    if (ev->kind == GEN_TOKENS || ev->kind == GEN_CHOICE) {
-        if (r->all_started_us && !r->first_end_us)
-            r->tokens += ev->n_tokens;
-        for (uint32_t i = 0; i < r->n; i++)
-            if (!r->started[i] && req_id_equal(r->id[i], ev->id)) {
-                r->started[i] = true;
-                r->n_started++;
-            }
-        if (r->n_started == r->n && !r->all_started_us)
-            r->all_started_us = now_us;
-        if (ev->kind == GEN_CHOICE && !r->first_end_us)
-            r->first_end_us = now_us;
-    }
     r->n_ended += ev->kind == GEN_DONE;
+    if (ev->kind != GEN_TOKENS && ev->kind != GEN_CHOICE)
+        return true;
+    if (!r->all_started_us) {
+        r->lead_tokens += ev->n_tokens;
+        mark_started(r, ev->id, now_us);
+    } else if (!r->measured_us) {
+        r->tokens += ev->n_tokens;
+        if (r->tokens >= r->want_tokens) {
+            r->measured_us = now_us;
+            for (uint32_t i = 0; i < r->n; i++)
+                engine_cancel(b->en, r->id[i]);
+        } else if (ev->kind == GEN_CHOICE) {
+            err_set(e, ERR_INVALID, "a stream ended before %u streams had %u tokens each", r->n,
+                    b->decode_tokens);
+            return false;
+        }
+    }
     return true;
 }
 
+/* want_tokens of each stream are timed; 0: the prefill alone. */
 static enum err_code run_round(struct bench *b, struct round *r, uint32_t streams,
-                               uint32_t n_prompt, uint32_t max_tokens, uint32_t top_k,
+                               uint32_t n_prompt, uint32_t want_tokens, uint32_t top_k,
                                uint64_t salt, struct err *e)
 {
+    uint32_t max_tokens = want_tokens ? want_tokens + LEAD_TOKENS : 1;
     bool ok = true;
-    *r = (struct round){.begun_us = clock_us()};
+    *r = (struct round){.begun_us = clock_us(), .want_tokens = (uint64_t)want_tokens * streams};
     while (r->n < streams)
         if (submit(b, r, n_prompt, max_tokens, top_k, salt, e))
             return e->code;
@@ -106,7 +127,7 @@ static enum err_code run_round(struct bench *b, struct round *r, uint32_t stream
         struct gen_event *ev = engine_take_events(b->en), *next;
         for (; ev; ev = next) {
             next = (struct gen_event *)ev->mail.next;
-            ok = ok && take(r, ev, e);
+            ok = ok && take(b, r, ev, e);
             gen_event_free(ev);
         }
     }
@@ -139,6 +160,18 @@ static void row(const char *what, uint32_t streams, uint32_t context, bool dense
     fflush(stdout);
 }
 
+/* A prompt's pages are one set for all streams only where the prefix cache keeps them, which
+ * prompts of one chunk may not reach (scheduler.h: canonical form). */
+static bool room_for(const struct bench *b, uint32_t streams, uint32_t context)
+{
+    const struct engine_plan *p = engine_get_plan(b->en);
+    uint32_t own = b->decode_tokens + LEAD_TOKENS + 2 * KV_PAGE_TOKENS;
+    bool shared = context > p->prefill_tokens && streams > 1;
+    uint64_t tokens =
+        shared ? context + (uint64_t)streams * own : (uint64_t)streams * (context + own);
+    return streams <= p->max_seqs && tokens <= p->kv_tokens && context + own <= p->max_context;
+}
+
 static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, struct err *e)
 {
     double ms[MAX_REPEATS], rate[MAX_REPEATS];
@@ -155,19 +188,26 @@ static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, s
     row("prefill", 1, context, dense, ms, rate, b->repeats, floor_ms(b, whole));
     for (uint32_t k = 0; k < b->n_streams; k++) {
         uint32_t streams = b->streams[k];
-        if ((uint64_t)streams * b->decode_tokens + context > engine_get_plan(b->en)->kv_tokens ||
-            streams > engine_get_plan(b->en)->max_seqs)
+        uint64_t lead = 0;
+        if (!room_for(b, streams, context)) {
+            printf("%-8s %7u %8u %7s does not fit: %llu tokens of KV memory, %u sequences\n",
+                   "decode", streams, context, dense ? "dense" : "sparse",
+                   (unsigned long long)engine_get_plan(b->en)->kv_tokens,
+                   engine_get_plan(b->en)->max_seqs);
             continue;
+        }
         for (uint32_t i = 0; i < b->repeats; i++) { /* the prompt is shared: only decode is timed */
             if (run_round(b, &r, streams, context, b->decode_tokens, top_k, b->salt, e))
                 return e->code;
-            uint64_t us = r.first_end_us > r.all_started_us ? r.first_end_us - r.all_started_us : 1;
+            uint64_t us = r.measured_us - r.all_started_us;
             rate[i] = (double)r.tokens * 1e6 / (double)us;
-            ms[i] = (double)us * 1e-3 * streams / (double)(r.tokens ? r.tokens : 1);
+            ms[i] = (double)us * 1e-3 * streams / (double)r.tokens;
+            lead += r.lead_tokens;
         }
         struct step_shape step = {.n_seqs = streams,
                                   .rows = 1,
-                                  .context = context + b->decode_tokens / 2,
+                                  .context = context + b->decode_tokens / 2 +
+                                             (uint32_t)(lead / b->repeats / streams),
                                   .n_out = streams,
                                   .dense = dense};
         row("decode", streams, context, dense, ms, rate, b->repeats, floor_ms(b, step));
@@ -235,7 +275,7 @@ static enum err_code run_all(struct bench *b, const struct bench_flags *f, struc
     printf("%-8s %7s %8s %7s %12s %8s %12s %8s\n", "case", "streams", "context", "path",
            "median_ms", "spread_%", "tokens/s", "limit_%");
     for (uint32_t i = 0; i < b->n_contexts; i++) {
-        if ((uint64_t)b->context[i] + b->decode_tokens > p->max_context)
+        if ((uint64_t)b->context[i] + b->decode_tokens + LEAD_TOKENS > p->max_context)
             continue;
         for (int dense = !has_indexer; dense < 2; dense++) {
             if (!strstr(f->modes, dense ? "dense" : "sparse"))
