@@ -196,7 +196,7 @@ static enum err_code read_file(struct key_list *list, const char *path, struct e
     size_t max = 0;
     unsigned number = 0;
     if (!f)
-        return err_set(e, ERR_IO, "%.150s: %s", path, strerror(errno));
+        return err_set(e, ERR_INVALID, "key-file %.140s: %s", path, strerror(errno));
     e->code = ERR_OK;
     while (!e->code && getline(&line, &max, f) >= 0) {
         number++;
@@ -205,7 +205,7 @@ static enum err_code read_file(struct key_list *list, const char *path, struct e
             err_prefix(e, "%.100s line %u", path, number);
     }
     if (!e->code && ferror(f))
-        err_set(e, ERR_IO, "%.150s: %s", path, strerror(errno));
+        err_set(e, ERR_INVALID, "key-file %.140s: %s", path, strerror(errno));
     else if (!e->code && !list->n)
         err_set(e, ERR_INVALID, "%.150s holds no key", path);
     free(line);

@@ -52,7 +52,7 @@ struct auth_key {
 struct auth; /* opaque */
 
 /* path: the file of keys; single: a secret without limits, named "default"; either may be "", and
- * with both "" everybody may ask. ERR_IO, ERR_INVALID (the line and what is wrong), ERR_NOMEM. */
+ * with both "" everybody may ask. ERR_INVALID (the line and what is wrong), ERR_NOMEM. */
 MUST_CHECK enum err_code auth_open(struct auth **out, const char *path, const char *single,
                                    struct err *e);
 void auth_close(struct auth *a);

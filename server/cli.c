@@ -52,6 +52,7 @@ static enum err_code load(struct settings *s, struct engine_options *o, int argc
     if (settings_load(s, argv, argc, rest, arg, e) || settings_engine(s, o, e))
         return e->code;
     log_set_level((enum log_level)s->log_level);
+    log_set_format((enum log_format)s->log_format);
     return ERR_OK;
 }
 
@@ -66,17 +67,18 @@ static void raise_fd_limit(void)
 
 static void say_ready(struct server *sv)
 {
-    const char *host = sv->settings->host;
+    const char *host = sv->settings->host, *scheme = sv->settings->tls_cert[0] ? "https" : "http";
+    const char *key = auth_required(sv->auth) ? "-H \"Authorization: Bearer $KEY\" " : "";
     if (!strcmp(host, "0.0.0.0") || !strcmp(host, "::"))
         host = "127.0.0.1";
     cli_print_plan(stderr, sv->api->get_plan(sv->engine));
-    fprintf(stderr, "gaze %s serves %s (%s) on http://%s:%u. Try:\n", version_number, sv->name,
-            sv->api->backend_name(sv->engine), host, sv->port);
+    fprintf(stderr, "gaze %s serves %s (%s) on %s://%s:%u. Try:\n", version_number, sv->name,
+            sv->api->backend_name(sv->engine), scheme, host, sv->port);
     fprintf(stderr,
-            "curl http://%s:%u/v1/chat/completions -H 'Content-Type: application/json' -d "
+            "curl %s://%s:%u/v1/chat/completions %s-H 'Content-Type: application/json' -d "
             "'{\"messages\": [{\"role\": \"user\", "
             "\"content\": \"Hello!\"}], \"max_tokens\": 64}'\n",
-            host, sv->port);
+            scheme, host, sv->port, key);
 }
 
 struct serve_args { /* for reading the settings again */
@@ -93,6 +95,7 @@ static bool reload_settings(struct server *sv, struct err *e)
     if (ok) {
         settings_take_live(a->settings, &fresh);
         log_set_level((enum log_level)a->settings->log_level);
+        log_set_format((enum log_format)a->settings->log_format);
     }
     settings_free(&fresh);
     return ok;

@@ -102,10 +102,11 @@ static bool remember(struct server *sv, struct req_id id, struct call *c, uint32
     return true;
 }
 
-/* What the client's key says of the request. */
+/* What the client's key says of the request, and what goes on its account. */
 static void apply_key(struct generation *g, struct gen_request *r)
 {
     struct auth_key *k = g->call->key;
+    g->prompt_tokens += r->n_prompt;
     if (!k)
         return;
     r->tenant = k->tenant;
@@ -120,6 +121,7 @@ static void submit_all(struct generation *g)
     struct call *c = g->call;
     struct server *sv = c->sv;
     struct err e = {0};
+    g->submitted_us = clock_us();
     for (uint32_t i = 0; i < g->p.n_prompts; i++) {
         struct gen_request *r = g->request[i];
         g->request[i] = NULL;

@@ -71,7 +71,8 @@ struct generation {
     uint32_t think_end_id;  /* of "</think>"; UINT32_MAX: none */
     struct gen_usage usage; /* of all prompts, as far as it has come */
     char id[40];
-    uint64_t created_s;
+    uint64_t created_s, submitted_us;
+    uint32_t prompt_tokens; /* given to the engine */
 };
 
 void generation_begin(struct call *c, const struct api_shape *shape); /* a route's handler */

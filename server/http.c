@@ -6,6 +6,8 @@
 #include "base/log.h"
 #include "generation.h"
 #include "loop.h"
+#include "tls.h"
+#include "tracing.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -382,6 +384,11 @@ static void add_headers(struct call *c, struct MHD_Response *r)
         snprintf(number, sizeof number, "%u", c->retry_after_s);
         add_header(r, "Retry-After", number);
     }
+    if (c->traced) {
+        char trace[TRACE_HEADER];
+        trace_header(trace, &c->trace);
+        add_header(r, "traceparent", trace);
+    }
     add_key_headers(c, r);
     if (s->cors[0]) {
         add_header(r, "Access-Control-Allow-Origin", s->cors);
@@ -396,7 +403,8 @@ static void add_headers(struct call *c, struct MHD_Response *r)
             add_header(r, "Access-Control-Allow-Methods",
                        c->allow ? c->allow : "GET, POST, OPTIONS");
             add_header(r, "Access-Control-Allow-Headers",
-                       "Authorization, Content-Type, x-request-id, x-api-key, anthropic-version");
+                       "Authorization, Content-Type, x-request-id, x-api-key, anthropic-version, "
+                       "traceparent, tracestate");
             add_header(r, "Access-Control-Max-Age", "86400");
         }
     }
@@ -452,6 +460,7 @@ static void begin_call(struct call *c, const char **handler)
     const char *length = header(c, "content-length");
     uint64_t bytes = length ? strtoull(length, NULL, 10) : 0, limit = c->sv->settings->body_limit;
     make_request_id(c);
+    tracing_begin(c, header(c, "traceparent"));
     answer_from_headers(c, handler);
     if (!c->status && bytes > limit)
         fail_too_large(c, bytes);
@@ -488,6 +497,14 @@ static void take_body(struct call *c, const char *data, size_t n)
         buf_add(&c->body, data, n);
 }
 
+/* Asked for by the operator alone: a prompt is its writer's. */
+static void log_prompt(const struct call *c)
+{
+    char text[4000];
+    log_info("prompt", "request=%s bytes=%zu body=\"%s\"", c->request_id, c->body.n,
+             log_escape(text, sizeof text, c->body.s ? c->body.s : ""));
+}
+
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const char *url,
                                   const char *method, const char *version, const char *upload,
                                   size_t *upload_bytes, void **con_cls)
@@ -517,6 +534,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const c
         set_state(c->conn, CONN_ANSWERING);
         if (!c->status && c->body.failed)
             http_fail(c, 503, NULL, "out_of_memory", "There is no memory for this request.");
+        if (!c->status && c->route->body && c->sv->settings->log_prompts)
+            log_prompt(c);
         if (!c->status)
             c->route->handle(c);
     }
@@ -559,9 +578,17 @@ static void log_call(struct call *c, enum MHD_RequestTerminationCode why)
     if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK && (!status || c->gone || c->streaming))
         status = 499; /* the client closed it; logged, never sent */
     http_count(c->sv, handler, c->method, status);
+    tracing_end(c, handler, status);
     enum log_level level = c->route && c->route->needs_engine ? LOG_INFO : LOG_DEBUG;
-    log_at(level, "http", "request=%s method=%s path=\"%.100s\" status=%d ms=%.1f", c->request_id,
-           c->method, c->path, status, (double)(clock_us() - c->begun_us) * 1e-3);
+    if (level < log_get_level())
+        return;
+    char path[120], trace[2 * TRACE_ID + 1] = "";
+    if (c->traced)
+        trace_hex(trace, c->trace.id, TRACE_ID);
+    log_at(level, "http", "request=%s method=%s path=\"%s\" status=%d ms=%.1f%s%s%s%s",
+           c->request_id, c->method, log_escape(path, sizeof path, c->path), status,
+           (double)(clock_us() - c->begun_us) * 1e-3, c->key ? " key=" : "",
+           c->key ? c->key->name : "", c->traced ? " trace=" : "", trace);
 }
 
 static void on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
@@ -650,7 +677,7 @@ void http_cut(struct server *sv, struct conn *conn, int status, const char *why)
         return;
     conn->cut = true;
     sv->n_cut_off++;
-    if (status) {
+    if (status && !sv->settings->tls_cert[0]) { /* bare words would break a TLS connection */
         api_fail(&ae, status, NULL, status == 408 ? "request_timeout" : "request_too_large",
                  "The request was not taken: %s.", why);
         api_error_json(&body, &ae);
@@ -782,23 +809,45 @@ static void on_log(void *cls, const char *fmt, va_list ap)
     log_debug("http", "%s", line);
 }
 
+/* libmicrohttpd's own limit on a connection that does nothing; ours come first. */
+static uint64_t connection_timeout_s(const struct settings *s)
+{
+    return (s->keep_alive_s > s->slow_client_s ? s->keep_alive_s : s->slow_client_s) + 5;
+}
+
+enum err_code http_load_tls(struct server *sv, struct err *e)
+{
+    const struct settings *s = sv->settings;
+    if (!s->tls_cert[0] != !s->tls_key[0])
+        return err_set(e, ERR_INVALID, "tls-cert and tls-key belong together");
+    if (!s->tls_cert[0])
+        return ERR_OK;
+    return tls_load(s->tls_cert, s->tls_key, connection_timeout_s(s) * 2000000, e);
+}
+
 enum err_code http_start(struct server *sv, struct err *e)
 {
     const struct settings *s = sv->settings;
-    uint64_t timeout =
-        (s->keep_alive_s > s->slow_client_s ? s->keep_alive_s : s->slow_client_s) + 5;
+    uint64_t timeout = connection_timeout_s(s);
     int fd = -1;
-    if (listen_on(sv, &fd, e))
+    if (http_load_tls(sv, e) || listen_on(sv, &fd, e))
         return e->code;
+    struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)tls_callback()},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (char *)(uintptr_t)tls_priorities},
+        {MHD_OPTION_END, 0, NULL}};
+    bool secure = s->tls_cert[0];
     sv->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, sv,
-        MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)timeout, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)s->header_limit,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, sv, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
-        sv, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, sv, MHD_OPTION_END);
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (secure ? MHD_USE_TLS : 0),
+        0, NULL, NULL, on_request, sv, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->max_connections,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)timeout, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)s->header_limit, MHD_OPTION_NOTIFY_CONNECTION, on_connection, sv,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, sv, MHD_OPTION_URI_LOG_CALLBACK, on_request_line,
+        sv, MHD_OPTION_ARRAY, secure ? tls : &tls[2], MHD_OPTION_END);
     if (!sv->daemon) {
         close(fd);
+        tls_unload();
         return err_set(e, ERR_IO, "cannot start the HTTP server");
     }
     return ERR_OK;
@@ -815,6 +864,7 @@ void http_stop(struct server *sv)
     if (sv->daemon) {
         MHD_run(sv->daemon);
         MHD_stop_daemon(sv->daemon);
+        tls_unload();
     }
     sv->daemon = NULL;
 }

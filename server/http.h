@@ -35,6 +35,8 @@ void http_cut(struct server *sv, struct conn *conn, int status, const char *why)
 /* Deadlines of connections and streams; called a few times a second. */
 void http_sweep(struct server *sv, uint64_t now_us);
 
+/* The certificate again, if there is one; an error leaves the one in use. */
+MUST_CHECK enum err_code http_load_tls(struct server *sv, struct err *e);
 MUST_CHECK enum err_code http_start(struct server *sv, struct err *e);
 void http_stop(struct server *sv); /* wakes and ends all connections */
 void http_count(struct server *sv, const char *handler, const char *method, int status);

@@ -15,7 +15,8 @@
 
 enum {
     SWEEP_MS = 100,
-    HURRY_US = 1000000 /* after a second signal: time to tell the clients */
+    LAST_SPANS_MS = 2000, /* at the end: for the collector to take them */
+    HURRY_US = 1000000    /* after a second signal: time to tell the clients */
 };
 
 static void on_mhd_timer(uv_timer_t *t)
@@ -191,6 +192,8 @@ void server_reload(struct server *sv)
         reload_part(sv, "settings", sv->on_reload(sv, &e), &e);
     if (auth_required(sv->auth))
         reload_part(sv, "keys", auth_reload(sv->auth, &e) == ERR_OK, &e);
+    if (sv->settings->tls_cert[0])
+        reload_part(sv, "certificate", http_load_tls(sv, &e) == ERR_OK, &e);
 }
 
 static void on_hangup(uv_signal_t *s, int number)
@@ -273,8 +276,13 @@ enum err_code server_open(struct server **out, const struct settings *settings,
         err_set(e, ERR_IO, "cannot start the event loop");
         goto close_auth;
     }
-    if (http_start(sv, e))
+    char instance[80];
+    snprintf(instance, sizeof instance, "%.50s:%u", settings->host, (unsigned)settings->port);
+    if (settings->otlp_endpoint[0] &&
+        otlp_open(&sv->otlp, &sv->loop, settings->otlp_endpoint, instance, e))
         goto close_loop;
+    if (http_start(sv, e))
+        goto close_otlp;
     start_handles(sv);
     sv->engine_options.wake = wake_loop;
     sv->engine_options.wake_arg = sv;
@@ -288,7 +296,10 @@ enum err_code server_open(struct server **out, const struct settings *settings,
     sv->loader_started = true;
     *out = sv;
     return ERR_OK;
+close_otlp:
+    otlp_close(sv->otlp, 0);
 close_loop:
+    uv_run(&sv->loop, UV_RUN_DEFAULT);
     uv_loop_close(&sv->loop);
 close_auth:
     auth_close(sv->auth);
@@ -314,6 +325,7 @@ void server_close(struct server *sv)
         sv->engine = result;
     }
     http_stop(sv);
+    otlp_close(sv->otlp, LAST_SPANS_MS);
     sv->closing = true;
     uv_walk(&sv->loop, close_handle, NULL);
     uv_run(&sv->loop, UV_RUN_DEFAULT); /* text workers end here, too */

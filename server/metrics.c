@@ -4,6 +4,7 @@
 #include "api.h"
 #include "base/clock.h"
 #include "http.h"
+#include "tls.h"
 #include "version.h"
 
 #include <dirent.h>
@@ -173,6 +174,12 @@ static void process(struct buf *b, const struct server *sv)
                 (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6);
     head(b, "process_open_fds", "gauge", "Open descriptors.");
     buf_fmt(b, "process_open_fds %u\n", count_fds());
+    head(b, "process_virtual_memory_bytes", "gauge", "Address space.");
+    buf_fmt(b, "process_virtual_memory_bytes %lu\n", size * (unsigned long)sysconf(_SC_PAGESIZE));
+    struct rlimit fds = {0};
+    getrlimit(RLIMIT_NOFILE, &fds);
+    head(b, "process_max_fds", "gauge", "Most descriptors it may open.");
+    buf_fmt(b, "process_max_fds %llu\n", (unsigned long long)fds.rlim_cur);
     head(b, "process_start_time_seconds", "gauge", "When the process began.");
     buf_fmt(b, "process_start_time_seconds %llu\n", (unsigned long long)sv->created_s);
 }
@@ -192,6 +199,10 @@ static void front_end(struct buf *b, const struct server *sv)
     buf_fmt(b, "gaze_reloads_total{result=\"all\"} %llu\n", (unsigned long long)sv->n_reloads);
     buf_fmt(b, "gaze_reloads_total{result=\"failed\"} %llu\n",
             (unsigned long long)sv->n_reloads_failed);
+    if (tls_expires_s()) {
+        head(b, "gaze_tls_certificate_expiry_seconds", "gauge", "Unix time when it ends.");
+        buf_fmt(b, "gaze_tls_certificate_expiry_seconds %lld\n", (long long)tls_expires_s());
+    }
     head(b, "gaze_connections", "gauge", "Open connections.");
     buf_fmt(b, "gaze_connections %u\n", sv->n_conns);
     head(b, "gaze_calls", "gauge", "Requests under way, this one included.");
@@ -206,6 +217,17 @@ static void front_end(struct buf *b, const struct server *sv)
     buf_fmt(b, "gaze_loop_lag_seconds %.6f\n", sv->loop_lag_s);
     head(b, "gaze_loop_lag_max_seconds", "gauge", "The latest it has ever been.");
     buf_fmt(b, "gaze_loop_lag_max_seconds %.6f\n", sv->loop_lag_max_s);
+}
+
+static void spans(struct buf *b, const struct server *sv)
+{
+    if (!sv->otlp)
+        return;
+    struct otlp_counts n = otlp_get_counts(sv->otlp);
+    head(b, "gaze_trace_spans_total", "counter", "Spans by what became of them.");
+    buf_fmt(b, "gaze_trace_spans_total{result=\"sent\"} %llu\n", (unsigned long long)n.sent);
+    buf_fmt(b, "gaze_trace_spans_total{result=\"failed\"} %llu\n", (unsigned long long)n.failed);
+    buf_fmt(b, "gaze_trace_spans_total{result=\"dropped\"} %llu\n", (unsigned long long)n.dropped);
 }
 
 static void each_key(struct buf *b, const struct server *sv, const char *name, const char *kind,
@@ -254,6 +276,7 @@ void api_metrics(struct call *c)
     }
     front_end(b, sv);
     keys(b, sv);
+    spans(b, sv);
     process(b, sv);
     http_text(c, 200, "text/plain; version=0.0.4; charset=utf-8");
 }

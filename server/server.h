@@ -16,8 +16,10 @@
 #include "engine_api.h"
 #include "errors.h"
 #include "json_out.h"
+#include "otlp.h"
 #include "settings.h"
 #include "sse.h"
+#include "trace.h"
 
 #include <microhttpd.h>
 #include <stdatomic.h>
@@ -65,6 +67,8 @@ struct call {
     const struct route *route; /* NULL: unknown path */
     char method[12], path[192];
     char request_id[80];
+    struct trace trace;
+    bool traced;          /* the client sent a trace, or a collector waits for ours */
     struct auth_key *key; /* NULL: none was asked for, or it was wrong */
     bool admitted;        /* it counts among key's running requests */
     struct buf body;
@@ -125,6 +129,7 @@ struct server {
     uint64_t created_s, begun_us;
     uint64_t id_seed; /* for request ids */
     struct auth *auth;
+    struct otlp *otlp; /* NULL: no collector */
 
     uv_loop_t loop;
     uv_async_t engine_wake; /* events, or the end of loading */

@@ -65,6 +65,7 @@ static void end_run(struct fake_engine *f, struct fake_run *r, struct gen_event 
                                    .completion_tokens = r->made * r->req->n,
                                    .prefill_us = 1000,
                                    .decode_us = 1000,
+                                   .total_us = 2000,
                                    .busy_us = 500};
     put(f, ev);
     gen_request_free(r->req);
@@ -169,7 +170,7 @@ static enum err_code fake_open(struct engine **out, const struct engine_options 
         usleep(fake.load_us);
     if (fake.load_fails)
         return err_set(e, ERR_INVALID, "the fake model does not load");
-    f->options = *o;
+    *f = (struct fake_engine){.options = *o}; /* one after the other may be opened */
     if (model_config_read(&f->model, test_fixture("v32-bf16"), e) ||
         tokenizer_open(&f->tok, test_fixture("v32-bf16"), e))
         return e->code;

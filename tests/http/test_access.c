@@ -337,7 +337,7 @@ TEST(bad_files_of_keys_are_refused_with_their_line)
         CHECK_MSG(auth_open(&a, key_path, "", &e) == ERR_INVALID, "case %zu", i);
         CHECK_MSG(strstr(e.msg, bad[i].why), "case %zu: %s", i, e.msg);
     }
-    CHECK(auth_open(&a, "/nowhere/keys", "", &e) == ERR_IO);
+    CHECK(auth_open(&a, "/nowhere/keys", "", &e) == ERR_INVALID);
     write_file(good);
     CHECK_OK(auth_open(&a, key_path, "", &e), e);
     CHECK(auth_find(a, "ok-secret", 9) && !auth_find(a, "ok-secret", 8) && !auth_find(a, "", 0));
