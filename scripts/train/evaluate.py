@@ -24,7 +24,7 @@ import batches
 import chat
 import corpora
 import tasks
-from ember import EMBER, EOS
+from ember import BOS, EMBER, EOS
 from model import linear, rms
 
 cache = {}
@@ -99,6 +99,7 @@ def held_out(model, folder, name, length, tokens, topk=None, max_batches=99):
     for i in range(n_rows):
         piece = flat[i * length: i * length + length + 1]
         rows[i, : len(piece)] = piece
+    rows[:, 0] = BOS  # as in training
     total = count = 0.0
     for k, (part, real) in enumerate(full_batches(as_tensor(model, rows), tokens // length)):
         if k == max_batches:
@@ -162,6 +163,7 @@ def draft_agreement(model, folder, name, length, tokens):
     rows = [flat[i * length: i * length + length + 1]
             for i in range(min(n, (len(flat) - 1) // length))]
     ids = next(full_batches(as_tensor(model, rows), n))[0] & batches.IDS
+    ids[:, 0] = BOS
     x, _, _ = model.body(ids[:, :-1].contiguous(), topk=EMBER.index_topk)
     u, _, _ = model.draft(x, ids, topk=EMBER.index_topk)
     agree = []
@@ -439,8 +441,9 @@ def main():
                       for n in ("held_books", "held_dialogue", "held_textbook")})
 
     def formats():
-        write("formats", format_scores(net, tokenizer, args.data, args.tokens,
-                                       8 if args.small else 200))
+        if left() > 90:
+            write("formats", format_scores(net, tokenizer, args.data, args.tokens,
+                                           8 if args.small else 200))
 
     def other_topks():
         for topk in TOPKS:
@@ -457,7 +460,7 @@ def main():
         write("retrieval", table)
         write("held_out", text)
 
-    for part in (language, retrieval, formats, attention_recall, drafts, other_topks):
+    for part in (language, retrieval, attention_recall, drafts, other_topks, formats):
         try:
             part()
         except Exception:  # one part's failure must not cost the others

@@ -50,7 +50,7 @@ FRAMES = [
     ("I wrote down {n} {v} for {s}.", "Which {n} did I write down for {s}?"),
     ("{n} {v} belongs to {s}.", "Which {n} belongs to {s}?"),
     ("In the book, {s} came with the {n} {v}.", "With which {n} did {s} come in the book?"),
-    ("Long ago {s} got the {n} {v}.", "Which {n} did {s} get long ago?"),
+    ("Long ago {s} won the {n} {v}.", "Which {n} did {s} win long ago?"),
     ("With {s} goes the {n} {v}.", "Which {n} goes with {s}?"),
     ("The {n}, {v}, came from {s}.", "Which {n} came from {s}?"),
     ("{n} {v} goes past {s}.", "Which {n} goes past {s}?"),

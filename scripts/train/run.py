@@ -1,11 +1,13 @@
 """Runs the stages one after another, from the checkpoint if there is one.
 
     python3 run.py WORK pretrain=330 extend=240 warmup=60 ... [--limit SECONDS] [--out DIR]
+                        [--start MODEL_DIR]
 
 WORK/data holds prepare.py's shards (it may still be writing); WORK gets train.jsonl and
 checkpoint.pt. After --limit seconds the run stops wherever it is, ready to go on. --out gets the
-weights in bf16, cut into pieces of 15 MB, and the log. --steps N replaces every stage's seconds
-by N steps, for trials.
+weights in bf16, cut into pieces of 15 MB, and the log. --start begins with the weights of an
+exported model, all but the indexer's, which starts anew for its warm-up. --steps N replaces every
+stage's seconds by N steps, for trials.
 """
 import argparse
 import io
@@ -36,12 +38,22 @@ def keep_copy(run, out):
     shutil.copy(os.path.join(run.folder, "train.jsonl"), os.path.join(out, "train.jsonl"))
 
 
+def start_from(net, path):
+    """Takes over an exported model's weights, except the indexer's."""
+    import export
+    old = export.load(path, "cpu").state_dict()
+    new = net.state_dict()
+    new.update({k: v for k, v in old.items() if k.split(".")[-1] not in model.INDEXER})
+    net.load_state_dict(new)
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("work")
     p.add_argument("stages", nargs="+")
     p.add_argument("--limit", type=float, default=1e9)
     p.add_argument("--out")
+    p.add_argument("--start", help="directory of an exported model to begin with")
     p.add_argument("--steps", type=int)
     p.add_argument("--tokens", type=int, default=65536, help="of one step")
     p.add_argument("--seed", type=int, default=0)
@@ -64,6 +76,9 @@ def main():
         saved = torch.load(run.path(), map_location=device)
         net.load_state_dict(saved["model"])
         run.say(what="resumed", done=saved["done"], current=saved["current"])
+    elif args.start:
+        start_from(net, args.start)
+        run.say(what="started from an exported model")
     run.done = saved["done"]
     run.say(what="start", parameters=sum(x.numel() for x in net.parameters()))
     for spec in args.stages:

@@ -25,6 +25,7 @@ from model import INDEXER
 from optim import Optimiser
 
 BALANCE = 1e-3  # step of the router's balancing bias
+CHECK_LENGTH = 16384  # the longest context that is checked while training: 32K takes too long
 
 
 class Run:
@@ -192,7 +193,7 @@ def balance(model, loads, mtp, amount=BALANCE):
             layer.gate_bias += amount * torch.sign(load.mean() - load)
 
 
-def train(run, name, seconds, resume=None, steps=None, log_every=25, check_every=45.0):
+def train(run, name, seconds, resume=None, steps=None, log_every=25, check_every=75.0):
     """Runs one stage, for so many seconds or, in trials, steps. True when they are up; False when
     the deadline came first (then the checkpoint holds what is needed to go on)."""
     s, m, pool = STAGES[name], run.model, run.pool
@@ -264,6 +265,7 @@ def train(run, name, seconds, resume=None, steps=None, log_every=25, check_every
         if time.time() > next_check and f < 0.95:
             next_check = time.time() + check_every
             lengths = sorted(set(pattern) | {512} if s["kind"] in ("dense", "sparse") else ())
+            lengths = [n for n in lengths if n <= CHECK_LENGTH]
             topk = EMBER.index_topk if s["kind"] == "sparse" else None
             with torch.no_grad():
                 found = {f"{k}_{n}": look_up(m, pool.folder, k, n, run.tokens, topk, 16)

@@ -6,6 +6,7 @@ few fixed ones (KEYS, VALUES, ASK) stand for the trained kinds in the evaluation
 that end in _HELD are for the evaluation alone; their words ("get", "stands", "next to", "for me",
 "Can you", trees, planets) and shapes are kept out of what is composed.
 """
+import re
 import string
 
 from turns import ABSENT, assistant, depths, digits, first_up, letters, user
@@ -39,7 +40,7 @@ VALUES_HELD = [lambda r: digits(r, 5), lambda r: letters(r, 6),
                lambda r: f"{r.choice(TREES_HELD)} {digits(r, 2)}"]
 POOLS = [NAMES, CITIES, THINGS, PLACES, COLORS, ANIMALS, FOODS, JOBS, ADJECTIVES]
 SEPARATORS = ["", " ", "-", "_", "/", ".", " #", ":"]
-HELD_SHAPES = ([("digits", 5)], [("upper", 6)], [("upper", 1), ("digits", 4), ("upper", 1)])
+HELD_SHAPE = re.compile(r"[0-9]{5}|[A-Z]{6}|[A-Z][0-9]{4}[A-Z]")
 
 
 def random_format(rng, words):
@@ -47,13 +48,11 @@ def random_format(rng, words):
     words: a large vocabulary."""
     parts = []
     for _ in range(rng.choices([1, 2, 3], [4, 4, 2])[0]):
-        kind = rng.choice(["digits", "digits", "digits", "upper", "upper", "lower", "word", "Word",
-                           "any", "any", "Any"])
+        kind = rng.choice(["digits", "digits", "digits", "upper", "upper", "lower", "mixed", "word",
+                           "Word", "any", "any", "any", "Any"])
         n = rng.randrange(1, 8) if kind == "digits" else rng.randrange(1, 7)
         parts.append((kind, n, words if kind in ("any", "Any") else rng.choice(POOLS)))
     joint = rng.choice(SEPARATORS)
-    if [(kind, n) for kind, n, _ in parts] in HELD_SHAPES:
-        return random_format(rng, words)
 
     def make(r):
         out = []
@@ -64,10 +63,24 @@ def random_format(rng, words):
                 out.append(letters(r, n))
             elif kind == "lower":
                 out.append(letters(r, n, string.ascii_lowercase))
+            elif kind == "mixed":  # begins with a small letter, so it has no held-out shape
+                out.append(letters(r, 1, string.ascii_lowercase)
+                           + letters(r, n, string.ascii_letters + string.digits))
             else:
                 w = r.choice(pool)
                 out.append(w.capitalize() if kind in ("Word", "Any") else w)
         return joint.join(out)
+
+    return random_format(rng, words) if HELD_SHAPE.fullmatch(make(rng)) else make
+
+
+def phrase_of(filler):
+    """A maker of values that are a few words of prose."""
+    def make(r):
+        words = r.choice(filler.pieces).split()
+        n = r.randrange(1, 7)
+        at = r.randrange(max(1, len(words) - n))
+        return " ".join(words[at: at + n]).strip(",.;:!?\"' -") or "nothing"
 
     return make
 
@@ -86,6 +99,19 @@ MORE_JOINTS = [" : ", "=", ":", " ~ ", " equals ", " has ", "; ", " .. ", " / ",
                " stood for ", " goes with ", "  ", " @ ", " + ", " belongs to ", " --> ", " ",
                " holds "]
 JOINTS_HELD = [" => ", " - "]
+JOINT_MARKS = "=-:>|~*+/#@.,;&%^<!"
+
+
+def random_joint(rng, words):
+    """What stands between key and value: a few marks, or a word; not the held-out ones."""
+    if rng.random() < 0.25:
+        return f" {rng.choice(words)} "
+    marks = letters(rng, rng.choice([1, 1, 2, 2, 3]), JOINT_MARKS)
+    if marks in [j.strip() for j in JOINTS_HELD]:
+        return random_joint(rng, words)
+    return rng.choice(["", " ", " "]) + marks + rng.choice(["", " ", " ", " "])
+
+
 ROW_HEADS, ROW_TAILS = ["", "", "", "- ", "* ", "> ", "# "], ["", "", "", ".", ";", ","]
 
 ASK = ["What is the value of {k}?", "Find {k} in the list and give its value.", "{k}?",
@@ -181,8 +207,12 @@ def table(rng, size, filler=None, questions=4, spread=False, held=False):
         usual = spread or rng.random() < 0.25  # evaluation keeps to the fixed forms
         words = vocabulary(filler)
         key = rng.choice(KEYS) if usual else roomy_format(rng, words, size // 16)
-        value = rng.choice(VALUES) if usual or rng.random() < 0.2 else random_format(rng, words)
+        value = rng.choice(VALUES) if usual or rng.random() < 0.15 else random_format(rng, words)
+        if not usual and filler and rng.random() < 0.15:
+            value = phrase_of(filler)
         joint = rng.choice(JOINTS if usual else JOINTS + MORE_JOINTS)
+        if not usual and rng.random() < 0.6:
+            joint = random_joint(rng, words)
 
     def ask(k):
         if spread:
@@ -216,7 +246,7 @@ def table(rng, size, filler=None, questions=4, spread=False, held=False):
             if updates and rng.random() < 0.5:
                 q = rng.choice([f"What is the last value of {k}?", f"The newest value of {k}?"])
             asked.append((q, last[k], d))
-        elif p < 0.95:
+        elif p < 0.96:
             ks = rng.sample(list(last), min(len(last), rng.randrange(2, 4)))
             asked.append(("Give the values of " + ", ".join(ks) + ".",
                           "\n".join(x + joint + last[x] for x in ks), d))
