@@ -12,10 +12,15 @@
 #include <string.h>
 #include <sys/resource.h>
 
-int cli_fail(const struct err *e)
+int cli_fail_as(enum exit_code code, const struct err *e)
 {
     fprintf(stderr, "gaze: %s.\n", e->msg);
-    return 1;
+    return code;
+}
+
+int cli_fail(const struct err *e)
+{
+    return cli_fail_as(EXIT_OTHER, e);
 }
 
 static const char *human(char *out, size_t n, double bytes)
@@ -42,6 +47,8 @@ void cli_print_plan(FILE *to, const struct engine_plan *p)
     fprintf(to, "   %u sequences at once, %u prompt tokens a step\n", p->max_seqs,
             p->prefill_tokens);
     fprintf(to, "  tokenizer   %12s\n", human(a, sizeof a, (double)p->tokenizer_bytes));
+    fprintf(to, "  program     %12s   with the scheduler and %u requests of full length\n",
+            human(a, sizeof a, (double)p->program_bytes), p->max_seqs);
     fprintf(to, "  total       %12s   context up to %u tokens\n",
             human(a, sizeof a, (double)p->total_bytes), p->max_context);
 }
@@ -108,9 +115,10 @@ int cli_serve(int argc, char **argv)
     struct server *sv;
     struct err e = {0};
     struct serve_args args = {&s, argv, argc};
-    if (load(&s, &o, argc, argv, NULL, NULL, &e) || server_open(&sv, &s, &engine_api_real, &e)) {
+    bool known = !load(&s, &o, argc, argv, NULL, NULL, &e);
+    if (!known || server_open(&sv, &s, &engine_api_real, &e)) {
         settings_free(&s);
-        return cli_fail(&e);
+        return cli_fail_as(known && e.code == ERR_IO ? EXIT_LISTEN : EXIT_SETTINGS, &e);
     }
     raise_fd_limit();
     sv->on_ready = say_ready;
@@ -119,7 +127,7 @@ int cli_serve(int argc, char **argv)
     int code = server_run(sv, &e);
     server_close(sv);
     settings_free(&s);
-    return code ? cli_fail(&e) : 0;
+    return code ? cli_fail_as(EXIT_MODEL, &e) : EXIT_FINE;
 }
 
 /* --name as a flag without a value. */
@@ -145,9 +153,10 @@ int cli_plan(int argc, char **argv)
     struct engine_options o;
     struct engine_plan p;
     struct err e = {0};
-    if (load(&s, &o, argc, argv, take_switch, &json, &e) || engine_make_plan(&p, &o, &e)) {
+    bool known = !load(&s, &o, argc, argv, take_switch, &json, &e);
+    if (!known || engine_make_plan(&p, &o, &e)) {
         settings_free(&s);
-        return cli_fail(&e);
+        return cli_fail_as(known ? EXIT_MODEL : EXIT_SETTINGS, &e);
     }
     if (json.on) {
         struct buf b = {0};
@@ -158,6 +167,7 @@ int cli_plan(int argc, char **argv)
         jo_ku64(&j, "kv_bytes", p.kv_bytes);
         jo_ku64(&j, "workspace_bytes", p.workspace_bytes);
         jo_ku64(&j, "tokenizer_bytes", p.tokenizer_bytes);
+        jo_ku64(&j, "program_bytes", p.program_bytes);
         jo_ku64(&j, "total_bytes", p.total_bytes);
         jo_ku64(&j, "page_bytes", p.page_bytes);
         jo_ku64(&j, "n_pages", p.n_pages);
@@ -181,9 +191,10 @@ int cli_info(int argc, char **argv)
     struct engine_options o;
     struct model_config m;
     struct err e = {0};
-    if (load(&s, &o, argc, argv, NULL, NULL, &e) || model_config_read(&m, o.model_dir, &e)) {
+    bool known = !load(&s, &o, argc, argv, NULL, NULL, &e);
+    if (!known || model_config_read(&m, o.model_dir, &e)) {
         settings_free(&s);
-        return cli_fail(&e);
+        return cli_fail_as(known ? EXIT_MODEL : EXIT_SETTINGS, &e);
     }
     printf("gaze %s, commit %s, back ends: %s\n", version_number, version_commit, version_backends);
     printf("model       %s (%s)\n", o.model_dir, m.model_type);
@@ -264,10 +275,10 @@ int cli_tokenize(int argc, char **argv)
     struct engine_options o;
     struct tokenizer *tok;
     struct err e = {0};
-    if (load(&s, &o, argc, argv, take_switch, &jsonl, &e) ||
-        tokenizer_open(&tok, o.model_dir, &e)) {
+    bool known = !load(&s, &o, argc, argv, take_switch, &jsonl, &e);
+    if (!known || tokenizer_open(&tok, o.model_dir, &e)) {
         settings_free(&s);
-        return cli_fail(&e);
+        return cli_fail_as(known ? EXIT_MODEL : EXIT_SETTINGS, &e);
     }
     bool ok = jsonl.on ? tokenize_lines(tok, &e) : tokenize_all(tok, &e);
     tokenizer_close(tok);

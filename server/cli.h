@@ -1,9 +1,19 @@
 /* cli.h - the commands of the program. Each takes the arguments after its name and gives the exit
- * code; an error is one sentence on standard error and code 1. Thread: the first one. */
+ * code; an error is one sentence on standard error. Thread: the first one. */
 #ifndef GAZE_SERVER_CLI_H
 #define GAZE_SERVER_CLI_H
 
 #include "settings.h"
+
+enum exit_code { /* what a script or a supervisor can tell apart; documented in the manual */
+                 EXIT_FINE = 0,  /* done; serve: drained after SIGTERM or SIGINT */
+                 EXIT_OTHER = 1, /* e.g. no memory, standard input that cannot be read */
+                 EXIT_SETTINGS =
+                     2, /* command line, environment, file of settings, keys, certificate */
+                 EXIT_MODEL =
+                     3, /* the checkpoint is missing, broken, or does not fit this machine */
+                 EXIT_LISTEN = 4 /* the address cannot be listened on */
+};
 
 int cli_serve(int argc, char **argv);
 int cli_plan(int argc, char **argv);
@@ -11,8 +21,10 @@ int cli_info(int argc, char **argv);
 int cli_tokenize(int argc, char **argv);
 int cli_bench(int argc, char **argv); /* bench.c */
 int cli_key(int argc, char **argv);   /* cli_key.c */
+int cli_check(int argc, char **argv); /* cli_check.c */
 
-int cli_fail(const struct err *e); /* prints it; returns 1 */
+int cli_fail(const struct err *e);                         /* prints it; returns EXIT_OTHER */
+int cli_fail_as(enum exit_code code, const struct err *e); /* prints it; returns code */
 void cli_print_plan(FILE *to, const struct engine_plan *p);
 
 #endif

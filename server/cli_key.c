@@ -36,11 +36,11 @@ int cli_key(int argc, char **argv)
         err_set(&e, ERR_INVALID,
                 "usage: gaze key [--stdin] NAME [requests=N] [tokens=N] "
                 "[concurrent=N] [weight=N] [priority=N]");
-        return cli_fail(&e);
+        return cli_fail_as(EXIT_SETTINGS, &e);
     }
     if ((given ? read_secret(secret, sizeof secret, &e) : auth_make_secret(secret, &e)) ||
         auth_make_line(line, sizeof line, argv[0], secret, argv + 1, argc - 1, &e))
-        return cli_fail(&e);
+        return cli_fail_as(EXIT_SETTINGS, &e);
     puts(line);
     if (given)
         return 0;

@@ -747,34 +747,44 @@ static bool is_loopback(const struct sockaddr *a)
     return false;
 }
 
-/* Where others can reach it, somebody must have decided who may. */
-static enum err_code check_public(struct server *sv, const struct addrinfo *list, struct err *e)
+/* Where others can reach it, somebody must have decided who may. The list is the caller's. */
+static enum err_code resolve(const struct settings *s, const struct auth *auth,
+                             struct addrinfo **list, struct err *e)
 {
-    if (auth_required(sv->auth) || sv->settings->insecure)
-        return ERR_OK;
-    for (const struct addrinfo *a = list; a; a = a->ai_next)
-        if (!is_loopback(a->ai_addr))
-            return err_set(e, ERR_INVALID,
-                           "host %.60s can be reached from outside and no key is asked for; give "
-                           "--key-file or GAZE_API_KEY, or say --insecure",
-                           sv->settings->host);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    char port[8];
+    snprintf(port, sizeof port, "%u", (unsigned)s->port);
+    int code = getaddrinfo(s->host, port, &hints, list);
+    if (code)
+        return err_set(e, ERR_IO, "host %.100s: %s", s->host, gai_strerror(code));
+    for (struct addrinfo *a = *list; a; a = a->ai_next) {
+        if (auth_required(auth) || s->insecure || is_loopback(a->ai_addr))
+            continue;
+        freeaddrinfo(*list);
+        return err_set(e, ERR_INVALID,
+                       "host %.60s can be reached from outside and no key is asked for; give "
+                       "--key-file or GAZE_API_KEY, or say --insecure",
+                       s->host);
+    }
+    return ERR_OK;
+}
+
+enum err_code http_check_address(const struct settings *s, const struct auth *auth, struct err *e)
+{
+    struct addrinfo *list;
+    if (resolve(s, auth, &list, e))
+        return e->code;
+    freeaddrinfo(list);
     return ERR_OK;
 }
 
 static enum err_code listen_on(struct server *sv, int *out, struct err *e)
 {
     const struct settings *s = sv->settings;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list;
-    char port[8];
-    int on = 1, fd = -1;
-    snprintf(port, sizeof port, "%u", (unsigned)s->port);
-    int code = getaddrinfo(s->host, port, &hints, &list);
-    if (code)
-        return err_set(e, ERR_IO, "host %.100s: %s", s->host, gai_strerror(code));
-    if (check_public(sv, list, e)) {
-        freeaddrinfo(list);
+    struct addrinfo *list;
+    int on = 1, fd = -1, code = 0;
+    if (resolve(s, sv->auth, &list, e))
         return e->code;
-    }
     for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
         fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0)
@@ -788,7 +798,7 @@ static enum err_code listen_on(struct server *sv, int *out, struct err *e)
     }
     freeaddrinfo(list);
     if (fd < 0)
-        return err_set(e, ERR_IO, "cannot listen on %.100s port %s: %s", s->host, port,
+        return err_set(e, ERR_IO, "cannot listen on %.100s port %u: %s", s->host, (unsigned)s->port,
                        strerror(code ? code : errno));
     struct sockaddr_storage at;
     socklen_t n = sizeof at;

@@ -35,6 +35,10 @@ void http_cut(struct server *sv, struct conn *conn, int status, const char *why)
 /* Deadlines of connections and streams; called a few times a second. */
 void http_sweep(struct server *sv, uint64_t now_us);
 
+/* Whether the address is one, and may be listened on with these keys; binds nothing. ERR_IO,
+ * ERR_INVALID. */
+MUST_CHECK enum err_code http_check_address(const struct settings *s, const struct auth *auth,
+                                            struct err *e);
 /* The certificate again, if there is one; an error leaves the one in use. */
 MUST_CHECK enum err_code http_load_tls(struct server *sv, struct err *e);
 MUST_CHECK enum err_code http_start(struct server *sv, struct err *e);

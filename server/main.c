@@ -14,6 +14,7 @@ static void help(FILE *to)
             "gaze %s: serves DeepSeek-Sparse-Attention models over an OpenAI-compatible API.\n\n",
             version_number);
     fputs("  gaze serve [options]       serve a model\n"
+          "  gaze check [--quick]       would it serve? settings, keys, certificate, model\n"
           "  gaze plan [--json]         the memory it would take, without loading it\n"
           "  gaze info                  what the checkpoint is\n"
           "  gaze tokenize [--jsonl]    text on standard input to token ids\n"
@@ -32,7 +33,8 @@ int main(int argc, char **argv)
         const char *name;
         int (*run)(int argc, char **argv);
     } commands[] = {{"serve", cli_serve},       {"plan", cli_plan},   {"info", cli_info},
-                    {"tokenize", cli_tokenize}, {"bench", cli_bench}, {"key", cli_key}};
+                    {"tokenize", cli_tokenize}, {"bench", cli_bench}, {"key", cli_key},
+                    {"check", cli_check}};
     fault_arm(getenv("GAZE_FAULT"));
     signal(SIGPIPE, SIG_IGN);
     const char *name = argc > 1 ? argv[1] : "--help";
@@ -41,7 +43,7 @@ int main(int argc, char **argv)
             name = "--help";
     if (!strcmp(name, "--help") || !strcmp(name, "help")) {
         help(stdout);
-        return argc > 1 ? 0 : 1;
+        return argc > 1 ? EXIT_FINE : EXIT_SETTINGS;
     }
     if (!strcmp(name, "--version")) {
         printf("gaze %s (commit %s), back ends: %s\n", version_number, version_commit,
@@ -52,7 +54,8 @@ int main(int argc, char **argv)
         if (!strcmp(name, commands[i].name))
             return commands[i].run(argc - 2, argv + 2);
     fprintf(stderr,
-            "gaze: \"%.60s\" is no command; they are serve, plan, info, tokenize, bench, key.\n",
+            "gaze: \"%.60s\" is no command; they are serve, check, plan, info, tokenize, bench,"
+            " key.\n",
             name);
-    return 1;
+    return EXIT_SETTINGS;
 }

@@ -7,6 +7,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+enum { STALL_US = 9000000 };
 
 struct worker {
     struct workers *all;
@@ -56,6 +59,8 @@ static void run_batch(struct worker *w, struct batch *b)
                         .out = b->out};
     b->err.code = ERR_OK;
     b->start_us = clock_us();
+    if (FAULT("worker.stall")) /* a device that hangs, and comes back */
+        usleep(STALL_US);
     if (FAULT("worker.step"))
         err_set(&b->err, ERR_CUDA, "step of %u rows: injected fault", rows);
     else if (forward_step(w->all->forward, w->lane, &step, &b->err) == ERR_OK)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests of scripts/loadtest, scripts/plot and docker/. What is not installed here (haproxy,
+# Tests of scripts/loadtest, scripts/plot, docker/, and the built server in operation. What is not installed here (haproxy,
 # promtool, PyYAML, the built server) is skipped by name. Arguments pick tests:
 #   tests/scripts/run.sh test_client test_docker
 set -u
