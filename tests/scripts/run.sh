@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tests of scripts/loadtest, scripts/plot, docker/, and the built server in operation. What is not installed here (haproxy,
-# promtool, PyYAML, the built server) is skipped by name. Arguments pick tests:
+# Tests of scripts/loadtest, scripts/plot, docker/, and the built server in operation. What is not
+# installed here (haproxy, promtool, PyYAML, the built server) is skipped by name. Arguments pick
+# tests:
 #   tests/scripts/run.sh test_client test_docker
 set -u
 cd "$(dirname "$0")/../.."
