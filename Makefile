@@ -88,6 +88,10 @@ test-bins: $(TEST_BIN)
 	@:
 .PHONY: test-bins
 
+test-image: ## build the CPU image with buildah and serve from it (root)
+	$(Q)scripts/image
+.PHONY: test-image
+
 asan ubsan tsan: ## the same tests in a sanitizer build
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=$@ test
 
