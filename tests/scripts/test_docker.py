@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import unittest
+import urllib.parse
 
 from fixtures import ROOT, StandIn, loadtest
 
@@ -257,11 +258,11 @@ class Proxy:
 
     def __init__(self, ports):
         self.folder = tempfile.TemporaryDirectory()
-        self.port, metrics = free_port(), free_port()
+        self.port, self.metrics = free_port(), free_port()
         servers = "\n".join("    server s%d 127.0.0.1:%d" % (i, p) for i, p in enumerate(ports))
         text = read("proxy/haproxy.cfg")
         text = text.replace("bind :8000", "bind 127.0.0.1:%d" % self.port)
-        text = text.replace("bind :8405", "bind 127.0.0.1:%d" % metrics)
+        text = text.replace("bind :8405", "bind 127.0.0.1:%d" % self.metrics)
         text = re.sub(r"^    server-template .*", servers, text, flags=re.M)
         self.path = os.path.join(self.folder.name, "haproxy.cfg")
         with open(self.path, "w", encoding="utf-8") as f:
@@ -376,18 +377,21 @@ class ProxyOfStandIns(unittest.TestCase):
         self.assertGreater(stage["completed"], 40)
 
 
-@unittest.skipUnless(shutil.which("haproxy") and os.path.exists(GAZE), "no haproxy or no server")
-class ProxyOfGaze(unittest.TestCase):
-    """The same in front of two real servers: random weights, but all of HTTP, drain and health."""
+class Replicas(unittest.TestCase):
+    """Real servers: random weights, but all of HTTP, drain and health."""
 
-    def start(self, port):
+    def start(self, port, *options):
         model = os.path.join(ROOT, "tests/fixtures/v32-bf16")
         server = subprocess.Popen([GAZE, "serve", "--model", model, "--port", str(port),
-                                   "--threads", "1", "--max-queued", "256"],
+                                   "--threads", "1", "--max-queued", "256"] + list(options),
                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.addCleanup(server.wait)
         self.addCleanup(server.kill)
         return server
+
+
+@unittest.skipUnless(shutil.which("haproxy") and os.path.exists(GAZE), "no haproxy or no server")
+class ProxyOfGaze(Replicas):
 
     def test_rolling_restart(self):
         ports = [free_port(), free_port()]
@@ -416,3 +420,86 @@ class ProxyOfGaze(unittest.TestCase):
             self.assertEqual(stage["errors"], {})
         self.assertGreater(stage["completed"], 40)
         self.assertEqual(codes, [0, 0])
+
+
+@unittest.skipUnless(shutil.which("prometheus") and shutil.which("haproxy") and
+                     os.path.exists(GAZE), "no prometheus, no haproxy or no server")
+class PrometheusOfGaze(Replicas):
+    """Our configuration in the real program, over two replicas behind the proxy; one asks for a
+    key. What it has read is asked for as the dashboard and the alerts do."""
+
+    KEY = "a-key-for-the-test"
+
+    def ask(self, query):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("GET", "/api/v1/query?query=" + urllib.parse.quote(query))
+        answer = json.loads(connection.getresponse().read())
+        self.assertEqual(answer["status"], "success", query)
+        return answer["data"]["result"]
+
+    def write_configuration(self, folder, replicas, proxy):
+        """As in the repository, but addresses instead of names, and a scrape each second."""
+        config = load_yaml(read("prometheus/prometheus.yml"))
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        targets = {"gaze": ["127.0.0.1:%d" % p for p in replicas],
+                   "proxy": ["127.0.0.1:%d" % proxy], "prometheus": ["127.0.0.1:%d" % self.port]}
+        for job in config["scrape_configs"]:
+            job.pop("dns_sd_configs", None)
+            job["static_configs"] = [{"targets": targets[job["job_name"]]}]
+            if job["job_name"] == "gaze":
+                job["authorization"] = {"credentials": self.KEY}
+        shutil.copy(os.path.join(DOCKER, "prometheus/alerts.yml"), folder)
+        path = os.path.join(folder, "prometheus.yml")
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(config, f)  # JSON is YAML too
+        return path
+
+    def test_scrapes_and_rules(self):
+        ports = [free_port(), free_port()]
+        self.start(ports[0])
+        self.start(ports[1], "--api-key", self.KEY)
+        for port in ports:
+            self.assertTrue(wait_for(port, "/health/ready"))
+        self.port = free_port()
+        with tempfile.TemporaryDirectory() as folder, Proxy(ports[:1]) as proxy:
+            path = self.write_configuration(folder, ports, proxy.metrics)
+            server = subprocess.Popen(
+                ["prometheus", "--config.file=" + path, "--storage.tsdb.path=" + folder + "/data",
+                 "--web.listen-address=127.0.0.1:%d" % self.port],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                self.assertTrue(wait_for(self.port, "/-/ready"))
+                for i in range(6):
+                    status, _, _ = proxy.ask({"messages": turns("question %d" % i, 1),
+                                              "max_tokens": 20})
+                    self.assertEqual(status, 200)
+                end = time.monotonic() + 30
+                while time.monotonic() < end:
+                    up = self.ask("up == 1")
+                    tokens = self.ask("sum(vllm:generation_tokens_total)")
+                    if len(up) == 4 and tokens and float(tokens[0]["value"][1]) >= 6:
+                        break
+                    time.sleep(0.5)
+                self.assertEqual(len(up), 4, up)  # two replicas, the proxy, Prometheus itself
+                time.sleep(3)  # rates need two scrapes
+                self.assertEqual(len(self.ask("gaze_build_info")), 2)
+                self.assertEqual(self.ask("ALERTS"), [])
+                empty = []
+                for expression in Observability().expressions():
+                    if not self.ask(expression):
+                        empty.append(expression)
+                # A quotient of zero by zero, and what nobody has counted yet, have no value.
+                print("%d of %d expressions of the dashboard have values" %
+                      (len(Observability().expressions()) - len(empty),
+                       len(Observability().expressions())))
+                self.assertLess(len(empty), len(Observability().expressions()) / 4, empty)
+                rules = json.loads(self.get("/api/v1/rules"))["data"]["groups"][0]["rules"]
+                self.assertEqual({r["health"] for r in rules}, {"ok"})
+            finally:
+                server.terminate()
+                server.wait()
+
+    def get(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("GET", path)
+        return connection.getresponse().read()
