@@ -276,7 +276,8 @@ static const char *sent_key(struct call *c)
 static bool answer_unknown_key(struct call *c, const char *handler)
 {
     struct server *sv = c->sv;
-    if (!auth_required(sv->auth) || !strcmp(handler, "health") || !strcmp(c->method, "OPTIONS"))
+    if (!auth_required(sv->auth) || !strcmp(handler, "health") || !strcmp(c->method, "OPTIONS") ||
+        (sv->settings->open_metrics && !strcmp(handler, "metrics")))
         return false;
     const char *secret = sent_key(c);
     c->key = secret ? auth_find(sv->auth, secret, strlen(secret)) : NULL;

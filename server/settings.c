@@ -86,6 +86,8 @@ static const struct option table[] = {
      "a key that clients must send; rather GAZE_API_KEY, which no process list shows"},
     {"key-file", TEXT, AT(key_file), 0, 0, "", NULL, "FILE",
      "keys with limits, as gaze key makes them; SIGHUP reads it again"},
+    {"open-metrics", CHOICE, AT(open_metrics), 0, 0, "off", "off on", NULL,
+     "/metrics asks for no key, as scrapers that have none need it"},
     {"insecure", CHOICE, AT(insecure), 0, 0, "off", "off on", NULL,
      "listen on a public address although no key is asked for"},
     {"tls-cert", TEXT, AT(tls_cert), 0, 0, "", NULL, "FILE",

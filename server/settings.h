@@ -30,6 +30,7 @@ struct settings {
     uint64_t log_level;    /* enum log_level */
     uint64_t log_format;   /* enum log_format */
     uint64_t log_prompts;  /* 0: off, 1: on */
+    uint64_t open_metrics; /* 1: /metrics asks for no key */
     uint64_t insecure;     /* 1: a public address may do without a key */
     uint64_t body_limit, header_limit, max_connections;
     uint64_t keep_alive_s;     /* an idle connection is closed after so long */

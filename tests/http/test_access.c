@@ -107,6 +107,18 @@ TEST(keys_are_asked_for_everywhere_but_health)
     rig_stop(&r);
 }
 
+TEST(metrics_can_be_open)
+{
+    struct rig r;
+    rig_prepare(&r);
+    rig_set(&r, "api-key", "only-this-one");
+    rig_set(&r, "open-metrics", "on");
+    rig_start(&r);
+    check_with(&r, "GET", "/metrics", "", 200);
+    check_with(&r, "GET", "/version", "", 401);
+    rig_stop(&r);
+}
+
 TEST(a_single_key_from_the_settings)
 {
     struct rig r;
