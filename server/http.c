@@ -22,6 +22,7 @@ enum {
     STREAM_BLOCK = 8192,
     DISCARD_FACTOR = 8, /* a body so many times too large is read and dropped, so that the client
                            hears the 413; a larger one is cut off */
+    LOOK_US = 1000000,  /* how often a quiet connection is asked whether its client is there */
     SLOW_BYTES_PER_S = 16384 /* a body that comes faster than this is never too slow */
 };
 
@@ -696,12 +697,30 @@ void http_cut(struct server *sv, struct conn *conn, int status, const char *why)
     shutdown(conn->fd, SHUT_RDWR);
 }
 
+/* A farewell that comes together with the last bytes can go unnoticed: libmicrohttpd hears of each
+ * change once, reads what it wants, and waits for the next. */
+static bool has_left(struct conn *conn, uint64_t now_us)
+{
+    char byte;
+    if (conn->state == CONN_ANSWERING || now_us < conn->since_us + LOOK_US ||
+        now_us < conn->looked_us + LOOK_US)
+        return false;
+    conn->looked_us = now_us;
+    ssize_t n = recv(conn->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
 static void sweep_conn(struct server *sv, struct conn *conn, uint64_t now_us)
 {
     const struct settings *s = sv->settings;
     uint64_t age_us = now_us - conn->since_us, slow_us = s->slow_client_s * 1000000;
     if (conn->cut)
         return;
+    if (has_left(conn, now_us)) {
+        conn->cut = true;
+        shutdown(conn->fd, SHUT_RDWR); /* which is a change again */
+        return;
+    }
     if (conn->state == CONN_IDLE && (age_us > s->keep_alive_s * 1000000 || sv->draining)) {
         if (!sv->draining || age_us > 1000000) {
             conn->cut = true;

@@ -41,6 +41,7 @@ struct conn {
     enum conn_state state;
     uint64_t since_us;   /* of the state */
     uint64_t read_bytes; /* of the body being read */
+    uint64_t looked_us;  /* when it was last asked whether its client is still there */
     bool cut;            /* shut down by us; libmicrohttpd has yet to notice */
     struct conn *prev, *next;
 };

@@ -432,6 +432,25 @@ TEST_LIMIT(a_thousand_quick_cancels_leave_nothing, 60)
     rig_stop(&r);
 }
 
+/* Goal: a farewell right behind half a request is heard long before any limit of time. */
+TEST_LIMIT(clients_that_leave_amid_a_request_are_forgotten, 60)
+{
+    static const char half[] = "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Length: 70\r\n\r\n{";
+    struct rig r;
+    struct rng g = {test_seed()};
+    rig_prepare(&r);
+    rig_set(&r, "slow-client", "300");
+    rig_set(&r, "keep-alive", "300");
+    rig_start(&r);
+    for (int i = 0; i < 3000; i++) {
+        int fd = client_open(&r);
+        client_send(fd, half, rng_below(&g, sizeof half));
+        close(fd);
+    }
+    EVENTUALLY(gauge(&r, "gaze_connections") == 1 && gauge(&r, "gaze_calls") == 1);
+    rig_stop(&r);
+}
+
 TEST(a_client_that_leaves_while_waiting_is_noticed_at_once)
 {
     struct rig r;
