@@ -107,8 +107,9 @@ lint: ## include directions, line length, stray words
 format: ## clang-format over our C files
 	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
 
-install: all ## copy the binary, the bundled model and the settings under PREFIX
+install: all ## copy the binary, the manual, the bundled model and the settings under PREFIX
 	install -D -m 755 $(B)/gaze $(DESTDIR)$(PREFIX)/bin/gaze
+	install -D -m 644 server/gaze.1 $(DESTDIR)$(PREFIX)/share/man/man1/gaze.1
 	install -D -m 644 config/gaze.json $(DESTDIR)$(PREFIX)/share/gaze/gaze.json
 	for f in config/models/*/*; do [ ! -f "$$f" ] || \
 	    install -D -m 644 "$$f" "$(DESTDIR)$(PREFIX)/share/gaze/$${f#config/}"; done

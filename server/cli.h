@@ -5,14 +5,13 @@
 
 #include "settings.h"
 
-enum exit_code { /* what a script or a supervisor can tell apart; documented in the manual */
-                 EXIT_FINE = 0,  /* done; serve: drained after SIGTERM or SIGINT */
-                 EXIT_OTHER = 1, /* e.g. no memory, standard input that cannot be read */
-                 EXIT_SETTINGS =
-                     2, /* command line, environment, file of settings, keys, certificate */
-                 EXIT_MODEL =
-                     3, /* the checkpoint is missing, broken, or does not fit this machine */
-                 EXIT_LISTEN = 4 /* the address cannot be listened on */
+/* What a script or a supervisor can tell apart; README.md and gaze.1 say it to others. */
+enum exit_code {
+    EXIT_FINE = 0,     /* done; serve: drained after a signal */
+    EXIT_OTHER = 1,    /* no memory, unreadable standard input */
+    EXIT_SETTINGS = 2, /* command line, environment, files of settings and keys, certificate */
+    EXIT_MODEL = 3,    /* missing, broken, or too large for this machine */
+    EXIT_LISTEN = 4    /* the address */
 };
 
 int cli_serve(int argc, char **argv);
