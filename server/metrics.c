@@ -130,6 +130,12 @@ static void histograms(struct buf *b, const struct server *sv, const struct engi
 static void memory_plan(struct buf *b, const struct server *sv)
 {
     const struct engine_plan *p = sv->api->get_plan(sv->engine);
+    uint64_t page_tokens = p->n_pages ? p->kv_tokens / p->n_pages : 0;
+    head(b, "vllm:cache_config_info", "gauge", "Always 1: tokens of a KV page, and how many.");
+    buf_fmt(
+        b,
+        "vllm:cache_config_info{model_name=\"%s\",block_size=\"%llu\",num_gpu_blocks=\"%u\"} 1\n",
+        sv->label, (unsigned long long)page_tokens, p->n_pages);
     const struct {
         const char *part;
         size_t bytes;
