@@ -1,0 +1,563 @@
+#include "grammar/automaton.h"
+
+#include "base/fault.h"
+#include "base/hash.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ASKED_FOR_TABLE = 24 };
+
+static bool grow(struct grammar *g, void **p, uint32_t *max, uint32_t want, size_t element_bytes)
+{
+    if (want <= *max)
+        return true;
+    uint32_t n = *max ? *max * 2 : 64;
+    while (n < want)
+        n *= 2;
+    void *q = FAULT("grammar.automaton") ? NULL : realloc(*p, n * element_bytes);
+    if (!q) {
+        g->failed = true;
+        return false;
+    }
+    *p = q;
+    *max = n;
+    return true;
+}
+
+static bool vec_push(struct grammar *g, struct vec *v, uint32_t x)
+{
+    if (!grow(g, (void **)&v->at, &v->max, v->n + 1, sizeof *v->at))
+        return false;
+    v->at[v->n++] = x;
+    return true;
+}
+
+static uint32_t *set_find(const struct word_set *s, uint64_t key)
+{
+    if (!s->n_slots)
+        return NULL;
+    for (uint64_t at = hash_mix(key);; at++) {
+        at &= s->n_slots - 1;
+        if (s->key[at] == key)
+            return &s->value[at];
+        if (!s->key[at])
+            return NULL;
+    }
+}
+
+static void set_place(struct word_set *s, uint64_t key, uint32_t value)
+{
+    uint64_t at = hash_mix(key) & (s->n_slots - 1);
+    while (s->key[at])
+        at = (at + 1) & (s->n_slots - 1);
+    s->key[at] = key;
+    s->value[at] = value;
+}
+
+/* key is not in the set. */
+static bool set_add(struct grammar *g, struct word_set *s, uint64_t key, uint32_t value)
+{
+    if (s->n * 2 >= s->n_slots) {
+        struct word_set bigger = {.n = s->n, .n_slots = s->n_slots ? s->n_slots * 2 : 256};
+        bigger.key = FAULT("grammar.automaton") ? NULL : calloc(bigger.n_slots, sizeof *s->key);
+        bigger.value = malloc(bigger.n_slots * sizeof *s->value);
+        if (!bigger.key || !bigger.value) {
+            free(bigger.key);
+            free(bigger.value);
+            g->failed = true;
+            return false;
+        }
+        for (uint32_t i = 0; i < s->n_slots; i++)
+            if (s->key[i])
+                set_place(&bigger, s->key[i], s->value[i]);
+        free(s->key);
+        free(s->value);
+        *s = bigger;
+    }
+    set_place(s, key, value);
+    s->n++;
+    return true;
+}
+
+static uint64_t cell_hash(const struct cell *c)
+{
+    return hash_mix(((uint64_t)c->expr << 32 | c->next) ^
+                    hash_mix(((uint64_t)c->a << 32 | c->b) + 0x9E3779B97F4A7C15u));
+}
+
+static bool cell_table_grow(struct grammar *g)
+{
+    uint32_t n = g->n_cell_table ? g->n_cell_table * 2 : 256;
+    uint32_t *t = FAULT("grammar.automaton") ? NULL : calloc(n, sizeof *t);
+    if (!t) {
+        g->failed = true;
+        return false;
+    }
+    for (uint32_t i = 1; i < g->n_cells; i++) {
+        uint32_t at = (uint32_t)cell_hash(&g->cell[i]) & (n - 1);
+        while (t[at])
+            at = (at + 1) & (n - 1);
+        t[at] = i;
+    }
+    free(g->cell_table);
+    g->cell_table = t;
+    g->n_cell_table = n;
+    return true;
+}
+
+/* The cell that says this; 0 when it cannot be had (failed is set then). */
+static uint32_t cell_of(struct grammar *g, uint32_t expr, uint32_t a, uint32_t b, uint32_t next)
+{
+    struct cell c = {expr, a, b, next};
+    if (g->n_cells * 2 >= g->n_cell_table && !cell_table_grow(g))
+        return 0;
+    uint32_t at = (uint32_t)cell_hash(&c) & (g->n_cell_table - 1);
+    for (; g->cell_table[at]; at = (at + 1) & (g->n_cell_table - 1))
+        if (memcmp(&g->cell[g->cell_table[at]], &c, sizeof c) == 0)
+            return g->cell_table[at];
+    if (g->n_cells >= MAX_CELLS) {
+        g->failed = true;
+        return 0;
+    }
+    uint32_t max = g->max_cells;
+    if (!grow(g, (void **)&g->cell, &g->max_cells, g->n_cells + 1, sizeof *g->cell))
+        return 0;
+    if (g->max_cells != max) {
+        uint32_t *seen = realloc(g->seen, g->max_cells * sizeof *seen);
+        if (!seen) {
+            g->max_cells = max;
+            g->failed = true;
+            return 0;
+        }
+        g->seen = seen;
+    }
+    g->seen[g->n_cells] = 0;
+    g->cell[g->n_cells] = c;
+    g->cell_table[at] = g->n_cells;
+    return g->n_cells++;
+}
+
+static uint64_t state_hash(const uint32_t *cells, uint32_t n, bool may_end)
+{
+    return hash_bytes(may_end, cells, n * sizeof *cells);
+}
+
+static bool state_table_grow(struct grammar *g)
+{
+    uint32_t n = g->n_state_table ? g->n_state_table * 2 : 256;
+    uint32_t *t = FAULT("grammar.automaton") ? NULL : calloc(n, sizeof *t);
+    if (!t) {
+        g->failed = true;
+        return false;
+    }
+    for (uint32_t i = 1; i < g->n_states; i++) {
+        const struct state *s = &g->state[i];
+        uint32_t at = (uint32_t)state_hash(g->list.at + s->cell, s->n_cells, s->may_end) & (n - 1);
+        while (t[at])
+            at = (at + 1) & (n - 1);
+        t[at] = i;
+    }
+    free(g->state_table);
+    g->state_table = t;
+    g->n_state_table = n;
+    return true;
+}
+
+static int by_number(const void *x, const void *y)
+{
+    uint32_t a = *(const uint32_t *)x, b = *(const uint32_t *)y;
+    return (a > b) - (a < b);
+}
+
+static void sort_cells(uint32_t *at, uint32_t n)
+{
+    if (n > 16) {
+        qsort(at, n, sizeof *at, by_number);
+        return;
+    }
+    for (uint32_t i = 1; i < n; i++) {
+        uint32_t x = at[i], j = i;
+        for (; j > 0 && at[j - 1] > x; j--)
+            at[j] = at[j - 1];
+        at[j] = x;
+    }
+}
+
+/* The state of the n cells at the end of the list pool. They stay there when it is new. */
+static uint32_t state_of(struct grammar *g, uint32_t n, bool may_end)
+{
+    g->list.n -= n;
+    if (n == 0 && !may_end)
+        return 0;
+    if (g->n_states * 2 >= g->n_state_table && !state_table_grow(g))
+        return 0;
+    uint32_t *cells = g->list.at ? g->list.at + g->list.n : NULL;
+    if (n > 1)
+        sort_cells(cells, n);
+    uint32_t at = (uint32_t)state_hash(cells, n, may_end) & (g->n_state_table - 1);
+    for (; g->state_table[at]; at = (at + 1) & (g->n_state_table - 1)) {
+        const struct state *s = &g->state[g->state_table[at]];
+        if (s->n_cells == n && s->may_end == may_end &&
+            (n == 0 || memcmp(g->list.at + s->cell, cells, n * sizeof *cells) == 0))
+            return g->state_table[at];
+    }
+    if (g->n_states >= MAX_STATES) {
+        g->failed = true;
+        return 0;
+    }
+    if (!grow(g, (void **)&g->state, &g->max_states, g->n_states + 1, sizeof *g->state))
+        return 0;
+    g->state[g->n_states] = (struct state){.cell = g->list.n, .n_cells = n, .may_end = may_end};
+    g->list.n += n;
+    g->state_table[at] = g->n_states;
+    return g->n_states++;
+}
+
+static bool is_pair(const struct grammar *g, gb_node x)
+{
+    return g->node[x].kind == NODE_AND || g->node[x].kind == NODE_MINUS;
+}
+
+bool automaton_pair_ends(const struct grammar *g, gb_node x, uint32_t a, uint32_t b)
+{
+    bool end_b = g->state[b].may_end;
+    return g->state[a].may_end && (g->node[x].kind == NODE_AND ? end_b : !end_b);
+}
+
+/* Node x and then `next`, to be met by the closure that runs. */
+static void work_node(struct grammar *g, gb_node x, uint32_t next)
+{
+    if (!(g->known[x] & PRODUCTIVE))
+        return;
+    uint32_t a = 0, b = 0;
+    if (is_pair(g, x)) {
+        a = g->start_a[x];
+        b = g->start_b[x];
+    }
+    uint32_t c = cell_of(g, x, a, b, next);
+    if (c)
+        vec_push(g, &g->work, c);
+}
+
+static void close_repeat(struct grammar *g, uint32_t at)
+{
+    struct cell c = g->cell[at];
+    const struct gb_node_data *d = &g->node[c.expr];
+    bool nullable = g->known[d->a] & NULLABLE; /* then a round may be skipped: min does not bind */
+    if (nullable || c.b >= d->b)
+        vec_push(g, &g->work, c.next);
+    if (d->c != GB_UNBOUNDED && c.b >= d->c)
+        return;
+    uint32_t done = c.b + 1; /* without a limit, counting ends at the minimum */
+    if (d->c == GB_UNBOUNDED && done > (nullable ? 0 : d->b))
+        done = nullable ? 0 : d->b;
+    uint32_t after =
+        d->c != GB_UNBOUNDED && done == d->c ? c.next : cell_of(g, c.expr, 0, done, c.next);
+    if (nullable && after && after != c.next) /* an empty round brings nothing new */
+        g->seen[after] = g->closure;
+    work_node(g, d->a, after);
+}
+
+/* Replaces the cells on the work list from `from` on by the state of all first bytes they have. */
+static uint32_t close_work(struct grammar *g, uint32_t from)
+{
+    bool may_end = false;
+    uint32_t n = 0;
+    if (++g->closure == 0) { /* the stamps have gone round */
+        memset(g->seen, 0, g->n_cells * sizeof *g->seen);
+        g->closure = 1;
+    }
+    while (g->work.n > from && !g->failed) {
+        uint32_t at = g->work.at[--g->work.n];
+        if (at == 0) {
+            may_end = true;
+            continue;
+        }
+        if (g->seen[at] == g->closure)
+            continue;
+        g->seen[at] = g->closure;
+        struct cell c = g->cell[at];
+        const struct gb_node_data *d = &g->node[c.expr];
+        switch ((enum gb_kind)d->kind) {
+        case NODE_NEVER:
+            break;
+        case NODE_EMPTY:
+            vec_push(g, &g->work, c.next);
+            break;
+        case NODE_BYTES:
+        case NODE_SET:
+            n += vec_push(g, &g->list, at);
+            break;
+        case NODE_AND:
+        case NODE_MINUS:
+            n += vec_push(g, &g->list, at);
+            if (automaton_pair_ends(g, c.expr, c.a, c.b))
+                vec_push(g, &g->work, c.next);
+            break;
+        case NODE_SEQ:
+            work_node(g, g->part[d->a + c.b],
+                      c.b + 1 < d->b ? cell_of(g, c.expr, 0, c.b + 1, c.next) : c.next);
+            break;
+        case NODE_ALT:
+            for (uint32_t i = 0; i < d->b; i++)
+                work_node(g, g->part[d->a + i], c.next);
+            break;
+        case NODE_REPEAT:
+            close_repeat(g, at);
+            break;
+        case NODE_RULE:
+        case NODE_UNIQUE:
+        case NODE_ITEM:
+            work_node(g, d->a, c.next);
+            break;
+        }
+    }
+    g->work.n = from;
+    return state_of(g, n, may_end);
+}
+
+uint32_t automaton_start(struct grammar *g, gb_node x)
+{
+    uint32_t from = g->work.n;
+    work_node(g, x, 0);
+    return close_work(g, from);
+}
+
+/* Splits the classes of bytes so that within one all of the state's cells do the same. */
+struct classes {
+    uint8_t of[256];
+    unsigned n;
+};
+
+static void split(struct classes *k, const struct byte_set *s)
+{
+    int16_t inside[256];
+    for (unsigned i = 0; i < k->n; i++)
+        inside[i] = -1;
+    uint8_t outside[256] = {0};
+    for (unsigned i = 0; i < 256; i++)
+        outside[k->of[i]] |= !byte_set_has(s, i);
+    for (unsigned i = 0; i < 256; i++) {
+        unsigned c = k->of[i];
+        if (!byte_set_has(s, i))
+            continue;
+        if (inside[c] < 0)
+            inside[c] = (int16_t)(outside[c] ? k->n++ : c);
+        k->of[i] = (uint8_t)inside[c];
+    }
+}
+
+static void classes_of(const struct grammar *g, uint32_t state, struct classes *k,
+                       struct byte_set *single)
+{
+    const struct state *s = &g->state[state];
+    uint32_t last_set = UNKNOWN;
+    for (uint32_t i = 0; i < s->n_cells; i++) {
+        const struct cell *c = &g->cell[g->list.at[s->cell + i]];
+        const struct gb_node_data *d = &g->node[c->expr];
+        if (d->kind == NODE_BYTES) {
+            byte_set_add(single, (unsigned char)g->text[d->a + c->b]);
+        } else if (d->kind == NODE_SET) {
+            if (d->a != last_set)
+                split(k, &g->set[d->a]);
+            last_set = d->a;
+        } else {
+            classes_of(g, c->a, k, single);
+            classes_of(g, c->b, k, single);
+        }
+    }
+}
+
+/* One byte of each class, for a pair of states. */
+static unsigned representatives(const struct grammar *g, uint32_t a, uint32_t b, uint8_t out[256])
+{
+    struct classes k = {.n = 1};
+    struct byte_set single = {{0}}, seen = {{0}};
+    classes_of(g, a, &k, &single);
+    classes_of(g, b, &k, &single);
+    unsigned n = 0;
+    for (unsigned i = 0; i < 256; i++)
+        if (byte_set_has(&single, i) || !byte_set_has(&seen, k.of[i])) {
+            if (!byte_set_has(&single, i))
+                byte_set_add(&seen, k.of[i]);
+            out[n++] = (uint8_t)i;
+        }
+    return n;
+}
+
+/* A pair is live iff some bytes lead it to an end. The search goes breadth first over pairs until
+ * it meets an end or a pair known to be live; then the way there is live. If it meets none, all
+ * that it met are dead. Pairs are kept as cells with nothing after them. */
+static bool pair_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
+{
+    bool minus = g->node[x].kind == NODE_MINUS;
+    if (a == 0 || (b == 0 && !minus))
+        return false;
+    if (b == 0 || automaton_pair_ends(g, x, a, b))
+        return true;
+    uint32_t first = cell_of(g, x, a, b, 0);
+    const uint32_t *known = first ? set_find(&g->live, (uint64_t)first + 1) : NULL;
+    if (known)
+        return *known == 1;
+    struct vec queue = {0}, parent = {0};
+    struct word_set met = {0};
+    bool live = false;
+    uint32_t way = 0; /* the queue's entry from which an end was seen */
+    if (!first || !vec_push(g, &queue, first) || !vec_push(g, &parent, UNKNOWN) ||
+        !set_add(g, &met, (uint64_t)first + 1, 0))
+        goto done;
+    for (uint32_t i = 0; i < queue.n && !live && !g->failed; i++) {
+        uint8_t byte[256];
+        uint32_t pa = g->cell[queue.at[i]].a, pb = g->cell[queue.at[i]].b;
+        unsigned n = representatives(g, pa, pb, byte);
+        way = i;
+        for (unsigned k = 0; k < n && !live && !g->failed; k++) {
+            uint32_t na = automaton_step(g, pa, byte[k]);
+            uint32_t nb = na ? automaton_step(g, pb, byte[k]) : 0;
+            if (na == 0 || (nb == 0 && !minus))
+                continue;
+            live = nb == 0 || automaton_pair_ends(g, x, na, nb);
+            uint32_t c = live ? 0 : cell_of(g, x, na, nb, 0);
+            if (!c || set_find(&met, (uint64_t)c + 1))
+                continue;
+            known = set_find(&g->live, (uint64_t)c + 1);
+            if (known) {
+                live = *known == 1;
+                continue;
+            }
+            if (queue.n >= MAX_PAIR_SEARCH)
+                g->failed = true;
+            else if (vec_push(g, &queue, c) && vec_push(g, &parent, i))
+                set_add(g, &met, (uint64_t)c + 1, 0);
+        }
+    }
+    if (g->failed)
+        live = false;
+    else if (live)
+        for (uint32_t i = way; i != UNKNOWN; i = parent.at[i])
+            set_add(g, &g->live, (uint64_t)queue.at[i] + 1, 1);
+    else
+        for (uint32_t i = 0; i < queue.n; i++)
+            set_add(g, &g->live, (uint64_t)queue.at[i] + 1, 0);
+done:
+    free(queue.at);
+    free(parent.at);
+    free(met.key);
+    free(met.value);
+    return live;
+}
+
+bool automaton_pair_live(struct grammar *g, gb_node x)
+{
+    return pair_live(g, x, g->start_a[x], g->start_b[x]);
+}
+
+/* What cell `at` becomes on this byte, onto the work list. */
+static void step_cell(struct grammar *g, uint32_t at, unsigned byte)
+{
+    struct cell c = g->cell[at];
+    const struct gb_node_data *d = &g->node[c.expr];
+    if (d->kind == NODE_BYTES) {
+        if ((unsigned char)g->text[d->a + c.b] != byte)
+            return;
+        uint32_t to = c.b + 1 < d->b ? cell_of(g, c.expr, 0, c.b + 1, c.next) : c.next;
+        vec_push(g, &g->work, to);
+    } else if (d->kind == NODE_SET) {
+        if (byte_set_has(&g->set[d->a], byte))
+            vec_push(g, &g->work, c.next);
+    } else {
+        assert(is_pair(g, c.expr));
+        uint32_t a = automaton_step(g, c.a, byte);
+        uint32_t b = a ? automaton_step(g, c.b, byte) : 0;
+        uint32_t to = pair_live(g, c.expr, a, b) ? cell_of(g, c.expr, a, b, c.next) : 0;
+        if (to)
+            vec_push(g, &g->work, to);
+    }
+}
+
+uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte)
+{
+    if (state == 0 || g->failed)
+        return 0;
+    struct state *s = &g->state[state];
+    if (s->to && s->to[byte] != UNKNOWN)
+        return s->to[byte];
+    uint64_t key = ((uint64_t)state << 8 | byte) + 1;
+    const uint32_t *known = s->to ? NULL : set_find(&g->step, key);
+    if (known)
+        return *known;
+    uint32_t from = g->work.n;
+    for (uint32_t i = 0; i < g->state[state].n_cells; i++)
+        step_cell(g, g->list.at[g->state[state].cell + i], byte);
+    uint32_t to = close_work(g, from);
+    if (g->failed)
+        return 0;
+    s = &g->state[state]; /* the states may have moved */
+    if (!s->to && ++s->n_asked >= ASKED_FOR_TABLE) {
+        s->to = malloc(256 * sizeof *s->to);
+        if (!s->to) {
+            g->failed = true;
+            return 0;
+        }
+        memset(s->to, 0xFF, 256 * sizeof *s->to);
+    }
+    if (s->to)
+        s->to[byte] = to;
+    else
+        set_add(g, &g->step, key, to);
+    return to;
+}
+
+struct byte_set automaton_first(struct grammar *g, uint32_t state)
+{
+    struct byte_set first = {{0}};
+    for (uint32_t i = 0; i < g->state[state].n_cells; i++) {
+        const struct cell *c = &g->cell[g->list.at[g->state[state].cell + i]];
+        const struct gb_node_data *d = &g->node[c->expr];
+        if (d->kind == NODE_BYTES) {
+            byte_set_add(&first, (unsigned char)g->text[d->a + c->b]);
+        } else if (d->kind == NODE_SET) {
+            for (unsigned w = 0; w < 4; w++)
+                first.w[w] |= g->set[d->a].w[w];
+        } else {
+            for (unsigned byte = 0; byte < 256; byte++)
+                if (automaton_step(g, state, byte))
+                    byte_set_add(&first, byte);
+            return first;
+        }
+    }
+    return first;
+}
+
+enum err_code automaton_open(struct grammar *g, struct err *e)
+{
+    g->n_cells = 1; /* cell 0 is the end */
+    g->n_states = 1;
+    if (!grow(g, (void **)&g->cell, &g->max_cells, 1, sizeof *g->cell) ||
+        !grow(g, (void **)&g->state, &g->max_states, 1, sizeof *g->state))
+        return err_set(e, ERR_NOMEM, "no memory for a grammar's automaton");
+    g->seen = calloc(g->max_cells, sizeof *g->seen);
+    if (!g->seen)
+        return err_set(e, ERR_NOMEM, "no memory for a grammar's automaton");
+    g->cell[0] = (struct cell){0};
+    g->state[0] = (struct state){0};
+    return ERR_OK;
+}
+
+void automaton_free(struct grammar *g)
+{
+    for (uint32_t i = 0; i < g->n_states && g->state; i++)
+        free(g->state[i].to);
+    free(g->cell);
+    free(g->cell_table);
+    free(g->seen);
+    free(g->state);
+    free(g->state_table);
+    free(g->list.at);
+    free(g->work.at);
+    free(g->step.key);
+    free(g->step.value);
+    free(g->live.key);
+    free(g->live.value);
+}

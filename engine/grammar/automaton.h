@@ -1,0 +1,96 @@
+/* automaton.h - the places a grammar can be in, made as they are reached.
+ *
+ * A *cell* is something still to be matched and what comes after it: a node of the graph, how far
+ * it has got, and the cell that follows (0: the end). Equal cells get the same number, so a chain
+ * of cells is a stack that is shared with all others that end alike. A *state* is the set of cells
+ * of which one must come next, each at its first byte, and whether the text may end here. Equal
+ * sets are one state. State 0 is the empty set without an end: nothing can follow, and no byte
+ * leads there that is allowed. Every cell of a state has some continuation to an end.
+ *
+ * An intersection or difference is one cell that holds two states, one of each side, run alone.
+ *
+ * Thread: one at a time, under the grammar's lock. Bounds: MAX_CELLS and MAX_STATES; beyond, or
+ * without memory, `failed` is set and everything leads to state 0.
+ */
+#ifndef GAZE_GRAMMAR_AUTOMATON_H
+#define GAZE_GRAMMAR_AUTOMATON_H
+
+#include "grammar/builder_nodes.h"
+#include "grammar/vocab.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum { MAX_CELLS = 1 << 23, MAX_STATES = 1 << 22, MAX_PAIR_SEARCH = 1 << 18 };
+
+struct cell {
+    uint32_t expr; /* node */
+    uint32_t a, b; /* pair: its two states; seq: b, the next part; repeat: b, how many are done;
+                      bytes: b, the next one */
+    uint32_t next; /* cell */
+};
+
+struct state {
+    uint32_t cell; /* offset in the list pool */
+    uint32_t n_cells;
+    bool may_end;
+    uint8_t n_asked; /* transitions looked for; many: it gets a table of its own */
+    uint32_t *to;    /* NULL, or 256 states, UNKNOWN where not asked yet */
+};
+#define UNKNOWN UINT32_MAX
+
+struct word_set { /* hash table from words to words; key 0 is a free place */
+    uint64_t *key;
+    uint32_t *value;
+    uint32_t n, n_slots;
+};
+
+struct vec { /* of numbers */
+    uint32_t *at;
+    uint32_t n, max;
+};
+
+enum { PRODUCTIVE = 1, NULLABLE = 2, REACHED = 4 };
+
+struct grammar {
+    atomic_uint holders;
+    const struct grammar_vocab *vocab;
+    /* The graph, as the builder left it, and what is known of each node. Written by compile alone.
+     */
+    struct gb_node_data *node;
+    uint32_t *part;
+    char *text;
+    struct byte_set *set;
+    uint32_t n_nodes;
+    uint8_t *known;
+    uint32_t *start_a, *start_b; /* of pairs: the states both sides begin in */
+    uint32_t root;               /* state */
+    /* What was reached so far. Under the lock. */
+    pthread_mutex_t lock;
+    bool failed;
+    struct cell *cell;
+    uint32_t n_cells, max_cells;
+    uint32_t *cell_table, n_cell_table;
+    uint32_t *seen; /* per cell: the closure that met it last */
+    uint32_t closure;
+    struct state *state;
+    uint32_t n_states, max_states;
+    uint32_t *state_table, n_state_table;
+    struct vec list;      /* the states' cells */
+    struct vec work;      /* scratch of closures */
+    struct word_set step; /* state << 8 | byte + 1 -> state */
+    struct word_set live; /* pair cell + 1 -> 1 or 0: an end is in reach */
+};
+
+enum err_code automaton_open(struct grammar *g, struct err *e);
+void automaton_free(struct grammar *g);
+/* The state in which node x is to be matched, and then the end. */
+uint32_t automaton_start(struct grammar *g, gb_node x);
+uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte);
+/* Whether the two sides of pair node x, at its beginning, have an end in reach. */
+bool automaton_pair_live(struct grammar *g, gb_node x);
+bool automaton_pair_ends(const struct grammar *g, gb_node x, uint32_t a, uint32_t b);
+/* The bytes that may follow. */
+struct byte_set automaton_first(struct grammar *g, uint32_t state);
+
+#endif
