@@ -324,6 +324,7 @@ void server_close(struct server *sv)
         pthread_join(sv->loader, &result);
         sv->engine = result;
     }
+    close_handle((uv_handle_t *)&sv->mhd_poll, NULL); /* while its descriptor is still its own */
     http_stop(sv);
     otlp_close(sv->otlp, LAST_SPANS_MS);
     sv->closing = true;
