@@ -15,7 +15,7 @@ enum err_code gb_error(const struct grammar_builder *b, struct err *e)
     return b->err.code;
 }
 
-static gb_node fail(struct grammar_builder *b, enum err_code code, const char *what)
+gb_node gb_fail(struct grammar_builder *b, enum err_code code, const char *what)
 {
     if (b->err.code == ERR_OK)
         err_set(&b->err, code, "%s", what);
@@ -29,13 +29,13 @@ static bool pool_reserve(struct grammar_builder *b, void **pool, uint32_t used, 
     if (n <= *max - used)
         return true;
     if (n > MAX_POOL - used) {
-        fail(b, ERR_INVALID, "the grammar is too large");
+        gb_fail(b, ERR_INVALID, "the grammar is too large");
         return false;
     }
     uint32_t want = *max * 2 > used + (uint32_t)n ? *max * 2 : used + (uint32_t)n + 64;
     void *p = FAULT("grammar.builder") ? NULL : realloc(*pool, want * element_bytes);
     if (!p) {
-        fail(b, ERR_NOMEM, "no memory for a grammar");
+        gb_fail(b, ERR_NOMEM, "no memory for a grammar");
         return false;
     }
     *pool = p;
@@ -83,7 +83,7 @@ static bool table_grow(struct grammar_builder *b)
     uint32_t n = b->n_table ? b->n_table * 2 : FIRST_TABLE;
     uint32_t *t = FAULT("grammar.builder") ? NULL : calloc(n, sizeof *t);
     if (!t) {
-        fail(b, ERR_NOMEM, "no memory for a grammar");
+        gb_fail(b, ERR_NOMEM, "no memory for a grammar");
         return false;
     }
     for (uint32_t i = 0; i < b->n_nodes; i++) {
@@ -103,7 +103,7 @@ static bool table_grow(struct grammar_builder *b)
 static gb_node node_append(struct grammar_builder *b, const struct gb_node_data *n)
 {
     if (b->n_nodes >= GB_MAX_NODES)
-        return fail(b, ERR_INVALID, "the grammar has more than 4194304 parts");
+        return gb_fail(b, ERR_INVALID, "the grammar has more than 4194304 parts");
     if (!pool_reserve(b, (void **)&b->node, b->n_nodes, &b->max_nodes, 1, sizeof b->node[0]))
         return GB_NEVER;
     b->node[b->n_nodes] = *n;
@@ -392,7 +392,7 @@ static gb_node composed(struct grammar_builder *b, enum gb_kind kind, uint32_t x
 gb_node gb_repeat(struct grammar_builder *b, gb_node x, uint32_t min, uint32_t max)
 {
     if (min > max)
-        return fail(b, ERR_INVALID, "a repetition whose minimum is above its maximum");
+        return gb_fail(b, ERR_INVALID, "a repetition whose minimum is above its maximum");
     assert(x < b->n_nodes);
     if (max == 0 || x == GB_EMPTY)
         return GB_EMPTY;
@@ -466,7 +466,7 @@ bool gb_is_regular(const struct grammar_builder *b, gb_node x)
     uint32_t *stack = malloc(((size_t)b->n_parts + 2 * (size_t)b->n_nodes + 1) * sizeof *stack);
     bool regular = false;
     if (!mark || !stack)
-        fail(w, ERR_NOMEM, "no memory for a grammar");
+        gb_fail(w, ERR_NOMEM, "no memory for a grammar");
     else
         regular = search_regular(w, x, mark, stack);
     free(mark);
@@ -479,7 +479,7 @@ static gb_node regular_pair(struct grammar_builder *b, enum gb_kind kind, gb_nod
     if (b->err.code != ERR_OK)
         return GB_NEVER;
     if (!gb_is_regular(b, x) || !gb_is_regular(b, y))
-        return fail(b, ERR_INVALID, "an intersection or difference of languages that nest");
+        return gb_fail(b, ERR_INVALID, "an intersection or difference of languages that nest");
     return composed(b, kind, x, y, 0, flags_of(b, x) | flags_of(b, y));
 }
 

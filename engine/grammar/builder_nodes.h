@@ -60,4 +60,7 @@ struct grammar_builder {
     struct err err;
 };
 
+/* Keeps the error unless there is one already. Returns GB_NEVER. */
+gb_node gb_fail(struct grammar_builder *b, enum err_code code, const char *what);
+
 #endif
