@@ -474,6 +474,7 @@ void engine_get_stats(struct engine *en, struct engine_stats *out)
     out->refused_busy = atomic_load(&en->refused_busy);
     out->refused_size = atomic_load(&en->refused_size);
     out->draining = atomic_load(&en->draining);
+    forward_get_times(en->forward, out->phase_us);
 }
 
 /* In the fast precision an activation is two bf16, so a product is two bf16 multiply-adds. */

@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "model/config.h"
 #include "model/cost.h"
+#include "model/forward.h"
 #include "model/ops.h"
 #include "request.h"
 #include "text/chat_format.h"
@@ -98,7 +99,8 @@ struct engine_stats {
     uint64_t prefix_queries, prefix_hits;                     /* tokens asked, tokens found */
     uint64_t finished_stop, finished_length, cancelled, failed, refused_busy, refused_size;
     uint64_t prefill_steps, decode_steps;
-    uint64_t rows_dense, rows_sparse; /* tokens run by attention path */
+    uint64_t rows_dense, rows_sparse;     /* tokens run by attention path */
+    uint64_t phase_us[N_LANES][N_PHASES]; /* of all steps; see forward.h */
     struct engine_hist ttft_s, inter_token_s, e2e_s, queue_s, prefill_s, decode_s;
     struct engine_hist prompt_len, generation_len, step_tokens;
     uint64_t last_step_us; /* clock_us() when a step last ended, or the idle heartbeat */

@@ -108,6 +108,13 @@ static void steps(struct buf *b, const struct server *sv, const struct engine_st
             (unsigned long long)s->rows_dense);
     buf_fmt(b, "gaze_rows_total{model_name=\"%s\",path=\"sparse\"} %llu\n", sv->label,
             (unsigned long long)s->rows_sparse);
+    static const char *const lanes[N_LANES] = {"prefill", "decode"};
+    head(b, "gaze_phase_seconds_total", "counter", "Time of all steps by lane and part.");
+    for (int l = 0; l < N_LANES; l++)
+        for (int p = 0; p < N_PHASES; p++)
+            buf_fmt(b,
+                    "gaze_phase_seconds_total{model_name=\"%s\",lane=\"%s\",phase=\"%s\"} %.6f\n",
+                    sv->label, lanes[l], forward_phase_names[p], (double)s->phase_us[l][p] * 1e-6);
     one(b, sv, "gaze_last_step_age_seconds", "gauge", "Since a step ended, or the idle heartbeat.",
         (double)(clock_us() - s->last_step_us) * 1e-6);
 }

@@ -2,9 +2,14 @@
  * 5 (indexer), 6 (sparse attention), 7 (experts). */
 #include "model/forward.h"
 
+#include "base/clock.h"
 #include "base/fault.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
+
+const char *const forward_phase_names[N_PHASES] = {"project", "index",  "attend",
+                                                   "experts", "output", "wait"};
 
 struct lane_buffers {
     act *x;     /* [rows, hidden] residual stream */
@@ -25,7 +30,23 @@ struct forward {
     const struct model_config *cfg;
     const struct weights *w;
     struct lane_buffers lane[N_LANES];
+    _Atomic uint64_t phase_us[N_LANES][N_PHASES]; /* each lane adds to its own */
 };
+
+/* What has passed since *since_us belongs to the phase; the next one begins. */
+static void end_phase(struct forward *f, enum lane l, enum forward_phase p, uint64_t *since_us)
+{
+    uint64_t now_us = clock_us();
+    atomic_fetch_add_explicit(&f->phase_us[l][p], now_us - *since_us, memory_order_relaxed);
+    *since_us = now_us;
+}
+
+void forward_get_times(const struct forward *f, uint64_t out[N_LANES][N_PHASES])
+{
+    for (int l = 0; l < N_LANES; l++)
+        for (int p = 0; p < N_PHASES; p++)
+            out[l][p] = atomic_load_explicit(&f->phase_us[l][p], memory_order_relaxed);
+}
 
 /* Elements of each buffer per row, in the order of struct lane_buffers. */
 enum { N_BUFFERS = 10 };
@@ -152,6 +173,7 @@ const act *forward_layers(struct forward *f, enum lane l, const struct step *s)
     struct ops *o = f->ops;
     uint32_t n = s->n_rows;
     bool selects = c->has_indexer && step_selects(s);
+    uint64_t t = clock_us();
 
     o->embed(o, l, &f->w->embed, b->x);
     for (uint32_t i = 0; i < c->n_layers; i++) {
@@ -160,16 +182,21 @@ const act *forward_layers(struct forward *f, enum lane l, const struct step *s)
         project_queries(f, l, w, n);
         o->linear(o, l, &w->kv_a, b->h, n, b->kv, false);
         o->kv_store(o, l, i, b->kv, w->kv_a_norm);
+        end_phase(f, l, PHASE_PROJECT, &t);
         if (c->has_indexer && c->index_full[i])
             run_indexer(f, l, i, n, selects);
+        end_phase(f, l, PHASE_INDEX, &t);
         o->attend(o, l, i, &w->kv_b, b->q, selects ? b->sel : NULL, b->o);
+        end_phase(f, l, PHASE_ATTEND, &t);
         o->linear(o, l, &w->o, b->o, n, b->x, true);
 
         o->rms_norm(o, l, b->x, w->post_norm, c->rms_eps, n, c->hidden_size, b->h);
+        end_phase(f, l, PHASE_PROJECT, &t);
         if (model_is_moe(c, i))
             o->moe(o, l, w, b->h, n, b->x);
         else
             o->ffn(o, l, &w->dense, b->h, n, b->x);
+        end_phase(f, l, PHASE_EXPERTS, &t);
     }
     return b->x;
 }
@@ -180,11 +207,15 @@ enum err_code forward_step(struct forward *f, enum lane l, const struct step *s,
     assert(s->n_rows >= 1 && s->n_rows <= o->limits.max_rows[l]);
     o->begin(o, l, s);
     const act *x = forward_layers(f, l, s);
+    uint64_t t = clock_us();
     for (uint32_t i = 0; i < s->n_out; i += o->limits.max_out_rows) {
         uint32_t rest = s->n_out - i;
         uint32_t k = rest < o->limits.max_out_rows ? rest : o->limits.max_out_rows;
         float *logits = o->logits(o, l, x, f->w->final_norm, &f->w->head, i, k);
         o->sample(o, l, logits, i, k);
     }
-    return o->finish(o, l, e);
+    end_phase(f, l, PHASE_OUTPUT, &t);
+    enum err_code code = o->finish(o, l, e);
+    end_phase(f, l, PHASE_WAIT, &t);
+    return code;
 }

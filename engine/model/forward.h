@@ -12,6 +12,18 @@
 
 struct forward; /* opaque */
 
+/* Where a step's time goes. On a GPU ops are queued, so what they take shows as waiting. */
+enum forward_phase {
+    PHASE_PROJECT, /* embedding, norms, and the projections into and out of attention */
+    PHASE_INDEX,   /* the indexer: keys, scores and the top-k */
+    PHASE_ATTEND,
+    PHASE_EXPERTS, /* experts, or the dense layers' feed-forward */
+    PHASE_OUTPUT,  /* logits and sampling */
+    PHASE_WAIT,
+    N_PHASES
+};
+extern const char *const forward_phase_names[N_PHASES];
+
 /* Elements of act that the buffers of both lanes take (for the memory plan). */
 size_t forward_act_elements(const struct model_config *cfg, const struct ops_limits *limits);
 
@@ -24,6 +36,9 @@ void forward_destroy(struct forward *f);
  * What the back end reports is returned; the slots of the step's rows are undefined then. */
 MUST_CHECK enum err_code forward_step(struct forward *f, enum lane l, const struct step *s,
                                       struct err *e);
+
+/* Microseconds of all steps so far, by lane and phase. Any thread. */
+void forward_get_times(const struct forward *f, uint64_t out[N_LANES][N_PHASES]);
 
 /* The two halves of it, for tests that look at logits: layers() between begin and finish gives the
  * residual stream [n_rows, hidden]. */

@@ -456,6 +456,23 @@ class Health(unittest.TestCase):
 
 @unittest.skipUnless(os.path.exists(GAZE), "no built server")
 class Metrics(unittest.TestCase):
+    def test_phases(self):
+        """Where the steps' time goes: every part of both lanes, and together no more than passed."""
+        began = time.monotonic()
+        with Server() as server:
+            server.post("/v1/completions", {"prompt": "Hi there " * 40, "max_tokens": 100,
+                                            "ignore_eos": True})
+            text, took = server.get("/metrics")[1], time.monotonic() - began
+        found = re.findall(
+            r'gaze_phase_seconds_total\{.*lane="(\w+)",phase="(\w+)"\} ([\d.]+)', text)
+        spent = {(lane, phase): float(s) for lane, phase, s in found}
+        self.assertEqual({phase for _, phase in spent},
+                         {"project", "index", "attend", "experts", "output", "wait"})
+        for lane in ("prefill", "decode"):
+            for phase in ("project", "index", "attend", "experts"):
+                self.assertGreater(spent[lane, phase], 0, (lane, phase))
+            self.assertLess(sum(v for (k, _), v in spent.items() if k == lane), took)
+
     def test_format(self):
         """Every line is a sample or a comment of the text format, every family has its type once,
         and a model's name with quotes in it breaks nothing."""
