@@ -124,8 +124,8 @@ check "gaze bench" $?
 "$gaze" serve --modle x 2>&1 | grep -q 'did you mean --model'
 check "an unknown flag" $?
 "$gaze" serve --model /nowhere --port 0 >"$tmp/out" 2>&1
-[ $? -eq 1 ] && [ "$(grep -c '^gaze: ' "$tmp/out")" = 1 ]
-check "a model that is not there: exit code 1 and one sentence" $?
+[ $? -eq 3 ] && [ "$(grep -c '^gaze: ' "$tmp/out")" = 1 ]
+check "a model that is not there: exit code 3 and one sentence" $?
 
 # --- the SDK ------------------------------------------------------------------------------------
 if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
