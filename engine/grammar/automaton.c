@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ASKED_FOR_TABLE = 24 };
+enum { ASKED_FOR_TABLE = 24, MANY_CELLS = 64 };
 
 static bool grow(struct grammar *g, void **p, uint32_t *max, uint32_t want, size_t element_bytes)
 {
@@ -25,7 +25,7 @@ static bool grow(struct grammar *g, void **p, uint32_t *max, uint32_t want, size
     return true;
 }
 
-static bool vec_push(struct grammar *g, struct vec *v, uint32_t x)
+bool automaton_push(struct grammar *g, struct vec *v, uint32_t x)
 {
     if (!grow(g, (void **)&v->at, &v->max, v->n + 1, sizeof *v->at))
         return false;
@@ -234,10 +234,28 @@ static void work_node(struct grammar *g, gb_node x, uint32_t next)
     if (is_pair(g, x)) {
         a = g->start_a[x];
         b = g->start_b[x];
+    } else if (g->lexeme[x]) {
+        a = LEXEME_START;
     }
     uint32_t c = cell_of(g, x, a, b, next);
     if (c)
-        vec_push(g, &g->work, c);
+        automaton_push(g, &g->work, c);
+}
+
+void automaton_limits(const struct grammar *g, gb_node x, uint32_t *min, uint32_t *max)
+{
+    bool repeat = g->node[x].kind == NODE_REPEAT;
+    *min = repeat ? g->node[x].b : 1;
+    *max = repeat ? g->node[x].c : 1;
+}
+
+/* A cell of a lexeme may be left between two bodies, once there are enough. */
+static void close_lexeme(struct grammar *g, const struct cell *c)
+{
+    uint32_t min, max;
+    automaton_limits(g, c->expr, &min, &max);
+    if (c->a == LEXEME_START && c->b >= min)
+        automaton_push(g, &g->work, c->next);
 }
 
 static void close_repeat(struct grammar *g, uint32_t at)
@@ -246,7 +264,7 @@ static void close_repeat(struct grammar *g, uint32_t at)
     const struct gb_node_data *d = &g->node[c.expr];
     bool nullable = g->known[d->a] & NULLABLE; /* then a round may be skipped: min does not bind */
     if (nullable || c.b >= d->b)
-        vec_push(g, &g->work, c.next);
+        automaton_push(g, &g->work, c.next);
     if (d->c != GB_UNBOUNDED && c.b >= d->c)
         return;
     uint32_t done = c.b + 1; /* without a limit, counting ends at the minimum */
@@ -279,21 +297,26 @@ static uint32_t close_work(struct grammar *g, uint32_t from)
         g->seen[at] = g->closure;
         struct cell c = g->cell[at];
         const struct gb_node_data *d = &g->node[c.expr];
+        if (g->lexeme[c.expr]) {
+            n += automaton_push(g, &g->list, at);
+            close_lexeme(g, &c);
+            continue;
+        }
         switch ((enum gb_kind)d->kind) {
         case NODE_NEVER:
             break;
         case NODE_EMPTY:
-            vec_push(g, &g->work, c.next);
+            automaton_push(g, &g->work, c.next);
             break;
         case NODE_BYTES:
         case NODE_SET:
-            n += vec_push(g, &g->list, at);
+            n += automaton_push(g, &g->list, at);
             break;
         case NODE_AND:
         case NODE_MINUS:
-            n += vec_push(g, &g->list, at);
+            n += automaton_push(g, &g->list, at);
             if (automaton_pair_ends(g, c.expr, c.a, c.b))
-                vec_push(g, &g->work, c.next);
+                automaton_push(g, &g->work, c.next);
             break;
         case NODE_SEQ:
             work_node(g, g->part[d->a + c.b],
@@ -348,6 +371,22 @@ static void split(struct classes *k, const struct byte_set *s)
     }
 }
 
+/* By what a lexeme's state does. */
+static void split_by_row(struct classes *k, const uint8_t row[256])
+{
+    struct byte_set by_value[256];
+    bool used[256] = {false};
+    for (unsigned i = 0; i < 256; i++) {
+        if (!used[row[i]])
+            by_value[row[i]] = (struct byte_set){{0}};
+        used[row[i]] = true;
+        byte_set_add(&by_value[row[i]], i);
+    }
+    for (unsigned v = 1; v < 256; v++)
+        if (used[v])
+            split(k, &by_value[v]);
+}
+
 static void classes_of(const struct grammar *g, uint32_t state, struct classes *k,
                        struct byte_set *single)
 {
@@ -362,6 +401,8 @@ static void classes_of(const struct grammar *g, uint32_t state, struct classes *
             if (d->a != last_set)
                 split(k, &g->set[d->a]);
             last_set = d->a;
+        } else if (g->lexeme[c->expr]) {
+            split_by_row(k, g->lexeme[c->expr]->to[c->a]);
         } else {
             classes_of(g, c->a, k, single);
             classes_of(g, c->b, k, single);
@@ -404,7 +445,7 @@ static bool pair_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
     struct word_set met = {0};
     bool live = false;
     uint32_t way = 0; /* the queue's entry from which an end was seen */
-    if (!first || !vec_push(g, &queue, first) || !vec_push(g, &parent, UNKNOWN) ||
+    if (!first || !automaton_push(g, &queue, first) || !automaton_push(g, &parent, UNKNOWN) ||
         !set_add(g, &met, (uint64_t)first + 1, 0))
         goto done;
     for (uint32_t i = 0; i < queue.n && !live && !g->failed; i++) {
@@ -428,7 +469,7 @@ static bool pair_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
             }
             if (queue.n >= MAX_PAIR_SEARCH)
                 g->failed = true;
-            else if (vec_push(g, &queue, c) && vec_push(g, &parent, i))
+            else if (automaton_push(g, &queue, c) && automaton_push(g, &parent, i))
                 set_add(g, &met, (uint64_t)c + 1, 0);
         }
     }
@@ -453,27 +494,70 @@ bool automaton_pair_live(struct grammar *g, gb_node x)
     return pair_live(g, x, g->start_a[x], g->start_b[x]);
 }
 
+static void step_lexeme(struct grammar *g, const struct cell *c, unsigned byte)
+{
+    uint32_t min, max, to = g->lexeme[c->expr]->to[c->a][byte], done = c->b;
+    automaton_limits(g, c->expr, &min, &max);
+    if (to == LEXEME_DEAD)
+        return;
+    if (to == LEXEME_DONE) {
+        to = LEXEME_START;
+        if (max != GB_UNBOUNDED || done < min)
+            done++;
+        if (done == max) {
+            automaton_push(g, &g->work, c->next);
+            return;
+        }
+    }
+    uint32_t at = cell_of(g, c->expr, to, done, c->next);
+    if (at)
+        automaton_push(g, &g->work, at);
+}
+
 /* What cell `at` becomes on this byte, onto the work list. */
 static void step_cell(struct grammar *g, uint32_t at, unsigned byte)
 {
     struct cell c = g->cell[at];
     const struct gb_node_data *d = &g->node[c.expr];
-    if (d->kind == NODE_BYTES) {
+    if (g->lexeme[c.expr]) {
+        step_lexeme(g, &c, byte);
+    } else if (d->kind == NODE_BYTES) {
         if ((unsigned char)g->text[d->a + c.b] != byte)
             return;
         uint32_t to = c.b + 1 < d->b ? cell_of(g, c.expr, 0, c.b + 1, c.next) : c.next;
-        vec_push(g, &g->work, to);
+        automaton_push(g, &g->work, to);
     } else if (d->kind == NODE_SET) {
         if (byte_set_has(&g->set[d->a], byte))
-            vec_push(g, &g->work, c.next);
+            automaton_push(g, &g->work, c.next);
     } else {
         assert(is_pair(g, c.expr));
         uint32_t a = automaton_step(g, c.a, byte);
         uint32_t b = a ? automaton_step(g, c.b, byte) : 0;
         uint32_t to = pair_live(g, c.expr, a, b) ? cell_of(g, c.expr, a, b, c.next) : 0;
         if (to)
-            vec_push(g, &g->work, to);
+            automaton_push(g, &g->work, to);
     }
+}
+
+/* A state's own table: bytes that no cell begins with need not be tried one by one. */
+static void table_begin(const struct grammar *g, struct state *s)
+{
+    memset(s->to, 0xFF, 256 * sizeof *s->to);
+    struct byte_set first = {{0}};
+    for (uint32_t i = 0; i < s->n_cells; i++) {
+        const struct cell *c = &g->cell[g->list.at[s->cell + i]];
+        const struct gb_node_data *d = &g->node[c->expr];
+        if (d->kind == NODE_BYTES)
+            byte_set_add(&first, (unsigned char)g->text[d->a + c->b]);
+        else if (d->kind == NODE_SET)
+            for (unsigned w = 0; w < 4; w++)
+                first.w[w] |= g->set[d->a].w[w];
+        else
+            return; /* not known without a step */
+    }
+    for (unsigned byte = 0; byte < 256; byte++)
+        if (!byte_set_has(&first, byte))
+            s->to[byte] = 0;
 }
 
 uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte)
@@ -494,13 +578,13 @@ uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte)
     if (g->failed)
         return 0;
     s = &g->state[state]; /* the states may have moved */
-    if (!s->to && ++s->n_asked >= ASKED_FOR_TABLE) {
+    if (!s->to && (++s->n_asked >= ASKED_FOR_TABLE || s->n_cells >= MANY_CELLS)) {
         s->to = malloc(256 * sizeof *s->to);
         if (!s->to) {
             g->failed = true;
             return 0;
         }
-        memset(s->to, 0xFF, 256 * sizeof *s->to);
+        table_begin(g, s);
     }
     if (s->to)
         s->to[byte] = to;
@@ -520,6 +604,11 @@ struct byte_set automaton_first(struct grammar *g, uint32_t state)
         } else if (d->kind == NODE_SET) {
             for (unsigned w = 0; w < 4; w++)
                 first.w[w] |= g->set[d->a].w[w];
+        } else if (g->lexeme[c->expr]) {
+            const uint8_t *row = g->lexeme[c->expr]->to[c->a];
+            for (unsigned byte = 0; byte < 256; byte++)
+                if (row[byte])
+                    byte_set_add(&first, byte);
         } else {
             for (unsigned byte = 0; byte < 256; byte++)
                 if (automaton_step(g, state, byte))
@@ -528,6 +617,73 @@ struct byte_set automaton_first(struct grammar *g, uint32_t state)
         }
     }
     return first;
+}
+
+uint32_t automaton_some_cells(struct grammar *g, const uint32_t *at, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (!automaton_push(g, &g->list, at[i]))
+            return 0;
+    return state_of(g, n, false);
+}
+
+uint32_t automaton_next_state(struct grammar *g, uint32_t at)
+{
+    uint32_t from = g->work.n;
+    automaton_push(g, &g->work, g->cell[at].next);
+    return close_work(g, from);
+}
+
+/* The states that x's matches pass, numbered as they are met: a table if there are few, and if no
+ * byte can follow a match. */
+const struct lexeme *automaton_lexeme(struct grammar *g, gb_node x)
+{
+    uint32_t state[MAX_LEXEME_STATES] = {0, 0, automaton_start(g, x)}, n = LEXEME_START + 1;
+    uint8_t(*to)[256] = calloc(MAX_LEXEME_STATES, sizeof *to);
+    const struct lexeme *found = NULL;
+    if (!to) {
+        g->failed = true;
+        return NULL;
+    }
+    if (g->state[state[LEXEME_START]].may_end)
+        goto done;
+    for (uint32_t i = LEXEME_START; i < n; i++) {
+        struct classes k = {.n = 1};
+        struct byte_set single = {{0}};
+        uint8_t of_class[256] = {0};
+        bool known[256] = {false};
+        classes_of(g, state[i], &k, &single);
+        for (unsigned byte = 0; byte < 256; byte++) {
+            bool alone = byte_set_has(&single, byte);
+            if (!alone && known[k.of[byte]]) {
+                to[i][byte] = of_class[k.of[byte]];
+                continue;
+            }
+            uint32_t s = automaton_step(g, state[i], byte), j = LEXEME_DEAD;
+            if (s && g->state[s].may_end) {
+                if (g->state[s].n_cells)
+                    goto done; /* the match could go on */
+                j = LEXEME_DONE;
+            } else if (s) {
+                for (j = LEXEME_START; j < n && state[j] != s;)
+                    j++;
+                if (j == MAX_LEXEME_STATES)
+                    goto done;
+                if (j == n)
+                    state[n++] = s;
+            }
+            to[i][byte] = (uint8_t)j;
+            if (!alone) {
+                known[k.of[byte]] = true;
+                of_class[k.of[byte]] = (uint8_t)j;
+            }
+        }
+    }
+    if (!g->failed)
+        found = lexicon_find(g->vocab, to, n);
+done:
+    free(to);
+    return found;
 }
 
 enum err_code automaton_open(struct grammar *g, struct err *e)
@@ -556,6 +712,7 @@ void automaton_free(struct grammar *g)
     free(g->state_table);
     free(g->list.at);
     free(g->work.at);
+    free(g->narrow.at);
     free(g->step.key);
     free(g->step.value);
     free(g->live.key);

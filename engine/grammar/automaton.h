@@ -7,7 +7,8 @@
  * sets are one state. State 0 is the empty set without an end: nothing can follow, and no byte
  * leads there that is allowed. Every cell of a state has some continuation to an end.
  *
- * An intersection or difference is one cell that holds two states, one of each side, run alone.
+ * An intersection or difference is one cell that holds two states, one of each side, run alone. A
+ * repetition whose body is a lexeme is one cell that holds the lexeme's state and the count.
  *
  * Thread: one at a time, under the grammar's lock. Bounds: MAX_CELLS and MAX_STATES; beyond, or
  * without memory, `failed` is set and everything leads to state 0.
@@ -16,7 +17,7 @@
 #define GAZE_GRAMMAR_AUTOMATON_H
 
 #include "grammar/builder_nodes.h"
-#include "grammar/vocab.h"
+#include "grammar/lexeme.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -25,8 +26,8 @@ enum { MAX_CELLS = 1 << 23, MAX_STATES = 1 << 22, MAX_PAIR_SEARCH = 1 << 18 };
 
 struct cell {
     uint32_t expr; /* node */
-    uint32_t a, b; /* pair: its two states; seq: b, the next part; repeat: b, how many are done;
-                      bytes: b, the next one */
+    uint32_t a, b; /* pair: its two states; seq: b, the next part; repeat: b, how many are done,
+                      a, the lexeme's state; bytes: b, the next one */
     uint32_t next; /* cell */
 };
 
@@ -63,8 +64,9 @@ struct grammar {
     struct byte_set *set;
     uint32_t n_nodes;
     uint8_t *known;
-    uint32_t *start_a, *start_b; /* of pairs: the states both sides begin in */
-    uint32_t root;               /* state */
+    uint32_t *start_a, *start_b;  /* of pairs: the states both sides begin in */
+    const struct lexeme **lexeme; /* of repetitions, and of classes of characters, or NULL */
+    uint32_t root;                /* state */
     /* What was reached so far. Under the lock. */
     pthread_mutex_t lock;
     bool failed;
@@ -78,19 +80,33 @@ struct grammar {
     uint32_t *state_table, n_state_table;
     struct vec list;      /* the states' cells */
     struct vec work;      /* scratch of closures */
+    struct vec narrow;    /* scratch of masks */
     struct word_set step; /* state << 8 | byte + 1 -> state */
     struct word_set live; /* pair cell + 1 -> 1 or 0: an end is in reach */
 };
 
 enum err_code automaton_open(struct grammar *g, struct err *e);
 void automaton_free(struct grammar *g);
+bool automaton_push(struct grammar *g, struct vec *v, uint32_t x); /* false: no memory */
 /* The state in which node x is to be matched, and then the end. */
 uint32_t automaton_start(struct grammar *g, gb_node x);
 uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte);
 /* Whether the two sides of pair node x, at its beginning, have an end in reach. */
 bool automaton_pair_live(struct grammar *g, gb_node x);
 bool automaton_pair_ends(const struct grammar *g, gb_node x, uint32_t a, uint32_t b);
+/* The lexeme of what node x matches, if it is one: short, not empty, no match the beginning of
+ * another. */
+const struct lexeme *automaton_lexeme(struct grammar *g, gb_node x);
+/* How often the node of a lexeme's cell goes round. */
+void automaton_limits(const struct grammar *g, gb_node x, uint32_t *min, uint32_t *max);
+/* The state of what follows cell `at`. */
+uint32_t automaton_next_state(struct grammar *g, uint32_t at);
+/* The state of some of a state's cells, without an end. */
+uint32_t automaton_some_cells(struct grammar *g, const uint32_t *at, uint32_t n);
 /* The bytes that may follow. */
 struct byte_set automaton_first(struct grammar *g, uint32_t state);
+
+/* The tokens that may follow (mask.c). */
+void automaton_mask(struct grammar *g, uint32_t state, uint32_t *mask);
 
 #endif

@@ -125,23 +125,129 @@ static uint8_t judge(struct grammar *g, gb_node x)
     return ends ? PRODUCTIVE | NULLABLE : PRODUCTIVE;
 }
 
-/* The least solution: rules that go round are judged again until nothing is learnt. Pairs are above
- * no such rule, so their parts are final when they are first met. */
-static void judge_all(struct grammar *g, const struct vec *order)
+enum { LONG = 255, MAX_LEXEME_BYTES = 16, MAX_CLASS_BYTES = 6 };
+
+/* An upper bound of the bytes of x's longest match, up to LONG; parts' bounds are known, but for
+ * rules that go round, which are LONG. */
+static uint8_t longest(const struct grammar *g, const uint8_t *bound, gb_node x)
 {
-    for (bool more = true, first = true; more && !g->failed; first = false) {
+    const struct gb_node_data *d = &g->node[x];
+    const uint32_t *part;
+    uint32_t n = parts_of(g, x, &part);
+    uint64_t sum = 0, max = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        sum += bound[part[i]];
+        if (bound[part[i]] > max)
+            max = bound[part[i]];
+    }
+    uint64_t out = max;
+    switch ((enum gb_kind)d->kind) {
+    case NODE_NEVER:
+    case NODE_EMPTY:
+        return 0;
+    case NODE_BYTES:
+        out = d->b;
+        break;
+    case NODE_SET:
+        return 1;
+    case NODE_SEQ:
+        out = sum;
+        break;
+    case NODE_REPEAT:
+        out = max == LONG ? LONG : max * d->c;
+        break;
+    case NODE_AND:
+        out = bound[d->a] < bound[d->b] ? bound[d->a] : bound[d->b];
+        break;
+    case NODE_MINUS:
+        out = bound[d->a];
+        break;
+    case NODE_ALT:
+    case NODE_RULE:
+    case NODE_UNIQUE:
+    case NODE_ITEM:
+        break;
+    }
+    return out < LONG ? (uint8_t)out : LONG;
+}
+
+/* A class of characters of several bytes: an alternative that is no list of words. */
+static bool is_class(const struct grammar *g, const uint8_t *bound, gb_node x)
+{
+    const struct gb_node_data *d = &g->node[x];
+    if (d->kind != NODE_ALT || bound[x] > MAX_CLASS_BYTES)
+        return false;
+    for (uint32_t i = 0; i < d->b; i++)
+        if (g->node[g->part[d->a + i]].kind == NODE_SET ||
+            g->node[g->part[d->a + i]].kind == NODE_SEQ)
+            return true;
+    return false;
+}
+
+/* What compiling learns of each node on its way, for a while. */
+struct learnt {
+    uint8_t *bound; /* of bytes */
+    bool *tried;    /* whether it is a lexeme */
+    const struct lexeme **lexeme;
+};
+
+/* Whether x is a class or goes round in one: then one cell will do for it. Its parts are judged. */
+static void find_lexeme(struct grammar *g, gb_node x, struct learnt *l)
+{
+    gb_node body = x;
+    l->bound[x] = longest(g, l->bound, x);
+    if (!(g->known[x] & PRODUCTIVE) || g->node[x].flags & NODE_HAS_SCOPE)
+        return;
+    if (g->node[x].kind == NODE_REPEAT)
+        body = g->node[x].a;
+    else if (!is_class(g, l->bound, x))
+        return;
+    if (l->bound[body] > MAX_LEXEME_BYTES || !(g->known[body] & PRODUCTIVE) ||
+        g->known[body] & NULLABLE)
+        return;
+    if (!l->tried[body])
+        l->lexeme[body] = automaton_lexeme(g, body);
+    l->tried[body] = true;
+    g->lexeme[x] = l->lexeme[body];
+}
+
+/* The least solution: rules that go round are judged again until nothing is learnt. Pairs and
+ * lexemes are above no such rule, so their parts are final when they are first met. */
+static void judge_all(struct grammar *g, const struct vec *order, struct learnt *l)
+{
+    for (uint32_t i = 0; i < order->n && !g->failed; i++) {
+        g->known[order->at[i]] |= judge(g, order->at[i]);
+        find_lexeme(g, order->at[i], l);
+    }
+    for (bool more = true; more && !g->failed;) {
         more = false;
-        for (uint32_t i = 0; i < order->n && !g->failed; i++) {
+        for (uint32_t i = 0; i < order->n; i++) {
             gb_node x = order->at[i];
-            bool pair = g->node[x].kind == NODE_AND || g->node[x].kind == NODE_MINUS;
-            if (pair && !first)
+            if (g->node[x].kind == NODE_AND || g->node[x].kind == NODE_MINUS)
                 continue;
             uint8_t now = g->known[x] | judge(g, x);
-            more |= now != g->known[x] && !first;
+            more |= now != g->known[x];
             g->known[x] = now;
         }
-        more |= first;
     }
+}
+
+static enum err_code learn(struct grammar *g, const struct vec *order, struct err *e)
+{
+    struct learnt l = {.bound = malloc(g->n_nodes),
+                       .tried = calloc(g->n_nodes, sizeof *l.tried),
+                       .lexeme = calloc(g->n_nodes, sizeof *l.lexeme)};
+    if (l.bound && l.tried && l.lexeme) {
+        memset(l.bound, LONG, g->n_nodes);
+        judge_all(g, order, &l);
+        e->code = ERR_OK;
+    } else {
+        err_set(e, ERR_NOMEM, "no memory for a grammar of %u parts", g->n_nodes);
+    }
+    free(l.bound);
+    free(l.tried);
+    free(l.lexeme);
+    return e->code;
 }
 
 /* Whether part i of x can come at x's very beginning. */
@@ -210,7 +316,8 @@ static enum err_code compile(struct grammar *g, gb_node root, struct err *e)
     struct vec order = {0};
     if (postorder(g, root, &order, e) != ERR_OK)
         goto done;
-    judge_all(g, &order);
+    if (learn(g, &order, e) != ERR_OK)
+        goto done;
     if (!g->failed && !(g->known[root] & PRODUCTIVE)) {
         err_set(e, ERR_INVALID, "no text can satisfy the grammar");
         goto done;
@@ -253,7 +360,9 @@ enum err_code grammar_compile(struct grammar **out, const struct grammar_vocab *
     g->known = calloc(b->n_nodes, 1);
     g->start_a = calloc(b->n_nodes, sizeof *g->start_a);
     g->start_b = calloc(b->n_nodes, sizeof *g->start_b);
-    if (!g->node || !g->part || !g->text || !g->set || !g->known || !g->start_a || !g->start_b)
+    g->lexeme = calloc(b->n_nodes, sizeof *g->lexeme);
+    if (!g->lexeme || !g->node || !g->part || !g->text || !g->set || !g->known || !g->start_a ||
+        !g->start_b)
         err_set(e, ERR_NOMEM, "no memory for a grammar of %u parts", b->n_nodes);
     else if (automaton_open(g, e) == ERR_OK && compile(g, root, e) == ERR_OK) {
         *out = g;
@@ -282,5 +391,6 @@ void grammar_close(struct grammar *g)
     free(g->known);
     free(g->start_a);
     free(g->start_b);
+    free(g->lexeme);
     free(g);
 }

@@ -90,21 +90,8 @@ bool grammar_matcher_failed(const struct grammar_matcher *m)
 
 void grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask)
 {
-    const struct grammar_vocab *v = m->g->vocab;
-    memset(mask, 0, v->n_words * sizeof *mask);
-    uint32_t at[MAX_TOKEN_BYTES + 1];
-    at[0] = m->state;
     pthread_mutex_lock(&m->g->lock);
-    for (uint32_t i = 1; i < v->n_nodes;) {
-        const struct trie_node *t = &v->node[i];
-        uint32_t s = automaton_step(m->g, at[t->depth - 1], t->byte);
-        if (s == 0) {
-            i = t->after;
-            continue;
-        }
-        mask_set_node(v, mask, i++);
-        at[t->depth] = s;
-    }
+    automaton_mask(m->g, m->state, mask);
     m->failed |= m->g->failed;
     pthread_mutex_unlock(&m->g->lock);
 }

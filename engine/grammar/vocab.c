@@ -1,21 +1,16 @@
 #include "grammar/vocab.h"
 
 #include "base/fault.h"
+#include "grammar/lexeme.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-struct spelled {
-    const char *p; /* into the copy of all tokens' bytes */
-    uint32_t n;
-    uint32_t id;
-};
 
 static int by_spelling(const void *x, const void *y)
 {
     const struct spelled *a = x, *b = y;
     uint32_t n = a->n < b->n ? a->n : b->n;
-    int c = memcmp(a->p, b->p, n);
+    int c = n ? memcmp(a->p, b->p, n) : 0;
     if (c)
         return c;
     return a->n != b->n ? (a->n > b->n) - (a->n < b->n) : (a->id > b->id) - (a->id < b->id);
@@ -29,31 +24,58 @@ static uint32_t shared_prefix(const struct spelled *a, const struct spelled *b)
     return k;
 }
 
-/* Sorted tokens -> nodes. path[d] is the open node at depth d. */
-static void trie_fill(struct grammar_vocab *v, const struct spelled *s, uint32_t n)
+/* Sorted strings -> nodes. path[d] is the open node at depth d. */
+static void trie_fill(struct trie *t, const struct spelled *s, uint32_t n)
 {
     uint32_t path[MAX_TOKEN_BYTES + 1];
     uint32_t depth = 0;
     path[0] = 0;
-    v->node[0] = (struct trie_node){0};
-    v->n_nodes = 1;
+    t->node[0] = (struct trie_node){0};
+    t->n_nodes = 1;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t keep = i ? shared_prefix(&s[i - 1], &s[i]) : 0;
         for (; depth > keep; depth--)
-            v->node[path[depth]].after = v->n_nodes;
+            t->node[path[depth]].after = t->n_nodes;
         while (depth < s[i].n) {
-            path[depth + 1] = v->n_nodes;
-            v->node[v->n_nodes++] = (struct trie_node){
+            path[depth + 1] = t->n_nodes;
+            t->node[t->n_nodes++] = (struct trie_node){
                 .token = i, .depth = (uint16_t)(depth + 1), .byte = (uint8_t)s[i].p[depth]};
             depth++;
         }
-        if (depth > v->max_depth)
-            v->max_depth = depth;
-        v->token[i] = s[i].id;
+        if (depth > t->max_depth)
+            t->max_depth = depth;
+        t->token[i] = s[i].id;
     }
     for (uint32_t d = 0; d <= depth; d++)
-        v->node[path[d]].after = v->n_nodes;
-    v->node[v->n_nodes] = (struct trie_node){.after = v->n_nodes, .token = n};
+        t->node[path[d]].after = t->n_nodes;
+    t->node[t->n_nodes] = (struct trie_node){.after = t->n_nodes, .token = n};
+    t->n_tokens = n;
+}
+
+bool trie_make(struct trie *t, struct spelled *s, uint32_t n)
+{
+    *t = (struct trie){0};
+    if (n > 1)
+        qsort(s, n, sizeof *s, by_spelling);
+    size_t n_nodes = 2; /* the root, and the one that closes */
+    for (uint32_t i = 0; i < n; i++)
+        n_nodes += s[i].n - (i ? shared_prefix(&s[i - 1], &s[i]) : 0);
+    t->node = FAULT("grammar.vocab") ? NULL : malloc(n_nodes * sizeof *t->node);
+    t->token = malloc(((size_t)n + 1) * sizeof *t->token);
+    if (!t->node || !t->token) {
+        trie_free(t);
+        return false;
+    }
+    trie_fill(t, s, n);
+    assert(t->n_nodes + 1 == n_nodes);
+    return true;
+}
+
+void trie_free(struct trie *t)
+{
+    free(t->node);
+    free(t->token);
+    *t = (struct trie){0};
 }
 
 enum err_code grammar_vocab_open(struct grammar_vocab **out, uint32_t n_ids,
@@ -82,20 +104,18 @@ enum err_code grammar_vocab_open(struct grammar_vocab **out, uint32_t n_ids,
         s[n_tokens++] = (struct spelled){text + used, (uint32_t)n, id};
         used += n;
     }
-    if (n_tokens > 1)
-        qsort(s, n_tokens, sizeof *s, by_spelling);
-    size_t n_nodes = 2; /* the root, and the one that closes */
-    for (uint32_t i = 0; i < n_tokens; i++)
-        n_nodes += s[i].n - (i ? shared_prefix(&s[i - 1], &s[i]) : 0);
-    v->node = calloc(n_nodes, sizeof *v->node);
-    v->token = malloc(((size_t)n_tokens + 1) * sizeof *v->token);
-    if (!v->node || !v->token)
-        goto no_memory;
     v->n_ids = n_ids;
     v->n_words = (n_ids + 31) / 32;
-    v->n_tokens = n_tokens;
-    trie_fill(v, s, n_tokens);
-    assert(v->n_nodes + 1 == n_nodes);
+    v->text = malloc(total + 1);
+    v->at = malloc(((size_t)n_tokens + 1) * sizeof *v->at);
+    v->lexicon = lexicon_open();
+    if (!v->text || !v->at || !v->lexicon || !trie_make(&v->trie, s, n_tokens))
+        goto no_memory;
+    v->at[0] = 0;
+    for (uint32_t i = 0; i < n_tokens; i++) { /* sorted by now */
+        memcpy(v->text + v->at[i], s[i].p, s[i].n);
+        v->at[i + 1] = v->at[i] + s[i].n;
+    }
     free(s);
     free(text);
     *out = v;
@@ -111,7 +131,9 @@ void grammar_vocab_close(struct grammar_vocab *v)
 {
     if (!v)
         return;
-    free(v->node);
-    free(v->token);
+    lexicon_close(v->lexicon);
+    trie_free(&v->trie);
+    free(v->text);
+    free(v->at);
     free(v);
 }

@@ -1,0 +1,103 @@
+#include "grammar/automaton.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A mask is the union of what each cell of the state allows. Cells of lexemes take the tokens
+ * inside from their profile, and let the rests of the others follow whatever comes next; all other
+ * cells walk the trie together. */
+
+static void walk(struct grammar *g, uint32_t state, uint32_t *mask)
+{
+    const struct trie *t = &g->vocab->trie;
+    uint32_t at[MAX_TOKEN_BYTES + 1];
+    at[0] = state;
+    for (uint32_t i = 1; i < t->n_nodes;) {
+        const struct trie_node *n = &t->node[i];
+        uint32_t s = automaton_step(g, at[n->depth - 1], n->byte);
+        if (s == 0) {
+            i = n->after;
+            continue;
+        }
+        for (uint32_t k = n->token; k < n[1].token; k++)
+            mask_set(mask, t->token[k]);
+        at[n->depth] = s;
+        i++;
+    }
+}
+
+/* The tokens that leave a lexeme after `least` to `most` bodies. */
+static void walk_rests(struct grammar *g, const struct profile *p, uint32_t state, uint32_t least,
+                       uint32_t most, uint32_t *mask)
+{
+    const struct trie *t = &p->rest;
+    uint32_t at[MAX_TOKEN_BYTES + 1];
+    at[0] = state;
+    for (uint32_t i = 1; i < t->n_nodes;) {
+        const struct trie_node *n = &t->node[i];
+        uint32_t s = automaton_step(g, at[n->depth - 1], n->byte);
+        if (s == 0) {
+            i = n->after;
+            continue;
+        }
+        for (uint32_t k = n->token; k < n[1].token; k++)
+            if (p->done[k] >= least && p->done[k] <= most)
+                mask_set(mask, t->token[k]);
+        at[n->depth] = s;
+        i++;
+    }
+}
+
+/* Whether some byte both goes on with the lexeme and begins what follows it. Then a token that lies
+ * inside but needs too many bodies might still come by leaving early. */
+static bool overlaps(struct grammar *g, const struct lexeme *x, uint32_t next)
+{
+    struct byte_set first = automaton_first(g, next);
+    for (unsigned byte = 0; byte < 256; byte++)
+        if (x->to[LEXEME_START][byte] && byte_set_has(&first, byte))
+            return true;
+    return false;
+}
+
+/* False: this cell must walk. */
+static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask)
+{
+    struct cell c = g->cell[at];
+    const struct lexeme *x = g->lexeme[c.expr];
+    const struct profile *p = x ? lexeme_profile(g->vocab, x, c.a) : NULL;
+    if (!p)
+        return false;
+    uint32_t min, max;
+    automaton_limits(g, c.expr, &min, &max);
+    uint32_t least = min > c.b ? min - c.b : 0;
+    uint32_t most = max == GB_UNBOUNDED ? GB_UNBOUNDED : max - c.b;
+    bool leaves = p->rest.n_tokens > 0 && least <= p->max_done;
+    if (!leaves && most >= p->max_need) {
+        profile_inside(g->vocab, p, most, mask);
+        return true;
+    }
+    uint32_t next = automaton_next_state(g, at);
+    if (most < p->max_need && overlaps(g, x, next))
+        return false;
+    profile_inside(g->vocab, p, most, mask);
+    if (leaves)
+        walk_rests(g, p, next, least, most, mask);
+    return true;
+}
+
+void automaton_mask(struct grammar *g, uint32_t state, uint32_t *mask)
+{
+    memset(mask, 0, g->vocab->n_words * sizeof *mask);
+    uint32_t from = g->narrow.n;
+    for (uint32_t i = 0; i < g->state[state].n_cells && !g->failed; i++) {
+        uint32_t at = g->list.at[g->state[state].cell + i];
+        if (!mask_lexeme(g, at, mask))
+            automaton_push(g, &g->narrow, at);
+    }
+    uint32_t n = g->narrow.n - from;
+    if (n == g->state[state].n_cells)
+        walk(g, state, mask);
+    else if (n > 0)
+        walk(g, automaton_some_cells(g, g->narrow.at + from, n), mask);
+    g->narrow.n = from;
+}
