@@ -1,0 +1,207 @@
+/* bench_grammar.c - how long a grammar takes to compile, and a mask to fill.
+ *
+ *   bench_grammar [dir with tokenizer.json]
+ *
+ * A row per kind of grammar: how many, then percentiles of compile and mask times in microseconds.
+ * A mask is filled before each token of each text that the grammar accepts, as a server would;
+ * grammars share the vocabulary and what is cached in it, but nothing else, and nothing is warmed
+ * up. One thread. Each token of the text must be in its mask. The genuine vocabulary of 129,280 is
+ * build/tokenizer-deepseek-v3; without it the numbers say little. */
+#include "base/json.h"
+#include "grammar/ebnf.h"
+#include "grammar/grammar.h"
+#include "grammar/regex.h"
+#include "text/tokenizer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+struct times {
+    double *us;
+    size_t n, max;
+};
+
+static void add(struct times *t, double us)
+{
+    if (t->n == t->max) {
+        t->max = t->max ? t->max * 2 : 1024;
+        t->us = realloc(t->us, t->max * sizeof *t->us);
+        if (!t->us)
+            abort();
+    }
+    t->us[t->n++] = us;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void print(const char *what, struct times *t)
+{
+    if (!t->n)
+        return;
+    qsort(t->us, t->n, sizeof *t->us, by_value);
+    double sum = 0;
+    for (size_t i = 0; i < t->n; i++)
+        sum += t->us[i];
+    static const double share[] = {0.5, 0.9, 0.99, 0.999};
+    printf("%-16s %8zu  mean %9.1f ", what, t->n, sum / (double)t->n);
+    for (size_t i = 0; i < 4; i++)
+        printf(" p%-4g %9.1f", share[i] * 100, t->us[(size_t)(share[i] * (double)(t->n - 1))]);
+    printf("  max %9.1f us\n", t->us[t->n - 1]);
+    free(t->us);
+}
+
+static double now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+struct bench {
+    struct tokenizer *tok;
+    struct grammar_vocab *vocab;
+    uint32_t *mask;
+    struct times compile, fill;
+    size_t wrong;
+};
+
+static const char *token_bytes(const void *arg, uint32_t id, size_t *n)
+{
+    const struct tokenizer *tok = arg;
+    if (tokenizer_is_added(tok, id)) {
+        *n = 0;
+        return "";
+    }
+    return tokenizer_bytes(tok, id, n);
+}
+
+/* One text, token by token. */
+static void run_text(struct bench *b, struct grammar *g, const char *text)
+{
+    struct grammar_matcher *m;
+    struct token_vec ids = {0};
+    struct text_part part = {.text = text, .bytes = strlen(text)};
+    struct err e;
+    if (grammar_matcher_open(&m, g, &e) != ERR_OK ||
+        tokenizer_encode(b->tok, &part, 1, &ids, &e) != ERR_OK)
+        abort();
+    for (size_t i = 0; i < ids.n; i++) {
+        double from = now_us();
+        grammar_matcher_mask(m, b->mask);
+        double us = now_us() - from;
+        add(&b->fill, us);
+        if (getenv("SLOW") && us > atof(getenv("SLOW"))) {
+            printf("slow %.0f us before token %zu of '%.300s'\n", us, i, text);
+        }
+        size_t n, taken;
+        const char *p = tokenizer_bytes(b->tok, ids.id[i], &n);
+        bool in = b->mask[ids.id[i] / 32] >> ids.id[i] % 32 & 1;
+        bool ok = grammar_matcher_accept(m, p, n, &taken);
+        if (in != ok)
+            abort(); /* mask and bytes disagree */
+        if (!ok) {
+            b->wrong++;
+            break;
+        }
+    }
+    token_vec_free(&ids);
+    grammar_matcher_close(m);
+}
+
+static void report(struct bench *b, const char *what)
+{
+    printf("%s: %zu texts refused\n", what, b->wrong);
+    print("  compile", &b->compile);
+    print("  mask", &b->fill);
+    b->compile = b->fill = (struct times){0};
+    b->wrong = 0;
+}
+
+enum source { PATTERN, NOTATION };
+
+/* One row: a grammar and the texts of `key`. */
+static void run_row(struct bench *b, enum source source, const cJSON *row, const char *key)
+{
+    struct grammar_builder *gb;
+    struct grammar *g;
+    struct err e;
+    gb_node x = GB_NEVER;
+    double from = now_us();
+    if (gb_open(&gb, &e) != ERR_OK)
+        abort();
+    const char *flags = cJSON_GetStringValue(json_get(row, "flags"));
+    const char *text = cJSON_GetStringValue(json_get(row, source == PATTERN ? "regex" : "grammar"));
+    enum err_code code = source == PATTERN ? grammar_regex(&x, gb, text, strlen(text),
+                                                           *flags == 'u' ? REGEX_UNICODE : 0, &e)
+                                           : grammar_ebnf(&x, gb, text, strlen(text), &e);
+    if (code == ERR_OK)
+        code = grammar_compile(&g, b->vocab, gb, x, &e);
+    gb_close(gb);
+    double us = now_us() - from;
+    if (getenv("SLOW") && us > atof(getenv("SLOW")))
+        printf("slow compile %.0f us: %s\n", us, cJSON_GetStringValue(json_get(row, "id")));
+    if (code != ERR_OK) {
+        if (getenv("SLOW"))
+            printf("refused %s: %s\n", cJSON_GetStringValue(json_get(row, "id")), e.msg);
+        return;
+    }
+    add(&b->compile, us);
+    const cJSON *one;
+    cJSON_ArrayForEach(one, json_get(row, key)) run_text(b, g, one->valuestring);
+    grammar_close(g);
+}
+
+static void run_file(struct bench *b, const char *path, enum source source, const char *key)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f) {
+        printf("%s is not there\n", path);
+        return;
+    }
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t n;
+    while ((n = getline(&line, &room, f)) > 0) {
+        cJSON *row;
+        struct err e;
+        if (json_parse(&row, line, (size_t)n, JSON_MAX_DEPTH, &e) != ERR_OK)
+            continue; /* a text with NUL, which our JSON reader refuses */
+        run_row(b, source, row, key);
+        cJSON_Delete(row);
+    }
+    free(line);
+    fclose(f);
+    report(b, path);
+}
+
+int main(int argc, char **argv)
+{
+    const char *dir = argc > 1 ? argv[1] : "build/tokenizer-deepseek-v3";
+    if (argc < 2 && access("build/tokenizer-deepseek-v3/tokenizer.json", R_OK) != 0)
+        dir = "tests/fixtures/tokenizer";
+    struct bench b = {0};
+    struct err e;
+    if (tokenizer_open(&b.tok, dir, &e) != ERR_OK) {
+        fprintf(stderr, "%s\n", e.msg);
+        return 1;
+    }
+    double from = now_us();
+    uint32_t n_ids = tokenizer_n_ids(b.tok) < 129280 ? 129280 : tokenizer_n_ids(b.tok);
+    if (grammar_vocab_open(&b.vocab, n_ids, token_bytes, b.tok, &e) != ERR_OK)
+        return 1;
+    printf("vocabulary of %u from %s: trie in %.1f ms\n", n_ids, dir, (now_us() - from) / 1e3);
+    b.mask = calloc(n_ids / 32 + 1, sizeof *b.mask);
+    run_file(&b, "tests/fixtures/grammar/grammars.jsonl", NOTATION, "accept");
+    run_file(&b, "tests/fixtures/grammar/regex.jsonl", PATTERN, "match");
+    free(b.mask);
+    grammar_vocab_close(b.vocab);
+    tokenizer_close(b.tok);
+    return 0;
+}
