@@ -258,11 +258,16 @@ class Https(unittest.TestCase):
         return Server("--tls-cert", self.crt, "--tls-key", self.key, *options, tls=self.trusting)
 
     def test_streams_and_versions(self):
-        body = {"prompt": "Hi", "max_tokens": 8, "stream": True, "ignore_eos": True}
+        body = {"prompt": "Hi", "max_tokens": 200, "seed": 1, "ignore_eos": True}
         with self.serve() as server:
             status, text, _ = server.post("/v1/completions", body)
-            self.assertEqual((status, text.count("data: ")), (200, 10))
+            whole = json.loads(text)
+            self.assertEqual((status, whole["usage"]["completion_tokens"]), (200, 200))
+            status, text, _ = server.post("/v1/completions", dict(body, stream=True))
             self.assertTrue(text.endswith("data: [DONE]\n\n"))
+            events = [json.loads(x[6:]) for x in text.split("\n\n") if x.startswith("data: {")]
+            self.assertEqual("".join(e["choices"][0]["text"] for e in events),
+                             whole["choices"][0]["text"])
             for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
                 context = ssl.create_default_context(cafile=self.crt)
                 context.minimum_version = context.maximum_version = version
