@@ -1,8 +1,8 @@
 /* cuda_ops.h - ops.h on one NVIDIA GPU, and the weights it reads.
  *
  * Any member of the family; compute capability 8.0 or later. Activations are fp32; in the
- * fast precision products round them to bf16 as they read them, as the CPU's do (a residual stream
- * in bf16 took the golden v3-bf16 from 2.2e-2 to 3.0e-2 root mean square). Each lane
+ * fast precision products split them into two bf16 as they read them, as the CPU's do (one bf16
+ * takes the random goldens to 2e-2 .. 2e-1 root mean square: other experts, other selections). Each lane
  * has its stream; all memory is reserved when the back end opens; a step's arrays go up once, in
  * begin(). The KV planes have the CPU's bytes. Equal bits: how a product or a sum is cut depends on
  * the sizes of one row's work alone.

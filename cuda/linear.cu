@@ -1,11 +1,13 @@
 /* linear.cu - y[n, n_out] = or += x[n, n_in] W^T, for one matrix or a group of them.
  *
  * Two kernels, chosen by W's type and the precision alone, so a row's bits never depend on n:
- * - tensor: activations rounded to bf16 as they are read, bf16 or e4m3 weights. Tile of 64 rows x
- * 64 outputs, K in steps of 32 through shared memory, 4 warps of 16 rows x 64 outputs each. e4m3
- * codes are exact in bf16; their block scale multiplies the fp32 sum of each 128 of K.
+ * - tensor: activations as the sum of two bf16, hi and lo, split as they are read; bf16 or e4m3
+ * weights. Tile of 64 rows x 64 outputs, K in steps of 32 through shared memory, 4 warps of 16 rows
+ * x 64 outputs each; each step of 16 multiplies hi first, then lo. e4m3 codes are exact in bf16;
+ * their block scale multiplies the fp32 sum of each 128 of K.
  * - plain: fp32 arithmetic for everything else; tile of 32 x 32, K in steps of 32.
- * Sums run over K in rising order. Cost: 2 n n_out n_in flops; W is read once per 64 rows.
+ * Sums run over K in rising order. Cost: 2 n n_out n_in flops (tensor: twice that, for hi and lo); W
+ * is read once per 64 rows.
  */
 #include "cuda/backend.cuh"
 
@@ -44,7 +46,7 @@ static __device__ __forceinline__ struct matrix block_matrix(const struct produc
 template <bool FP8>
 static __global__ void __launch_bounds__(128) tensor_kernel(struct product_args a)
 {
-    __shared__ uint16_t xs[TM][TK + PAD], ws[TN][TK + PAD];
+    __shared__ uint16_t xs[TM][TK + PAD], xl[TM][TK + PAD], ws[TN][TK + PAD];
     uint32_t first, count, row0 = blockIdx.y * TM, out0 = blockIdx.x * TN;
     struct matrix w = block_matrix(a, &first, &count);
     if (row0 >= count)
@@ -55,13 +57,14 @@ static __global__ void __launch_bounds__(128) tensor_kernel(struct product_args 
         __syncthreads();
         for (uint32_t i = threadIdx.x; i < TM * TK; i += 128) {
             uint32_t r = i / TK, k = k0 + i % TK;
-            uint16_t v = 0;
+            struct bf16_pair v = {0, 0};
             if (row0 + r < count && k < a.n_in) {
                 size_t at = first + row0 + r;
                 at = a.row ? a.row[at] : at;
-                v = bf16_round(((const float *)a.x)[at * a.n_in + k]);
+                v = bf16_split(((const float *)a.x)[at * a.n_in + k]);
             }
-            xs[r][i % TK] = v;
+            xs[r][i % TK] = v.hi;
+            xl[r][i % TK] = v.lo;
         }
         for (uint32_t i = threadIdx.x; i < TN * TK; i += 128) {
             uint32_t o = out0 + i / TK, k = k0 + i % TK;
@@ -76,16 +79,21 @@ static __global__ void __launch_bounds__(128) tensor_kernel(struct product_args 
         }
         __syncthreads();
         for (uint32_t k = 0; k < TK; k += 16) {
-            uint32_t fa[4], r = warp * 16 + g;
+            uint32_t fa[4], fl[4], r = warp * 16 + g;
             fa[0] = *(const uint32_t *)&xs[r][k + 2 * t];
             fa[1] = *(const uint32_t *)&xs[r + 8][k + 2 * t];
             fa[2] = *(const uint32_t *)&xs[r][k + 2 * t + 8];
             fa[3] = *(const uint32_t *)&xs[r + 8][k + 2 * t + 8];
+            fl[0] = *(const uint32_t *)&xl[r][k + 2 * t];
+            fl[1] = *(const uint32_t *)&xl[r + 8][k + 2 * t];
+            fl[2] = *(const uint32_t *)&xl[r][k + 2 * t + 8];
+            fl[3] = *(const uint32_t *)&xl[r + 8][k + 2 * t + 8];
             for (uint32_t j = 0; j < TN / 8; j++) {
                 uint32_t fb[2];
                 fb[0] = *(const uint32_t *)&ws[j * 8 + g][k + 2 * t];
                 fb[1] = *(const uint32_t *)&ws[j * 8 + g][k + 2 * t + 8];
                 mma_bf16(FP8 ? part[j] : acc[j], fa, fb);
+                mma_bf16(FP8 ? part[j] : acc[j], fl, fb);
             }
         }
         if (FP8 && ((k0 + TK) % BLOCK_K == 0 || k0 + TK >= a.n_in)) {

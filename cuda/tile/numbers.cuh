@@ -26,6 +26,17 @@ static __device__ __forceinline__ uint16_t bf16_round(float x)
     return (uint16_t)((u + 0x7FFFu + (u >> 16 & 1u)) >> 16);
 }
 
+/* x = hi + lo to 16 bits of mantissa; where hi rounds to infinity lo is 0. */
+struct bf16_pair {
+    uint16_t hi, lo;
+};
+static __device__ __forceinline__ struct bf16_pair bf16_split(float x)
+{
+    uint16_t hi = bf16_round(x);
+    float rest = x - bf16_value(hi);
+    return (struct bf16_pair){hi, (hi & 0x7FFFu) == 0x7F80u ? (uint16_t)0 : bf16_round(rest)};
+}
+
 static __device__ __forceinline__ float get(const float *p)
 {
     return *p;
