@@ -2,10 +2,10 @@
  *
  * Any member of the family; compute capability 8.0 or later. Activations are fp32; in the
  * fast precision products split them into two bf16 as they read them, as the CPU's do (one bf16
- * takes the random goldens to 2e-2 .. 2e-1 root mean square: other experts, other selections). Each lane
- * has its stream; all memory is reserved when the back end opens; a step's arrays go up once, in
- * begin(). The KV planes have the CPU's bytes. Equal bits: how a product or a sum is cut depends on
- * the sizes of one row's work alone.
+ * takes the random goldens to 2e-2 .. 2e-1 root mean square: other experts, other selections). Each
+ * lane has its stream; all memory is reserved when the back end opens; a step's arrays go up once,
+ * in begin(). The KV planes have the CPU's bytes. Equal bits: how a product or a sum is cut depends
+ * on the sizes of one row's work alone.
  *
  * Thread: ops of the two lanes may be called from two threads at once.
  */

@@ -6,8 +6,8 @@
  * x 64 outputs each; each step of 16 multiplies hi first, then lo. e4m3 codes are exact in bf16;
  * their block scale multiplies the fp32 sum of each 128 of K.
  * - plain: fp32 arithmetic for everything else; tile of 32 x 32, K in steps of 32.
- * Sums run over K in rising order. Cost: 2 n n_out n_in flops (tensor: twice that, for hi and lo); W
- * is read once per 64 rows.
+ * Sums run over K in rising order. Cost: 2 n n_out n_in flops (tensor: twice that, for hi and lo);
+ * W is read once per 64 rows.
  */
 #include "cuda/backend.cuh"
 
