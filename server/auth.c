@@ -1,6 +1,8 @@
 /* auth.c - see auth.h. */
 #include "auth.h"
 
+#include "hex.h"
+
 #include <errno.h>
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
@@ -16,7 +18,7 @@ struct auth {
     struct auth_key key[AUTH_MAX_KEYS]; /* a key keeps its place as long as it is known */
 };
 
-/* --- hashes and hex --------------------------------------------------------------------------- */
+/* --- hashes --------------------------------------------------------------------------- */
 
 static bool digest(uint8_t out[AUTH_DIGEST], const uint8_t salt[AUTH_SALT], const char *secret,
                    size_t bytes)
@@ -27,29 +29,6 @@ static bool digest(uint8_t out[AUTH_DIGEST], const uint8_t salt[AUTH_SALT], cons
     bool ok = !gnutls_hash(h, salt, AUTH_SALT) && !gnutls_hash(h, secret, bytes);
     gnutls_hash_deinit(h, out);
     return ok;
-}
-
-static int hex_value(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* Exactly n bytes; returns what follows them, NULL: no such digits. */
-static const char *read_hex(const char *s, uint8_t *out, size_t n)
-{
-    for (size_t i = 0; i < n; i++, s += 2) {
-        int high = hex_value(s[0]), low = high < 0 ? -1 : hex_value(s[1]);
-        if (low < 0)
-            return NULL;
-        out[i] = (uint8_t)(high << 4 | low);
-    }
-    return s;
-}
-
-static void write_hex(char *out, const uint8_t *bytes, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        snprintf(out + 2 * i, 3, "%02x", bytes[i]);
 }
 
 /* --- a line ----------------------------------------------------------------------------------- */
@@ -111,8 +90,8 @@ static enum err_code read_line(struct auth_key *k, char *line, struct err *e)
     snprintf(k->name, sizeof k->name, "%s", name);
     size_t n = sizeof hash_mark - 1;
     const char *s = hash && !strncmp(hash, hash_mark, n) ? hash + n : NULL;
-    s = s ? read_hex(s, k->salt, AUTH_SALT) : NULL;
-    s = s && *s == ':' ? read_hex(s + 1, k->digest, AUTH_DIGEST) : NULL;
+    s = s ? hex_read(s, k->salt, AUTH_SALT) : NULL;
+    s = s && *s == ':' ? hex_read(s + 1, k->digest, AUTH_DIGEST) : NULL;
     if (!s || *s)
         return err_set(e, ERR_INVALID,
                        "key %s needs sha256:SALT:HASH in lower-case hex (gaze key makes it)", name);
@@ -156,8 +135,8 @@ enum err_code auth_make_line(char *out, size_t bytes, const char *name, const ch
         return e->code;
     if (!digest(k.digest, k.salt, secret, strlen(secret)))
         return err_set(e, ERR_IO, "no SHA-256");
-    write_hex(salt, k.salt, AUTH_SALT);
-    write_hex(hash, k.digest, AUTH_DIGEST);
+    hex_write(salt, k.salt, AUTH_SALT);
+    hex_write(hash, k.digest, AUTH_DIGEST);
     size_t n = (size_t)snprintf(out, bytes, "%s %s%s:%s", name, hash_mark, salt, hash);
     for (int i = 0; i < n_limits; i++) {
         if (read_limit(&k.limit, limit[i], e))

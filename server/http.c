@@ -5,6 +5,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "generation.h"
+#include "hex.h"
 #include "http_impl.h"
 #include "loop.h"
 #include "tracing.h"
@@ -463,7 +464,7 @@ static void log_call(struct call *c, enum MHD_RequestTerminationCode why)
         return;
     char path[120], trace[2 * TRACE_ID + 1] = "";
     if (c->traced)
-        trace_hex(trace, c->trace.id, TRACE_ID);
+        hex_write(trace, c->trace.id, TRACE_ID);
     log_at(level, "http", "request=%s method=%s path=\"%s\" status=%d ms=%.1f%s%s%s%s",
            c->request_id, c->method, log_escape(path, sizeof path, c->path), status,
            (double)(clock_us() - c->begun_us) * 1e-3, c->key ? " key=" : "",

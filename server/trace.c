@@ -2,27 +2,20 @@
 #include "trace.h"
 
 #include "base/hash.h"
+#include "hex.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static int hex_value(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* n bytes, and not all of them zero. */
 static bool read_id(const char *s, uint8_t *out, size_t n)
 {
-    bool some = false;
-    for (size_t i = 0; i < n; i++, s += 2) {
-        int high = hex_value(s[0]), low = hex_value(s[1]);
-        if (high < 0 || low < 0)
-            return false;
-        out[i] = (uint8_t)(high << 4 | low);
-        some |= out[i] != 0;
-    }
-    return some;
+    uint8_t some = 0;
+    if (!hex_read(s, out, n))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        some |= out[i];
+    return some != 0;
 }
 
 /* version "-" trace "-" parent "-" flags; later versions may go on behind another "-". */
@@ -62,21 +55,11 @@ void trace_begin(struct trace *t, const char *header, uint64_t seed)
     make_id(t->span, SPAN_ID, ~seed);
 }
 
-void trace_hex(char *out, const uint8_t *bytes, size_t n)
-{
-    static const char digits[] = "0123456789abcdef";
-    for (size_t i = 0; i < n; i++) {
-        out[2 * i] = digits[bytes[i] >> 4];
-        out[2 * i + 1] = digits[bytes[i] & 15];
-    }
-    out[2 * n] = 0;
-}
-
 void trace_header(char out[TRACE_HEADER], const struct trace *t)
 {
     char id[2 * TRACE_ID + 1], span[2 * SPAN_ID + 1];
-    trace_hex(id, t->id, TRACE_ID);
-    trace_hex(span, t->span, SPAN_ID);
+    hex_write(id, t->id, TRACE_ID);
+    hex_write(span, t->span, SPAN_ID);
     snprintf(out, TRACE_HEADER, "00-%s-%s-%s", id, span, t->sampled ? "01" : "00");
 }
 
@@ -105,7 +88,7 @@ static void attribute(struct jo *j, const struct span_attribute *a)
 static void key_id(struct jo *j, const char *key, const uint8_t *id, size_t n)
 {
     char hex[2 * TRACE_ID + 1];
-    trace_hex(hex, id, n);
+    hex_write(hex, id, n);
     jo_kstr(j, key, hex);
 }
 

@@ -26,7 +26,6 @@ struct trace {
 void trace_begin(struct trace *t, const char *header, uint64_t seed);
 /* "00-<trace>-<span>-01" */
 void trace_header(char out[TRACE_HEADER], const struct trace *t);
-void trace_hex(char *out, const uint8_t *bytes, size_t n); /* 2 n digits and a NUL */
 
 enum span_kind { SPAN_INTERNAL = 1, SPAN_SERVER = 2 }; /* OTLP's numbers */
 struct span_attribute {
