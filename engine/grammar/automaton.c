@@ -8,7 +8,7 @@
 
 enum { ASKED_FOR_TABLE = 24, MANY_CELLS = 64 };
 
-static bool grow(struct grammar *g, void **p, uint32_t *max, uint32_t want, size_t element_bytes)
+bool automaton_grow(struct grammar *g, void **p, uint32_t *max, uint32_t want, size_t element_bytes)
 {
     if (want <= *max)
         return true;
@@ -27,13 +27,13 @@ static bool grow(struct grammar *g, void **p, uint32_t *max, uint32_t want, size
 
 bool automaton_push(struct grammar *g, struct vec *v, uint32_t x)
 {
-    if (!grow(g, (void **)&v->at, &v->max, v->n + 1, sizeof *v->at))
+    if (!automaton_grow(g, (void **)&v->at, &v->max, v->n + 1, sizeof *v->at))
         return false;
     v->at[v->n++] = x;
     return true;
 }
 
-static uint32_t *set_find(const struct word_set *s, uint64_t key)
+uint32_t *word_set_find(const struct word_set *s, uint64_t key)
 {
     if (!s->n_slots)
         return NULL;
@@ -56,7 +56,7 @@ static void set_place(struct word_set *s, uint64_t key, uint32_t value)
 }
 
 /* key is not in the set. */
-static bool set_add(struct grammar *g, struct word_set *s, uint64_t key, uint32_t value)
+bool word_set_add(struct grammar *g, struct word_set *s, uint64_t key, uint32_t value)
 {
     if (s->n * 2 >= s->n_slots) {
         struct word_set bigger = {.n = s->n, .n_slots = s->n_slots ? s->n_slots * 2 : 256};
@@ -106,8 +106,7 @@ static bool cell_table_grow(struct grammar *g)
     return true;
 }
 
-/* The cell that says this; 0 when it cannot be had (failed is set then). */
-static uint32_t cell_of(struct grammar *g, uint32_t expr, uint32_t a, uint32_t b, uint32_t next)
+uint32_t automaton_cell(struct grammar *g, uint32_t expr, uint32_t a, uint32_t b, uint32_t next)
 {
     struct cell c = {expr, a, b, next};
     if (g->n_cells * 2 >= g->n_cell_table && !cell_table_grow(g))
@@ -121,7 +120,7 @@ static uint32_t cell_of(struct grammar *g, uint32_t expr, uint32_t a, uint32_t b
         return 0;
     }
     uint32_t max = g->max_cells;
-    if (!grow(g, (void **)&g->cell, &g->max_cells, g->n_cells + 1, sizeof *g->cell))
+    if (!automaton_grow(g, (void **)&g->cell, &g->max_cells, g->n_cells + 1, sizeof *g->cell))
         return 0;
     if (g->max_cells != max) {
         uint32_t *seen = realloc(g->seen, g->max_cells * sizeof *seen);
@@ -131,8 +130,16 @@ static uint32_t cell_of(struct grammar *g, uint32_t expr, uint32_t a, uint32_t b
             return 0;
         }
         g->seen = seen;
+        uint8_t *flags = realloc(g->flags, g->max_cells);
+        if (!flags) {
+            g->max_cells = max;
+            g->failed = true;
+            return 0;
+        }
+        g->flags = flags;
     }
     g->seen[g->n_cells] = 0;
+    g->flags[g->n_cells] = scope_flags(g, &c);
     g->cell[g->n_cells] = c;
     g->cell_table[at] = g->n_cells;
     return g->n_cells++;
@@ -188,7 +195,7 @@ static void sort_cells(uint32_t *at, uint32_t n)
 static uint32_t state_of(struct grammar *g, uint32_t n, bool may_end)
 {
     g->list.n -= n;
-    if (n == 0 && !may_end)
+    if ((n == 0 && !may_end) || g->failed)
         return 0;
     if (g->n_states * 2 >= g->n_state_table && !state_table_grow(g))
         return 0;
@@ -206,7 +213,7 @@ static uint32_t state_of(struct grammar *g, uint32_t n, bool may_end)
         g->failed = true;
         return 0;
     }
-    if (!grow(g, (void **)&g->state, &g->max_states, g->n_states + 1, sizeof *g->state))
+    if (!automaton_grow(g, (void **)&g->state, &g->max_states, g->n_states + 1, sizeof *g->state))
         return 0;
     g->state[g->n_states] = (struct state){.cell = g->list.n, .n_cells = n, .may_end = may_end};
     g->list.n += n;
@@ -237,7 +244,7 @@ static void work_node(struct grammar *g, gb_node x, uint32_t next)
     } else if (g->lexeme[x]) {
         a = LEXEME_START;
     }
-    uint32_t c = cell_of(g, x, a, b, next);
+    uint32_t c = automaton_cell(g, x, a, b, next);
     if (c)
         automaton_push(g, &g->work, c);
 }
@@ -271,10 +278,46 @@ static void close_repeat(struct grammar *g, uint32_t at)
     if (d->c == GB_UNBOUNDED && done > (nullable ? 0 : d->b))
         done = nullable ? 0 : d->b;
     uint32_t after =
-        d->c != GB_UNBOUNDED && done == d->c ? c.next : cell_of(g, c.expr, 0, done, c.next);
+        d->c != GB_UNBOUNDED && done == d->c ? c.next : automaton_cell(g, c.expr, 0, done, c.next);
     if (nullable && after && after != c.next) /* an empty round brings nothing new */
         g->seen[after] = g->closure;
     work_node(g, d->a, after);
+}
+
+/* The beginning of a scope or an item, or its mark, where it ends. */
+static void close_scope(struct grammar *g, uint32_t at)
+{
+    struct cell c = g->cell[at];
+    uint32_t next = c.next;
+    if (!c.b)
+        work_node(g, g->node[c.expr].a, automaton_cell(g, c.expr, 0, 1, c.next));
+    else if (g->node[c.expr].kind == NODE_UNIQUE || scope_finish(g, at, &next))
+        automaton_push(g, &g->work, next);
+}
+
+/* Of the n cells at the end of the list pool, those whose items can still become new ones. */
+static uint32_t keep_alive(struct grammar *g, uint32_t n)
+{
+    uint8_t flags = 0;
+    uint32_t *cells = g->list.at + g->list.n - n, kept = 0;
+    for (uint32_t i = 0; i < n; i++)
+        flags |= g->flags[cells[i]];
+    if (!flags)
+        return n;
+    uint32_t *copy = malloc(n * sizeof *copy); /* to look ahead makes states, and moves the list */
+    if (!copy) {
+        g->failed = true;
+        return n;
+    }
+    memcpy(copy, cells, n * sizeof *copy);
+    g->list.n -= n;
+    for (uint32_t i = 0; i < n && !g->failed; i++)
+        if (!g->flags[copy[i]] || scope_alive(g, copy[i]))
+            copy[kept++] = copy[i];
+    for (uint32_t i = 0; i < kept; i++)
+        automaton_push(g, &g->list, copy[i]);
+    free(copy);
+    return g->failed ? 0 : kept;
 }
 
 /* Replaces the cells on the work list from `from` on by the state of all first bytes they have. */
@@ -320,7 +363,7 @@ static uint32_t close_work(struct grammar *g, uint32_t from)
             break;
         case NODE_SEQ:
             work_node(g, g->part[d->a + c.b],
-                      c.b + 1 < d->b ? cell_of(g, c.expr, 0, c.b + 1, c.next) : c.next);
+                      c.b + 1 < d->b ? automaton_cell(g, c.expr, 0, c.b + 1, c.next) : c.next);
             break;
         case NODE_ALT:
             for (uint32_t i = 0; i < d->b; i++)
@@ -330,14 +373,16 @@ static uint32_t close_work(struct grammar *g, uint32_t from)
             close_repeat(g, at);
             break;
         case NODE_RULE:
+            work_node(g, d->a, c.next);
+            break;
         case NODE_UNIQUE:
         case NODE_ITEM:
-            work_node(g, d->a, c.next);
+            close_scope(g, at);
             break;
         }
     }
     g->work.n = from;
-    return state_of(g, n, may_end);
+    return state_of(g, g->failed ? 0 : keep_alive(g, n), may_end);
 }
 
 uint32_t automaton_start(struct grammar *g, gb_node x)
@@ -437,8 +482,8 @@ static bool pair_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
         return false;
     if (b == 0 || automaton_pair_ends(g, x, a, b))
         return true;
-    uint32_t first = cell_of(g, x, a, b, 0);
-    const uint32_t *known = first ? set_find(&g->live, (uint64_t)first + 1) : NULL;
+    uint32_t first = automaton_cell(g, x, a, b, 0);
+    const uint32_t *known = first ? word_set_find(&g->live, (uint64_t)first + 1) : NULL;
     if (known)
         return *known == 1;
     struct vec queue = {0}, parent = {0};
@@ -446,7 +491,7 @@ static bool pair_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
     bool live = false;
     uint32_t way = 0; /* the queue's entry from which an end was seen */
     if (!first || !automaton_push(g, &queue, first) || !automaton_push(g, &parent, UNKNOWN) ||
-        !set_add(g, &met, (uint64_t)first + 1, 0))
+        !word_set_add(g, &met, (uint64_t)first + 1, 0))
         goto done;
     for (uint32_t i = 0; i < queue.n && !live && !g->failed; i++) {
         uint8_t byte[256];
@@ -459,10 +504,10 @@ static bool pair_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
             if (na == 0 || (nb == 0 && !minus))
                 continue;
             live = nb == 0 || automaton_pair_ends(g, x, na, nb);
-            uint32_t c = live ? 0 : cell_of(g, x, na, nb, 0);
-            if (!c || set_find(&met, (uint64_t)c + 1))
+            uint32_t c = live ? 0 : automaton_cell(g, x, na, nb, 0);
+            if (!c || word_set_find(&met, (uint64_t)c + 1))
                 continue;
-            known = set_find(&g->live, (uint64_t)c + 1);
+            known = word_set_find(&g->live, (uint64_t)c + 1);
             if (known) {
                 live = *known == 1;
                 continue;
@@ -470,17 +515,17 @@ static bool pair_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
             if (queue.n >= MAX_PAIR_SEARCH)
                 g->failed = true;
             else if (automaton_push(g, &queue, c) && automaton_push(g, &parent, i))
-                set_add(g, &met, (uint64_t)c + 1, 0);
+                word_set_add(g, &met, (uint64_t)c + 1, 0);
         }
     }
     if (g->failed)
         live = false;
     else if (live)
         for (uint32_t i = way; i != UNKNOWN; i = parent.at[i])
-            set_add(g, &g->live, (uint64_t)queue.at[i] + 1, 1);
+            word_set_add(g, &g->live, (uint64_t)queue.at[i] + 1, 1);
     else
         for (uint32_t i = 0; i < queue.n; i++)
-            set_add(g, &g->live, (uint64_t)queue.at[i] + 1, 0);
+            word_set_add(g, &g->live, (uint64_t)queue.at[i] + 1, 0);
 done:
     free(queue.at);
     free(parent.at);
@@ -509,7 +554,7 @@ static void step_lexeme(struct grammar *g, const struct cell *c, unsigned byte)
             return;
         }
     }
-    uint32_t at = cell_of(g, c->expr, to, done, c->next);
+    uint32_t at = automaton_cell(g, c->expr, to, done, c->next);
     if (at)
         automaton_push(g, &g->work, at);
 }
@@ -524,7 +569,7 @@ static void step_cell(struct grammar *g, uint32_t at, unsigned byte)
     } else if (d->kind == NODE_BYTES) {
         if ((unsigned char)g->text[d->a + c.b] != byte)
             return;
-        uint32_t to = c.b + 1 < d->b ? cell_of(g, c.expr, 0, c.b + 1, c.next) : c.next;
+        uint32_t to = c.b + 1 < d->b ? automaton_cell(g, c.expr, 0, c.b + 1, c.next) : c.next;
         automaton_push(g, &g->work, to);
     } else if (d->kind == NODE_SET) {
         if (byte_set_has(&g->set[d->a], byte))
@@ -533,31 +578,48 @@ static void step_cell(struct grammar *g, uint32_t at, unsigned byte)
         assert(is_pair(g, c.expr));
         uint32_t a = automaton_step(g, c.a, byte);
         uint32_t b = a ? automaton_step(g, c.b, byte) : 0;
-        uint32_t to = pair_live(g, c.expr, a, b) ? cell_of(g, c.expr, a, b, c.next) : 0;
+        uint32_t to = pair_live(g, c.expr, a, b) ? automaton_cell(g, c.expr, a, b, c.next) : 0;
         if (to)
             automaton_push(g, &g->work, to);
     }
 }
 
+/* Without looking ahead; *sure: no pair or item can make a byte lead nowhere. */
+static struct byte_set first_bytes(const struct grammar *g, const struct state *s, bool *sure)
+{
+    struct byte_set first = {{0}};
+    *sure = true;
+    for (uint32_t i = 0; i < s->n_cells; i++) {
+        uint32_t at = g->list.at[s->cell + i];
+        const struct cell *c = &g->cell[at];
+        const struct gb_node_data *d = &g->node[c->expr];
+        *sure &= !g->flags[at];
+        if (d->kind == NODE_BYTES) {
+            byte_set_add(&first, (unsigned char)g->text[d->a + c->b]);
+        } else if (d->kind == NODE_SET) {
+            for (unsigned w = 0; w < 4; w++)
+                first.w[w] |= g->set[d->a].w[w];
+        } else if (g->lexeme[c->expr]) {
+            const uint8_t *row = g->lexeme[c->expr]->to[c->a];
+            for (unsigned byte = 0; byte < 256; byte++)
+                if (row[byte])
+                    byte_set_add(&first, byte);
+        } else { /* a pair: any */
+            *sure = false;
+            memset(&first, 0xFF, sizeof first);
+            return first;
+        }
+    }
+    return first;
+}
+
 /* A state's own table: bytes that no cell begins with need not be tried one by one. */
 static void table_begin(const struct grammar *g, struct state *s)
 {
-    memset(s->to, 0xFF, 256 * sizeof *s->to);
-    struct byte_set first = {{0}};
-    for (uint32_t i = 0; i < s->n_cells; i++) {
-        const struct cell *c = &g->cell[g->list.at[s->cell + i]];
-        const struct gb_node_data *d = &g->node[c->expr];
-        if (d->kind == NODE_BYTES)
-            byte_set_add(&first, (unsigned char)g->text[d->a + c->b]);
-        else if (d->kind == NODE_SET)
-            for (unsigned w = 0; w < 4; w++)
-                first.w[w] |= g->set[d->a].w[w];
-        else
-            return; /* not known without a step */
-    }
+    bool sure;
+    struct byte_set first = first_bytes(g, s, &sure);
     for (unsigned byte = 0; byte < 256; byte++)
-        if (!byte_set_has(&first, byte))
-            s->to[byte] = 0;
+        s->to[byte] = byte_set_has(&first, byte) ? UNKNOWN : 0;
 }
 
 uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte)
@@ -568,12 +630,15 @@ uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte)
     if (s->to && s->to[byte] != UNKNOWN)
         return s->to[byte];
     uint64_t key = ((uint64_t)state << 8 | byte) + 1;
-    const uint32_t *known = s->to ? NULL : set_find(&g->step, key);
+    const uint32_t *known = s->to ? NULL : word_set_find(&g->step, key);
     if (known)
         return *known;
     uint32_t from = g->work.n;
     for (uint32_t i = 0; i < g->state[state].n_cells; i++)
         step_cell(g, g->list.at[g->state[state].cell + i], byte);
+    for (uint32_t i = from; i < g->work.n && !g->failed; i++)
+        if (g->work.at[i] && g->flags[g->work.at[i]] & IN_ITEM) /* its bytes are kept */
+            g->work.at[i] = scope_read(g, g->work.at[i], byte);
     uint32_t to = close_work(g, from);
     if (g->failed)
         return 0;
@@ -589,34 +654,20 @@ uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte)
     if (s->to)
         s->to[byte] = to;
     else
-        set_add(g, &g->step, key, to);
+        word_set_add(g, &g->step, key, to);
     return to;
 }
 
 struct byte_set automaton_first(struct grammar *g, uint32_t state)
 {
-    struct byte_set first = {{0}};
-    for (uint32_t i = 0; i < g->state[state].n_cells; i++) {
-        const struct cell *c = &g->cell[g->list.at[g->state[state].cell + i]];
-        const struct gb_node_data *d = &g->node[c->expr];
-        if (d->kind == NODE_BYTES) {
-            byte_set_add(&first, (unsigned char)g->text[d->a + c->b]);
-        } else if (d->kind == NODE_SET) {
-            for (unsigned w = 0; w < 4; w++)
-                first.w[w] |= g->set[d->a].w[w];
-        } else if (g->lexeme[c->expr]) {
-            const uint8_t *row = g->lexeme[c->expr]->to[c->a];
-            for (unsigned byte = 0; byte < 256; byte++)
-                if (row[byte])
-                    byte_set_add(&first, byte);
-        } else {
-            for (unsigned byte = 0; byte < 256; byte++)
-                if (automaton_step(g, state, byte))
-                    byte_set_add(&first, byte);
-            return first;
-        }
-    }
-    return first;
+    bool sure;
+    struct byte_set first = first_bytes(g, &g->state[state], &sure), out = {{0}};
+    if (sure)
+        return first;
+    for (unsigned byte = 0; byte < 256; byte++)
+        if (byte_set_has(&first, byte) && automaton_step(g, state, byte))
+            byte_set_add(&out, byte);
+    return out;
 }
 
 uint32_t automaton_some_cells(struct grammar *g, const uint32_t *at, uint32_t n)
@@ -629,8 +680,10 @@ uint32_t automaton_some_cells(struct grammar *g, const uint32_t *at, uint32_t n)
 
 uint32_t automaton_next_state(struct grammar *g, uint32_t at)
 {
-    uint32_t from = g->work.n;
-    automaton_push(g, &g->work, g->cell[at].next);
+    uint32_t from = g->work.n, next = g->cell[at].next;
+    if (next && g->flags[next] & IN_ITEM)
+        next = scope_read(g, next, ANY_STRING);
+    automaton_push(g, &g->work, next);
     return close_work(g, from);
 }
 
@@ -690,11 +743,12 @@ enum err_code automaton_open(struct grammar *g, struct err *e)
 {
     g->n_cells = 1; /* cell 0 is the end */
     g->n_states = 1;
-    if (!grow(g, (void **)&g->cell, &g->max_cells, 1, sizeof *g->cell) ||
-        !grow(g, (void **)&g->state, &g->max_states, 1, sizeof *g->state))
+    if (!automaton_grow(g, (void **)&g->cell, &g->max_cells, 1, sizeof *g->cell) ||
+        !automaton_grow(g, (void **)&g->state, &g->max_states, 1, sizeof *g->state))
         return err_set(e, ERR_NOMEM, "no memory for a grammar's automaton");
     g->seen = calloc(g->max_cells, sizeof *g->seen);
-    if (!g->seen)
+    g->flags = calloc(g->max_cells, 1);
+    if (!g->seen || !g->flags)
         return err_set(e, ERR_NOMEM, "no memory for a grammar's automaton");
     g->cell[0] = (struct cell){0};
     g->state[0] = (struct state){0};
@@ -708,6 +762,14 @@ void automaton_free(struct grammar *g)
     free(g->cell);
     free(g->cell_table);
     free(g->seen);
+    free(g->flags);
+    free(g->chain.at);
+    free(g->scopes.string);
+    free(g->scopes.set);
+    free(g->scopes.string_of.key);
+    free(g->scopes.string_of.value);
+    free(g->scopes.set_of.key);
+    free(g->scopes.set_of.value);
     free(g->state);
     free(g->state_table);
     free(g->list.at);

@@ -10,6 +10,10 @@
  * An intersection or difference is one cell that holds two states, one of each side, run alone. A
  * repetition whose body is a lexeme is one cell that holds the lexeme's state and the count.
  *
+ * A unique scope and an item leave *marks* on the stack: cells of b == 1. A scope's mark holds the
+ * set of finished items, an item's mark the bytes it has so far; both change by making the cells
+ * above them anew (scope.c). Where an item ends as one of the set, there is no way on.
+ *
  * Thread: one at a time, under the grammar's lock. Bounds: MAX_CELLS and MAX_STATES; beyond, or
  * without memory, `failed` is set and everything leads to state 0.
  */
@@ -27,7 +31,7 @@ enum { MAX_CELLS = 1 << 23, MAX_STATES = 1 << 22, MAX_PAIR_SEARCH = 1 << 18 };
 struct cell {
     uint32_t expr; /* node */
     uint32_t a, b; /* pair: its two states; seq: b, the next part; repeat: b, how many are done,
-                      a, the lexeme's state; bytes: b, the next one */
+                      a, the lexeme's state; bytes: b, the next one; marks: a, see scope.c */
     uint32_t next; /* cell */
 };
 
@@ -51,6 +55,22 @@ struct vec { /* of numbers */
     uint32_t n, max;
 };
 
+/* Strings and sets of strings, each a longer one's beginning. String 0 and set 0 are empty. */
+struct link {
+    uint32_t rest;  /* the string without its last byte; the set without its last string */
+    uint32_t added; /* the byte; the string */
+    uint32_t n;     /* bytes; strings */
+};
+struct scopes {
+    struct link *string, *set;
+    uint32_t n_strings, max_strings, n_sets, max_sets;
+    struct word_set string_of, set_of;
+};
+enum { IN_ITEM = 1, IN_SCOPE = 2 }; /* a mark is below: an item's; a scope's whose items are few */
+#define ANY_STRING UINT32_MAX       /* an item's mark: unlike all others, whatever it will be */
+#define SEVERAL UINT32_MAX
+#define PLENTY UINT32_MAX
+
 enum { PRODUCTIVE = 1, NULLABLE = 2, REACHED = 4 };
 
 struct grammar {
@@ -65,6 +85,9 @@ struct grammar {
     uint32_t n_nodes;
     uint8_t *known;
     uint32_t *start_a, *start_b;  /* of pairs: the states both sides begin in */
+    uint32_t *demand;             /* per node: how many items of few texts it has at least */
+    gb_node *few;                 /* per node: the one such item in it, GB_NEVER or SEVERAL */
+    uint32_t *supply;             /* per item: how many texts it has, or PLENTY */
     const struct lexeme **lexeme; /* of repetitions, and of classes of characters, or NULL */
     uint32_t root;                /* state */
     /* What was reached so far. Under the lock. */
@@ -74,13 +97,16 @@ struct grammar {
     uint32_t n_cells, max_cells;
     uint32_t *cell_table, n_cell_table;
     uint32_t *seen; /* per cell: the closure that met it last */
+    uint8_t *flags; /* per cell: IN_ITEM, IN_SCOPE */
     uint32_t closure;
     struct state *state;
     uint32_t n_states, max_states;
     uint32_t *state_table, n_state_table;
-    struct vec list;      /* the states' cells */
-    struct vec work;      /* scratch of closures */
-    struct vec narrow;    /* scratch of masks */
+    struct vec list;   /* the states' cells */
+    struct vec work;   /* scratch of closures */
+    struct vec narrow; /* scratch of masks */
+    struct vec chain;  /* scratch of scopes */
+    struct scopes scopes;
     struct word_set step; /* state << 8 | byte + 1 -> state */
     struct word_set live; /* pair cell + 1 -> 1 or 0: an end is in reach */
 };
@@ -99,12 +125,34 @@ bool automaton_pair_ends(const struct grammar *g, gb_node x, uint32_t a, uint32_
 const struct lexeme *automaton_lexeme(struct grammar *g, gb_node x);
 /* How often the node of a lexeme's cell goes round. */
 void automaton_limits(const struct grammar *g, gb_node x, uint32_t *min, uint32_t *max);
-/* The state of what follows cell `at`. */
+/* The state of what follows cell `at`; items that go on there are unlike all others. */
 uint32_t automaton_next_state(struct grammar *g, uint32_t at);
 /* The state of some of a state's cells, without an end. */
 uint32_t automaton_some_cells(struct grammar *g, const uint32_t *at, uint32_t n);
 /* The bytes that may follow. */
 struct byte_set automaton_first(struct grammar *g, uint32_t state);
+
+/* The cell that says this; 0: none can be had, failed is set. */
+uint32_t automaton_cell(struct grammar *g, uint32_t expr, uint32_t a, uint32_t b, uint32_t next);
+bool automaton_grow(struct grammar *g, void **p, uint32_t *max, uint32_t want,
+                    size_t element_bytes);
+uint32_t *word_set_find(const struct word_set *s, uint64_t key);
+bool word_set_add(struct grammar *g, struct word_set *s, uint64_t key, uint32_t value);
+
+/* scope.c: what marks a new cell is above, once it is in the table. */
+uint8_t scope_flags(const struct grammar *g, const struct cell *c);
+/* The cell with one more byte in all items it is in. ANY_STRING for byte: with items unlike all. */
+uint32_t scope_read(struct grammar *g, uint32_t at, uint32_t byte);
+/* What follows an item's mark, with the item in its scope's set; false: it is there already. */
+bool scope_finish(struct grammar *g, uint32_t mark, uint32_t *next);
+/* Whether the items that this cell is in, and those demanded after it, can be new ones. */
+bool scope_alive(struct grammar *g, uint32_t at);
+/* How many texts node x has, up to PLENTY. */
+uint32_t scope_supply(struct grammar *g, gb_node x);
+/* Whether finished items begin as the item in which cell `at` is; and with that, is token `bytes`
+ * then one of them or longer. */
+bool scope_touches(struct grammar *g, uint32_t at, const char *bytes, size_t n);
+uint32_t scope_n_finished(const struct grammar *g, uint32_t at);
 
 /* The tokens that may follow (mask.c). */
 void automaton_mask(struct grammar *g, uint32_t state, uint32_t *mask);

@@ -106,8 +106,12 @@ static uint8_t judge(struct grammar *g, gb_node x)
         return PRODUCTIVE;
     case NODE_SEQ:
     case NODE_RULE:
-    case NODE_UNIQUE:
     case NODE_ITEM:
+        return all;
+    case NODE_UNIQUE: /* more items demanded than there are: none */
+        if (g->few[d->a] != GB_NEVER && g->few[d->a] != SEVERAL &&
+            g->demand[d->a] > g->supply[g->few[d->a]])
+            return 0;
         return all;
     case NODE_ALT:
         return any & (PRODUCTIVE | NULLABLE);
@@ -162,10 +166,11 @@ static uint8_t longest(const struct grammar *g, const uint8_t *bound, gb_node x)
     case NODE_MINUS:
         out = bound[d->a];
         break;
-    case NODE_ALT:
-    case NODE_RULE:
     case NODE_UNIQUE:
     case NODE_ITEM:
+        return LONG; /* no lexeme */
+    case NODE_ALT:
+    case NODE_RULE:
         break;
     }
     return out < LONG ? (uint8_t)out : LONG;
@@ -211,6 +216,37 @@ static void find_lexeme(struct grammar *g, gb_node x, struct learnt *l)
     g->lexeme[x] = l->lexeme[body];
 }
 
+/* Counts the items of few texts that x must have, where they are all of one node. */
+static void count_items(struct grammar *g, gb_node x, const struct learnt *l)
+{
+    const struct gb_node_data *d = &g->node[x];
+    if (d->kind == NODE_ITEM) {
+        bool few = l->bound[d->a] < LONG && g->known[d->a] & PRODUCTIVE;
+        g->supply[x] = few ? scope_supply(g, d->a) : PLENTY;
+        g->few[x] = g->supply[x] == PLENTY ? GB_NEVER : x;
+        g->demand[x] = g->few[x] == x;
+        return;
+    }
+    if (d->kind == NODE_UNIQUE || d->kind == NODE_AND || d->kind == NODE_MINUS)
+        return;
+    const uint32_t *part;
+    uint32_t n = parts_of(g, x, &part);
+    uint64_t sum = 0, least = UINT32_MAX;
+    for (uint32_t i = 0; i < n; i++) {
+        gb_node few = g->few[part[i]];
+        if (few != GB_NEVER)
+            g->few[x] = g->few[x] == GB_NEVER || g->few[x] == few ? few : SEVERAL;
+        sum += g->demand[part[i]];
+        if (g->known[part[i]] & PRODUCTIVE && g->demand[part[i]] < least)
+            least = g->demand[part[i]];
+    }
+    if (d->kind == NODE_REPEAT)
+        sum *= d->b;
+    else if (d->kind == NODE_ALT)
+        sum = least == UINT32_MAX ? 0 : least;
+    g->demand[x] = sum < UINT32_MAX ? (uint32_t)sum : UINT32_MAX - 1;
+}
+
 /* The least solution: rules that go round are judged again until nothing is learnt. Pairs and
  * lexemes are above no such rule, so their parts are final when they are first met. */
 static void judge_all(struct grammar *g, const struct vec *order, struct learnt *l)
@@ -218,6 +254,7 @@ static void judge_all(struct grammar *g, const struct vec *order, struct learnt 
     for (uint32_t i = 0; i < order->n && !g->failed; i++) {
         g->known[order->at[i]] |= judge(g, order->at[i]);
         find_lexeme(g, order->at[i], l);
+        count_items(g, order->at[i], l);
     }
     for (bool more = true; more && !g->failed;) {
         more = false;
@@ -324,11 +361,6 @@ static enum err_code compile(struct grammar *g, gb_node root, struct err *e)
     }
     if (refuse_left_recursion(g, root, &order, e) != ERR_OK)
         goto done;
-    for (uint32_t i = 0; i < order.n; i++)
-        if (g->node[order.at[i]].kind == NODE_UNIQUE) {
-            err_set(e, ERR_INVALID, "items that must differ cannot be compiled");
-            goto done;
-        }
     g->root = automaton_start(g, root);
     if (g->failed)
         err_set(e, ERR_INVALID, "the grammar needs more than %d states or %d steps of search",
@@ -361,8 +393,11 @@ enum err_code grammar_compile(struct grammar **out, const struct grammar_vocab *
     g->start_a = calloc(b->n_nodes, sizeof *g->start_a);
     g->start_b = calloc(b->n_nodes, sizeof *g->start_b);
     g->lexeme = calloc(b->n_nodes, sizeof *g->lexeme);
-    if (!g->lexeme || !g->node || !g->part || !g->text || !g->set || !g->known || !g->start_a ||
-        !g->start_b)
+    g->demand = calloc(b->n_nodes, sizeof *g->demand);
+    g->few = calloc(b->n_nodes, sizeof *g->few);
+    g->supply = calloc(b->n_nodes, sizeof *g->supply);
+    if (!g->demand || !g->few || !g->supply || !g->lexeme || !g->node || !g->part || !g->text ||
+        !g->set || !g->known || !g->start_a || !g->start_b)
         err_set(e, ERR_NOMEM, "no memory for a grammar of %u parts", b->n_nodes);
     else if (automaton_open(g, e) == ERR_OK && compile(g, root, e) == ERR_OK) {
         *out = g;
@@ -392,5 +427,8 @@ void grammar_close(struct grammar *g)
     free(g->start_a);
     free(g->start_b);
     free(g->lexeme);
+    free(g->demand);
+    free(g->few);
+    free(g->supply);
     free(g);
 }

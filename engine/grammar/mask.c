@@ -7,6 +7,12 @@
  * inside from their profile, and let the rests of the others follow whatever comes next; all other
  * cells walk the trie together. */
 
+static inline uint32_t step(struct grammar *g, uint32_t state, unsigned byte)
+{
+    const uint32_t *to = g->state[state].to;
+    return to && to[byte] != UNKNOWN ? to[byte] : automaton_step(g, state, byte);
+}
+
 static void walk(struct grammar *g, uint32_t state, uint32_t *mask)
 {
     const struct trie *t = &g->vocab->trie;
@@ -14,7 +20,7 @@ static void walk(struct grammar *g, uint32_t state, uint32_t *mask)
     at[0] = state;
     for (uint32_t i = 1; i < t->n_nodes;) {
         const struct trie_node *n = &t->node[i];
-        uint32_t s = automaton_step(g, at[n->depth - 1], n->byte);
+        uint32_t s = step(g, at[n->depth - 1], n->byte);
         if (s == 0) {
             i = n->after;
             continue;
@@ -26,22 +32,44 @@ static void walk(struct grammar *g, uint32_t state, uint32_t *mask)
     }
 }
 
-/* The tokens that leave a lexeme after `least` to `most` bodies. */
-static void walk_rests(struct grammar *g, const struct profile *p, uint32_t state, uint32_t least,
-                       uint32_t most, uint32_t *mask)
+/* Whether the bytes may come, one by one. */
+static bool may_come(struct grammar *g, uint32_t state, const char *p, size_t n)
 {
+    for (size_t i = 0; i < n && state; i++)
+        state = automaton_step(g, state, (unsigned char)p[i]);
+    return state;
+}
+
+enum { SHORT_REST = 2, SURE_BODIES = 16 };
+
+/* The rests of tokens that leave a lexeme inside an item were walked as if the item were unlike all
+ * others. Those that may end as a finished one, or go on for longer, are tried byte by byte. */
+static bool item_check(struct grammar *g, uint32_t at, uint32_t alone, uint32_t id, unsigned rest)
+{
+    const struct grammar_vocab *v = g->vocab;
+    const char *p = v->text + v->at[v->place[id]];
+    size_t n = v->at[v->place[id] + 1] - v->at[v->place[id]];
+    return (rest <= SHORT_REST && !scope_touches(g, at, p, n)) || may_come(g, alone, p, n);
+}
+
+/* The tokens that leave a lexeme after `least` to `most` bodies. */
+static void walk_rests(struct grammar *g, const struct profile *p, uint32_t cell, uint32_t state,
+                       uint32_t least, uint32_t most, uint32_t *mask)
+{
+    uint32_t alone = g->flags[cell] & IN_ITEM ? automaton_some_cells(g, &cell, 1) : 0;
     const struct trie *t = &p->rest;
     uint32_t at[MAX_TOKEN_BYTES + 1];
     at[0] = state;
     for (uint32_t i = 1; i < t->n_nodes;) {
         const struct trie_node *n = &t->node[i];
-        uint32_t s = automaton_step(g, at[n->depth - 1], n->byte);
+        uint32_t s = step(g, at[n->depth - 1], n->byte);
         if (s == 0) {
             i = n->after;
             continue;
         }
         for (uint32_t k = n->token; k < n[1].token; k++)
-            if (p->done[k] >= least && p->done[k] <= most)
+            if (p->done[k] >= least && p->done[k] <= most &&
+                (!alone || item_check(g, cell, alone, t->token[k], n->depth)))
                 mask_set(mask, t->token[k]);
         at[n->depth] = s;
         i++;
@@ -59,6 +87,18 @@ static bool overlaps(struct grammar *g, const struct lexeme *x, uint32_t next)
     return false;
 }
 
+/* Whether an item stays able to become a new one, whichever token inside the lexeme it takes. */
+static bool plenty_left(const struct grammar *g, uint32_t at, const struct lexeme *x,
+                        const struct profile *p, uint32_t most)
+{
+    unsigned n_first = 0;
+    for (unsigned byte = 0; byte < 256; byte++)
+        n_first += x->to[LEXEME_START][byte] != LEXEME_DEAD;
+    if (most != GB_UNBOUNDED)
+        return n_first > 1 && most >= p->max_need + SURE_BODIES + scope_n_finished(g, at);
+    return true;
+}
+
 /* False: this cell must walk. */
 static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask)
 {
@@ -71,6 +111,8 @@ static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask)
     automaton_limits(g, c.expr, &min, &max);
     uint32_t least = min > c.b ? min - c.b : 0;
     uint32_t most = max == GB_UNBOUNDED ? GB_UNBOUNDED : max - c.b;
+    if (g->flags[at] & IN_ITEM && !plenty_left(g, at, x, p, most))
+        return false;
     bool leaves = p->rest.n_tokens > 0 && least <= p->max_done;
     if (!leaves && most >= p->max_need) {
         profile_inside(g->vocab, p, most, mask);
@@ -81,7 +123,7 @@ static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask)
         return false;
     profile_inside(g->vocab, p, most, mask);
     if (leaves)
-        walk_rests(g, p, next, least, most, mask);
+        walk_rests(g, p, at, next, least, most, mask);
     return true;
 }
 

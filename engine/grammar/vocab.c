@@ -108,13 +108,15 @@ enum err_code grammar_vocab_open(struct grammar_vocab **out, uint32_t n_ids,
     v->n_words = (n_ids + 31) / 32;
     v->text = malloc(total + 1);
     v->at = malloc(((size_t)n_tokens + 1) * sizeof *v->at);
+    v->place = calloc((size_t)n_ids + 1, sizeof *v->place);
     v->lexicon = lexicon_open();
-    if (!v->text || !v->at || !v->lexicon || !trie_make(&v->trie, s, n_tokens))
+    if (!v->text || !v->at || !v->place || !v->lexicon || !trie_make(&v->trie, s, n_tokens))
         goto no_memory;
     v->at[0] = 0;
     for (uint32_t i = 0; i < n_tokens; i++) { /* sorted by now */
         memcpy(v->text + v->at[i], s[i].p, s[i].n);
         v->at[i + 1] = v->at[i] + s[i].n;
+        v->place[s[i].id] = i;
     }
     free(s);
     free(text);
@@ -135,5 +137,6 @@ void grammar_vocab_close(struct grammar_vocab *v)
     trie_free(&v->trie);
     free(v->text);
     free(v->at);
+    free(v->place);
     free(v);
 }

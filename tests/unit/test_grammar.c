@@ -394,3 +394,125 @@ TEST(grammar_large_counts)
     gb_close(b);
     grammar_vocab_close(v);
 }
+
+/* An array of items that differ: [item,item,...] with at least min and at most max of them. */
+static gb_node array(struct grammar_builder *b, gb_node x, uint32_t min, uint32_t max)
+{
+    gb_node item = gb_item(b, x), comma = gb_bytes(b, ",", 1);
+    gb_node more = gb_seq(b, (gb_node[]){comma, item}, 2);
+    uint32_t left = max == GB_UNBOUNDED ? max : max - 1;
+    gb_node body = gb_seq(b, (gb_node[]){item, gb_repeat(b, more, min ? min - 1 : 0, left)}, 2);
+    if (min == 0)
+        body = gb_alt(b, (gb_node[]){GB_EMPTY, body}, 2);
+    gb_node part[] = {gb_bytes(b, "[", 1), gb_unique(b, body), gb_bytes(b, "]", 1)};
+    return gb_seq(b, part, 3);
+}
+
+static struct grammar *compiled(struct grammar_vocab *v, struct grammar_builder *b, gb_node x)
+{
+    struct grammar *g;
+    struct err e;
+    CHECK_OK(grammar_compile(&g, v, b, x, &e), e);
+    return g;
+}
+
+static const char *follows(struct grammar *g, const char *text)
+{
+    static char next[257];
+    struct grammar_matcher *m;
+    struct err e;
+    size_t taken, n = 0;
+    CHECK_OK(grammar_matcher_open(&m, g, &e), e);
+    CHECK_MSG(grammar_matcher_accept(m, text, strlen(text), &taken), "'%s' at %zu", text, taken);
+    for (unsigned byte = 1; byte < 256; byte++) {
+        struct grammar_matcher *c;
+        CHECK_OK(grammar_matcher_copy(&c, m, &e), e);
+        if (grammar_matcher_accept(c, &(char){(char)byte}, 1, &taken))
+            next[n++] = (char)byte;
+        grammar_matcher_close(c);
+    }
+    if (grammar_matcher_may_end(m))
+        next[n++] = '$';
+    next[n] = 0;
+    grammar_matcher_close(m);
+    return next;
+}
+
+#define CHECK_FOLLOWS(g, text, want)                                                               \
+    CHECK_MSG(!strcmp(follows(g, text), want), "after '%s': '%s'", text, follows(g, text))
+
+/* Goal: items that differ, with few texts, many, nested; no way into an array that cannot end. */
+TEST(grammar_unique_items)
+{
+    struct rng r = {1};
+    struct grammar_vocab *v = open_vocab(&r);
+    struct grammar_builder *b;
+    struct grammar *g;
+    struct err e;
+    CHECK_OK(gb_open(&b, &e), e);
+    gb_node word[] = {gb_bytes(b, "ab", 2), gb_bytes(b, "ac", 2), gb_bytes(b, "b", 1)};
+    gb_node words = gb_alt(b, word, 3);
+    g = compiled(v, b, array(b, words, 0, GB_UNBOUNDED));
+    CHECK_FOLLOWS(g, "[", "]ab");
+    CHECK_FOLLOWS(g, "[ab,", "ab");
+    CHECK_FOLLOWS(g, "[ab,a", "c");
+    CHECK_FOLLOWS(g, "[ab,ac", ",]");
+    CHECK_FOLLOWS(g, "[ab,ac,", "b");
+    CHECK_FOLLOWS(g, "[ac,b,a", "b");
+    CHECK_FOLLOWS(g, "[ab,ac,b", "]");
+    grammar_close(g);
+    g = compiled(v, b, array(b, words, 3, 5));
+    CHECK_FOLLOWS(g, "[b,ac", ",");
+    CHECK_FOLLOWS(g, "[b,ac,ab", "]");
+    grammar_close(g);
+    CHECK(grammar_compile(&g, v, b, array(b, words, 4, 5), &e) == ERR_INVALID);
+
+    uint64_t digit[4] = {(uint64_t)3 << '0'};
+    gb_node number = gb_repeat(b, gb_byte_set(b, digit), 1, 2), list = array(b, number, 1, 9);
+    g = compiled(v, b, list);
+    CHECK_FOLLOWS(g, "[0,0", "01");
+    CHECK_FOLLOWS(g, "[0,00,0", "1");
+    CHECK_FOLLOWS(g, "[0,1,00,01,10,", "1");
+    CHECK_FOLLOWS(g, "[0,1,00,01,10,1", "1");
+    CHECK_FOLLOWS(g, "[0,1,00,01,10,11", "]");
+    grammar_close(g);
+    g = compiled(v, b, array(b, list, 2, 2));
+    CHECK_FOLLOWS(g, "[[0,1],[0", ",01]");
+    CHECK_FOLLOWS(g, "[[0],[0", ",01");
+    CHECK_FOLLOWS(g, "[[0],[0,1", ",01]");
+    CHECK_FOLLOWS(g, "[[0,1],[0,1", ",01");
+    grammar_close(g);
+    gb_close(b);
+    grammar_vocab_close(v);
+}
+
+/* The same by masks: strings of letters in quotes, where tokens leave an item and begin another. */
+TEST_LIMIT(grammar_unique_masks, 60)
+{
+    struct rng r = {test_seed()};
+    struct grammar_vocab *v = open_vocab(&r);
+    for (uint32_t round = 0; round < 300; round++) {
+        struct grammar_builder *b;
+        struct grammar *g;
+        struct grammar_matcher *m;
+        struct err e;
+        size_t taken;
+        CHECK_OK(gb_open(&b, &e), e);
+        uint64_t ab[4] = {0, (uint64_t)3 << ('a' & 63)};
+        uint32_t min = rng_below(&r, 3);
+        uint32_t max = rng_below(&r, 2) ? GB_UNBOUNDED : min + 1 + rng_below(&r, 30);
+        gb_node c = gb_bytes(b, "c", 1), letters = gb_repeat(b, gb_byte_set(b, ab), min, max);
+        gb_node x = gb_item(b, gb_seq(b, (gb_node[]){letters, c}, 2)); /* c ends an item */
+        g = compiled(v, b, gb_unique(b, gb_repeat(b, x, 0, rng_below(&r, 2) ? 3 : GB_UNBOUNDED)));
+        CHECK_OK(grammar_matcher_open(&m, g, &e), e);
+        for (int i = 0; i < 12; i++) {
+            check_place(m);
+            (void)grammar_matcher_accept(m, &"abccc"[rng_below(&r, 5)], 1, &taken);
+        }
+        CHECK(!grammar_matcher_failed(m));
+        grammar_matcher_close(m);
+        grammar_close(g);
+        gb_close(b);
+    }
+    grammar_vocab_close(v);
+}

@@ -1,0 +1,337 @@
+#include "grammar/automaton.h"
+
+#include "base/fault.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* An item's mark holds the string it has read; a scope's mark holds the set of finished ones. */
+static bool is_mark(const struct grammar *g, const struct cell *c, enum gb_kind kind)
+{
+    return g->node[c->expr].kind == kind && c->b == 1;
+}
+
+uint8_t scope_flags(const struct grammar *g, const struct cell *c)
+{
+    uint8_t flags = c->next ? g->flags[c->next] : 0;
+    if (is_mark(g, c, NODE_ITEM))
+        flags |= IN_ITEM;
+    gb_node few = is_mark(g, c, NODE_UNIQUE) ? g->few[g->node[c->expr].a] : GB_NEVER;
+    if (few != GB_NEVER && few != SEVERAL)
+        flags |= IN_SCOPE;
+    return flags;
+}
+
+static uint32_t link_of(struct grammar *g, struct link **links, uint32_t *n, uint32_t *max,
+                        struct word_set *of, uint32_t rest, uint32_t added)
+{
+    uint64_t key = ((uint64_t)rest << 32 | added) + 1;
+    const uint32_t *known = word_set_find(of, key);
+    if (known)
+        return *known;
+    if (!automaton_grow(g, (void **)links, max, *n + 2, sizeof **links))
+        return 0;
+    if (*n == 0) {
+        (*links)[0] = (struct link){0};
+        *n = 1;
+    }
+    (*links)[*n] = (struct link){rest, added, rest ? (*links)[rest].n + 1 : 1};
+    if (!word_set_add(g, of, key, *n))
+        return 0;
+    return (*n)++;
+}
+
+static uint32_t string_add(struct grammar *g, uint32_t string, uint32_t byte)
+{
+    struct scopes *s = &g->scopes;
+    if (string == ANY_STRING || byte == ANY_STRING)
+        return ANY_STRING;
+    return link_of(g, &s->string, &s->n_strings, &s->max_strings, &s->string_of, string, byte);
+}
+
+static bool set_has(const struct grammar *g, uint32_t set, uint32_t string)
+{
+    for (; set; set = g->scopes.set[set].rest)
+        if (g->scopes.set[set].added == string)
+            return string != ANY_STRING;
+    return false;
+}
+
+/* The chain from `from` down to, not including, `to`, onto the chain list. */
+static void collect(struct grammar *g, uint32_t from, uint32_t to)
+{
+    for (; from && from != to; from = g->cell[from].next)
+        automaton_push(g, &g->chain, from);
+}
+
+uint32_t scope_read(struct grammar *g, uint32_t at, uint32_t byte)
+{
+    uint32_t base = g->chain.n, below = at;
+    for (; below && g->flags[below] & IN_ITEM; below = g->cell[below].next)
+        automaton_push(g, &g->chain, below);
+    while (g->chain.n > base && !g->failed) {
+        struct cell c = g->cell[g->chain.at[--g->chain.n]];
+        if (is_mark(g, &c, NODE_ITEM))
+            c.a = string_add(g, c.a, byte);
+        below = automaton_cell(g, c.expr, c.a, c.b, below);
+    }
+    g->chain.n = base;
+    return below;
+}
+
+/* The innermost scope's mark at or below this cell; 0: none. */
+static uint32_t scope_below(const struct grammar *g, uint32_t at)
+{
+    while (at && !is_mark(g, &g->cell[at], NODE_UNIQUE))
+        at = g->cell[at].next;
+    return at;
+}
+
+bool scope_finish(struct grammar *g, uint32_t mark, uint32_t *next)
+{
+    struct cell c = g->cell[mark];
+    uint32_t scope = scope_below(g, c.next);
+    *next = c.next;
+    if (!scope)
+        return true;
+    struct cell u = g->cell[scope];
+    if (set_has(g, u.a, c.a))
+        return false;
+    struct scopes *s = &g->scopes;
+    uint32_t set = link_of(g, &s->set, &s->n_sets, &s->max_sets, &s->set_of, u.a, c.a);
+    uint32_t base = g->chain.n, below = automaton_cell(g, u.expr, set, 1, u.next);
+    collect(g, c.next, scope);
+    while (g->chain.n > base && !g->failed) {
+        struct cell k = g->cell[g->chain.at[--g->chain.n]];
+        below = automaton_cell(g, k.expr, k.a, k.b, below);
+    }
+    g->chain.n = base;
+    *next = below;
+    return true;
+}
+
+/* What finished strings hold behind the beginning that an item has. */
+struct ends {
+    unsigned char **text;
+    size_t *bytes;
+    uint32_t n;
+};
+
+static void ends_free(struct ends *e)
+{
+    for (uint32_t i = 0; i < e->n; i++)
+        free(e->text[i]);
+    free(e->text);
+    free(e->bytes);
+}
+
+/* The string's bytes behind those of `begin`; NULL: it begins otherwise, or no memory. */
+static unsigned char *end_of(struct grammar *g, uint32_t string, uint32_t begin, size_t *bytes)
+{
+    if (string == ANY_STRING || begin == ANY_STRING)
+        return NULL;
+    const struct link *l = g->scopes.string;
+    uint32_t skip = begin ? l[begin].n : 0, n = string ? l[string].n : 0;
+    if (n < skip)
+        return NULL;
+    uint32_t at = string;
+    for (uint32_t i = n; i > skip; i--)
+        at = l[at].rest;
+    if (at != begin)
+        return NULL;
+    unsigned char *text = malloc(n - skip + 1);
+    if (!text) {
+        g->failed = true;
+        return NULL;
+    }
+    at = string;
+    for (uint32_t i = n; i > skip; i--, at = l[at].rest)
+        text[i - skip - 1] = (unsigned char)l[at].added;
+    *bytes = n - skip;
+    return text;
+}
+
+static struct ends ends_of(struct grammar *g, uint32_t set, uint32_t begin)
+{
+    struct ends e = {0};
+    uint32_t room = set ? g->scopes.set[set].n : 0;
+    if (!room)
+        return e;
+    e.text = malloc(room * sizeof *e.text);
+    e.bytes = malloc(room * sizeof *e.bytes);
+    g->failed |= !e.text || !e.bytes;
+    for (; set && !g->failed; set = g->scopes.set[set].rest) {
+        e.text[e.n] = end_of(g, g->scopes.set[set].added, begin, &e.bytes[e.n]);
+        e.n += e.text[e.n] != NULL;
+    }
+    return e;
+}
+
+enum { MAX_LOOK = 2000 }; /* bytes that are looked ahead; then an item is taken to become new */
+
+/* Whether from this state some text comes that is none of the first n, which agree up to depth. */
+static bool avoids(struct grammar *g, uint32_t state, struct ends *e, uint32_t n, size_t depth)
+{
+    if (state == 0 || g->failed)
+        return false;
+    bool taken = false;
+    for (uint32_t i = 0; i < n; i++)
+        taken |= e->bytes[i] == depth;
+    if (n == 0 || depth > MAX_LOOK || (!taken && g->state[state].may_end))
+        return true;
+    struct byte_set first = automaton_first(g, state);
+    for (int with = 0; with < 2; with++) /* bytes that none of them has are quick: first */
+        for (unsigned byte = 0; byte < 256; byte++) {
+            if (!byte_set_has(&first, byte))
+                continue;
+            uint32_t k = 0;
+            for (uint32_t i = 0; i < n; i++)
+                if (e->bytes[i] > depth && e->text[i][depth] == byte) {
+                    unsigned char *text = e->text[i];
+                    size_t bytes = e->bytes[i];
+                    e->text[i] = e->text[k];
+                    e->bytes[i] = e->bytes[k];
+                    e->text[k] = text;
+                    e->bytes[k++] = bytes;
+                }
+            if ((k > 0) == with && avoids(g, automaton_step(g, state, byte), e, k, depth + 1))
+                return true;
+        }
+    return false;
+}
+
+/* Whether the item of this mark, in which cell `at` is, can end unlike those of the set. */
+static bool item_alive(struct grammar *g, uint32_t at, uint32_t mark, uint32_t set)
+{
+    struct ends e = ends_of(g, set, g->cell[mark].a);
+    bool alive = e.n == 0 && !g->failed;
+    if (!alive && !g->failed) { /* the cells above the mark, with nothing after them */
+        uint32_t base = g->chain.n, below = 0;
+        collect(g, at, mark);
+        while (g->chain.n > base && !g->failed) {
+            struct cell c = g->cell[g->chain.at[--g->chain.n]];
+            below = automaton_cell(g, c.expr, c.a, c.b, below);
+        }
+        g->chain.n = base;
+        uint32_t state = g->failed ? 0 : automaton_some_cells(g, &below, 1);
+        alive = avoids(g, state, &e, e.n, 0);
+    }
+    ends_free(&e);
+    return alive;
+}
+
+/* The items that a cell below the first will still demand. */
+static uint64_t demanded(const struct grammar *g, const struct cell *c)
+{
+    const struct gb_node_data *d = &g->node[c->expr];
+    uint64_t sum = 0;
+    if (d->kind == NODE_SEQ)
+        for (uint32_t i = c->b; i < d->b; i++)
+            sum += g->demand[g->part[d->a + i]];
+    else if (d->kind == NODE_REPEAT && !g->lexeme[c->expr] && d->b > c->b)
+        sum = (uint64_t)(d->b - c->b) * g->demand[d->a];
+    else if (d->kind == NODE_ITEM)
+        sum = g->demand[c->expr];
+    return sum;
+}
+
+/* Strings of the set that node x has too. */
+static uint32_t n_spent(struct grammar *g, uint32_t set, gb_node x)
+{
+    uint32_t n = 0;
+    struct ends e = ends_of(g, set, 0);
+    for (uint32_t i = 0; i < e.n && !g->failed; i++) {
+        uint32_t state = automaton_start(g, x);
+        for (size_t k = 0; k < e.bytes[i] && state; k++)
+            state = automaton_step(g, state, e.text[i][k]);
+        n += g->state[state].may_end;
+    }
+    ends_free(&e);
+    return n;
+}
+
+bool scope_alive(struct grammar *g, uint32_t at)
+{
+    uint64_t demand = 0;
+    for (uint32_t c = at; c && g->flags[c] && !g->failed; c = g->cell[c].next) {
+        struct cell k = g->cell[c];
+        if (is_mark(g, &k, NODE_ITEM)) {
+            uint32_t scope = scope_below(g, k.next);
+            uint32_t set = scope ? g->cell[scope].a : 0;
+            if (set && k.a != ANY_STRING && !item_alive(g, at, c, set))
+                return false;
+            demand = 0; /* what is above belongs to the item */
+        }
+        if (is_mark(g, &k, NODE_UNIQUE)) {
+            gb_node few = g->few[g->node[k.expr].a];
+            if (demand > 0 && few != GB_NEVER && few != SEVERAL &&
+                demand + n_spent(g, k.a, g->node[few].a) > g->supply[few])
+                return false;
+            demand = 0;
+        } else if (c != at) {
+            demand += demanded(g, &k);
+        }
+    }
+    return !g->failed;
+}
+
+enum { MAX_COUNTED_DEPTH = 300, MAX_COUNTED = 1 << 14 };
+
+/* Texts from this state; PLENTY: more than it is worth counting. */
+static uint32_t count_texts(struct grammar *g, uint32_t state, struct word_set *known, int depth)
+{
+    if (state == 0 || g->failed)
+        return 0;
+    const uint32_t *k = word_set_find(known, (uint64_t)state + 1);
+    if (k)
+        return *k;
+    if (depth > MAX_COUNTED_DEPTH || known->n > MAX_COUNTED)
+        return PLENTY;
+    if (!word_set_add(g, known, (uint64_t)state + 1, PLENTY)) /* met again below: a circle */
+        return PLENTY;
+    uint64_t sum = g->state[state].may_end;
+    struct byte_set first = automaton_first(g, state);
+    for (unsigned byte = 0; byte < 256 && sum < PLENTY; byte++)
+        if (byte_set_has(&first, byte))
+            sum += count_texts(g, automaton_step(g, state, byte), known, depth + 1);
+    uint32_t *slot = word_set_find(known, (uint64_t)state + 1);
+    if (slot)
+        *slot = sum < PLENTY ? (uint32_t)sum : PLENTY;
+    return sum < PLENTY ? (uint32_t)sum : PLENTY;
+}
+
+uint32_t scope_supply(struct grammar *g, gb_node x)
+{
+    struct word_set known = {0};
+    uint32_t n = count_texts(g, automaton_start(g, x), &known, 0);
+    free(known.key);
+    free(known.value);
+    return n;
+}
+
+uint32_t scope_n_finished(const struct grammar *g, uint32_t at)
+{
+    uint32_t most = 0;
+    for (; at && g->flags[at]; at = g->cell[at].next)
+        if (is_mark(g, &g->cell[at], NODE_UNIQUE) && g->cell[at].a &&
+            g->scopes.set[g->cell[at].a].n > most)
+            most = g->scopes.set[g->cell[at].a].n;
+    return most;
+}
+
+bool scope_touches(struct grammar *g, uint32_t at, const char *bytes, size_t n)
+{
+    bool touches = false;
+    for (uint32_t c = at; c && g->flags[c] & IN_ITEM && !touches && !g->failed;
+         c = g->cell[c].next) {
+        struct cell k = g->cell[c];
+        uint32_t scope = is_mark(g, &k, NODE_ITEM) ? scope_below(g, k.next) : 0;
+        if (!scope)
+            continue;
+        struct ends e = ends_of(g, g->cell[scope].a, k.a);
+        for (uint32_t i = 0; i < e.n; i++)
+            touches |= e.bytes[i] <= n && memcmp(e.text[i], bytes, e.bytes[i]) == 0;
+        ends_free(&e);
+    }
+    return touches;
+}
