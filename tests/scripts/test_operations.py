@@ -18,6 +18,7 @@ from fixtures import ROOT
 
 GAZE = os.path.join(ROOT, os.environ.get("GAZE_BUILD", "build/release"), "gaze")
 MODEL = os.path.join(ROOT, "tests/fixtures/v32-bf16")
+EMBER = os.path.join(ROOT, "config/models/ember")
 FINE, OTHER, SETTINGS, BAD_MODEL, LISTEN = range(5)
 SLOW = "release" not in GAZE  # sanitizer builds
 
@@ -234,6 +235,45 @@ class Keys(unittest.TestCase):
         code, _, error = gaze("key", "--stdin", "bob", stdin="short\n")
         self.assertEqual(code, SETTINGS)
         self.assertIn("at least 16", error)
+
+    def test_a_busy_engine_is_shared_by_weight(self):
+        """Two keys with weights 1 and 3, each with more to ask than can run: what each got in six
+        seconds. Some 160 requests of 64 tokens end in that time, and up to four of each key's may
+        fall on either side of its ends, so the ratio is within 20 % of 3."""
+        with tempfile.TemporaryDirectory() as folder:
+            path, secrets = os.path.join(folder, "keys"), {}
+            with open(path, "w") as f:
+                for name, weight in (("light", 1), ("heavy", 3)):
+                    _, line, error = gaze("key", name, "weight=%d" % weight)
+                    f.write(line)
+                    secrets[name] = error.strip().splitlines()[-1]
+            with Server("--key-file", path, "--max-seqs", 4, "--max-queued", 256,
+                        model=EMBER) as server:
+                ended = threading.Event()
+
+                def ask(key):
+                    while not ended.is_set():
+                        server.post("/v1/completions", {"prompt": "Once", "max_tokens": 64,
+                                                        "ignore_eos": True}, **{"x-api-key": key})
+
+                def tokens():
+                    text = server.get("/metrics", **{"x-api-key": secrets["heavy"]})[1]
+                    return [int(re.search(r'gaze_key_tokens_total{key="%s",kind="generation"} '
+                                          r"(\d+)" % name, text)[1]) for name in secrets]
+
+                clients = [threading.Thread(target=ask, args=(secrets[name],))
+                           for name in secrets for _ in range(10)]
+                for c in clients:
+                    c.start()
+                time.sleep(1.5)  # both queues are there
+                before = tokens()
+                time.sleep(30 if SLOW else 6)
+                light, heavy = (b - a for a, b in zip(before, tokens()))
+                ended.set()
+                for c in clients:
+                    c.join()
+        print("weights 1 and 3: %d and %d tokens, 1 to %.2f" % (light, heavy, heavy / light))
+        self.assertTrue(2.4 < heavy / light < 3.6, (light, heavy))
 
     def test_hash_is_what_the_manual_says(self):
         import hashlib
