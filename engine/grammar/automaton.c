@@ -649,6 +649,7 @@ uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte)
             g->failed = true;
             return 0;
         }
+        g->n_tables++;
         table_begin(g, s);
     }
     if (s->to)
@@ -672,10 +673,15 @@ struct byte_set automaton_first(struct grammar *g, uint32_t state)
 
 uint32_t automaton_some_cells(struct grammar *g, const uint32_t *at, uint32_t n)
 {
+    return automaton_cells_state(g, at, n, false);
+}
+
+uint32_t automaton_cells_state(struct grammar *g, const uint32_t *at, uint32_t n, bool may_end)
+{
     for (uint32_t i = 0; i < n; i++)
         if (!automaton_push(g, &g->list, at[i]))
             return 0;
-    return state_of(g, n, false);
+    return state_of(g, n, may_end);
 }
 
 uint32_t automaton_next_state(struct grammar *g, uint32_t at)
@@ -741,6 +747,8 @@ done:
 
 enum err_code automaton_open(struct grammar *g, struct err *e)
 {
+    if (!g->max_bytes)
+        g->max_bytes = AUTOMATON_BYTES;
     g->n_cells = 1; /* cell 0 is the end */
     g->n_states = 1;
     if (!automaton_grow(g, (void **)&g->cell, &g->max_cells, 1, sizeof *g->cell) ||
@@ -755,8 +763,30 @@ enum err_code automaton_open(struct grammar *g, struct err *e)
     return ERR_OK;
 }
 
+void automaton_forget(struct grammar *g)
+{
+    g->cell = NULL;
+    g->n_cells = g->max_cells = 0;
+    g->cell_table = NULL;
+    g->n_cell_table = 0;
+    g->seen = NULL;
+    g->flags = NULL;
+    g->closure = 0;
+    g->state = NULL;
+    g->n_states = g->max_states = 0;
+    g->n_tables = 0;
+    g->state_table = NULL;
+    g->n_state_table = 0;
+    g->list = g->work = g->narrow = g->chain = (struct vec){0};
+    g->scopes = (struct scopes){0};
+    g->step = g->live = (struct word_set){0};
+    memset(g->kept, 0, sizeof g->kept);
+}
+
 void automaton_free(struct grammar *g)
 {
+    for (unsigned i = 0; i < N_KEPT_MASKS; i++)
+        free(g->kept[i].mask);
     for (uint32_t i = 0; i < g->n_states && g->state; i++)
         free(g->state[i].to);
     free(g->cell);

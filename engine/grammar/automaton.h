@@ -14,8 +14,9 @@
  * set of finished items, an item's mark the bytes it has so far; both change by making the cells
  * above them anew (scope.c). Where an item ends as one of the set, there is no way on.
  *
- * Thread: one at a time, under the grammar's lock. Bounds: MAX_CELLS and MAX_STATES; beyond, or
- * without memory, `failed` is set and everything leads to state 0.
+ * Thread: one at a time, under the grammar's lock. Bounds: AUTOMATON_BYTES, then what no matcher
+ * needs is forgotten; where even the rest is too much, or there is no memory, `failed` is set and
+ * everything leads to state 0.
  */
 #ifndef GAZE_GRAMMAR_AUTOMATON_H
 #define GAZE_GRAMMAR_AUTOMATON_H
@@ -26,6 +27,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#define AUTOMATON_BYTES ((size_t)48 << 20) /* then compact; and at most eight times as much */
 enum { MAX_CELLS = 1 << 23, MAX_STATES = 1 << 22, MAX_PAIR_SEARCH = 1 << 18 };
 
 struct cell {
@@ -67,7 +69,13 @@ struct scopes {
     struct word_set string_of, set_of;
 };
 enum { IN_ITEM = 1, IN_SCOPE = 2 }; /* a mark is below: an item's; a scope's whose items are few */
-#define ANY_STRING UINT32_MAX       /* an item's mark: unlike all others, whatever it will be */
+/* Masks that took long to find. A state has one place. */
+enum { N_KEPT_MASKS = 128 };
+struct kept_mask {
+    uint32_t state; /* 0: none */
+    uint32_t *mask;
+};
+#define ANY_STRING UINT32_MAX /* an item's mark: unlike all others, whatever it will be */
 #define SEVERAL UINT32_MAX
 #define PLENTY UINT32_MAX
 
@@ -92,6 +100,9 @@ struct grammar {
     uint32_t root;                /* state */
     /* What was reached so far. Under the lock. */
     pthread_mutex_t lock;
+    struct grammar_matcher *matchers; /* a list: their states are kept when others are forgotten */
+    size_t max_bytes;                 /* beyond: what no matcher needs is forgotten */
+    struct kept_mask kept[N_KEPT_MASKS];
     bool failed;
     struct cell *cell;
     uint32_t n_cells, max_cells;
@@ -101,6 +112,7 @@ struct grammar {
     uint32_t closure;
     struct state *state;
     uint32_t n_states, max_states;
+    uint32_t n_tables; /* of states' own transitions */
     uint32_t *state_table, n_state_table;
     struct vec list;   /* the states' cells */
     struct vec work;   /* scratch of closures */
@@ -113,6 +125,7 @@ struct grammar {
 
 enum err_code automaton_open(struct grammar *g, struct err *e);
 void automaton_free(struct grammar *g);
+void automaton_forget(struct grammar *g); /* as before automaton_open: nothing is freed */
 bool automaton_push(struct grammar *g, struct vec *v, uint32_t x); /* false: no memory */
 /* The state in which node x is to be matched, and then the end. */
 uint32_t automaton_start(struct grammar *g, gb_node x);
@@ -127,6 +140,8 @@ const struct lexeme *automaton_lexeme(struct grammar *g, gb_node x);
 void automaton_limits(const struct grammar *g, gb_node x, uint32_t *min, uint32_t *max);
 /* The state of what follows cell `at`; items that go on there are unlike all others. */
 uint32_t automaton_next_state(struct grammar *g, uint32_t at);
+/* The state of exactly these cells, with an end or without. */
+uint32_t automaton_cells_state(struct grammar *g, const uint32_t *at, uint32_t n, bool may_end);
 /* The state of some of a state's cells, without an end. */
 uint32_t automaton_some_cells(struct grammar *g, const uint32_t *at, uint32_t n);
 /* The bytes that may follow. */
@@ -143,6 +158,8 @@ bool word_set_add(struct grammar *g, struct word_set *s, uint64_t key, uint32_t 
 uint8_t scope_flags(const struct grammar *g, const struct cell *c);
 /* The cell with one more byte in all items it is in. ANY_STRING for byte: with items unlike all. */
 uint32_t scope_read(struct grammar *g, uint32_t at, uint32_t byte);
+uint32_t scope_string(struct grammar *g, uint32_t string, uint32_t byte);
+uint32_t scope_set(struct grammar *g, uint32_t set, uint32_t string);
 /* What follows an item's mark, with the item in its scope's set; false: it is there already. */
 bool scope_finish(struct grammar *g, uint32_t mark, uint32_t *next);
 /* Whether the items that this cell is in, and those demanded after it, can be new ones. */
@@ -153,6 +170,11 @@ uint32_t scope_supply(struct grammar *g, gb_node x);
  * then one of them or longer. */
 bool scope_touches(struct grammar *g, uint32_t at, const char *bytes, size_t n);
 uint32_t scope_n_finished(const struct grammar *g, uint32_t at);
+
+/* compact.c: makes room when the automaton has grown too large: keeps the states that the n
+ * pointers name, which get new numbers, and forgets the others. */
+bool automaton_large(const struct grammar *g);
+void automaton_compact(struct grammar *g, uint32_t **state, size_t n);
 
 /* The tokens that may follow (mask.c). */
 void automaton_mask(struct grammar *g, uint32_t state, uint32_t *mask);

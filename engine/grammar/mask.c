@@ -13,13 +13,15 @@ static inline uint32_t step(struct grammar *g, uint32_t state, unsigned byte)
     return to && to[byte] != UNKNOWN ? to[byte] : automaton_step(g, state, byte);
 }
 
-static void walk(struct grammar *g, uint32_t state, uint32_t *mask)
+/* Walks return how many nodes they met. */
+static uint32_t walk(struct grammar *g, uint32_t state, uint32_t *mask)
 {
     const struct trie *t = &g->vocab->trie;
-    uint32_t at[MAX_TOKEN_BYTES + 1];
+    uint32_t at[MAX_TOKEN_BYTES + 1], met = 0;
     at[0] = state;
     for (uint32_t i = 1; i < t->n_nodes;) {
         const struct trie_node *n = &t->node[i];
+        met++;
         uint32_t s = step(g, at[n->depth - 1], n->byte);
         if (s == 0) {
             i = n->after;
@@ -30,6 +32,7 @@ static void walk(struct grammar *g, uint32_t state, uint32_t *mask)
         at[n->depth] = s;
         i++;
     }
+    return met;
 }
 
 /* Whether the bytes may come, one by one. */
@@ -53,15 +56,16 @@ static bool item_check(struct grammar *g, uint32_t at, uint32_t alone, uint32_t 
 }
 
 /* The tokens that leave a lexeme after `least` to `most` bodies. */
-static void walk_rests(struct grammar *g, const struct profile *p, uint32_t cell, uint32_t state,
-                       uint32_t least, uint32_t most, uint32_t *mask)
+static uint32_t walk_rests(struct grammar *g, const struct profile *p, uint32_t cell,
+                           uint32_t state, uint32_t least, uint32_t most, uint32_t *mask)
 {
     uint32_t alone = g->flags[cell] & IN_ITEM ? automaton_some_cells(g, &cell, 1) : 0;
     const struct trie *t = &p->rest;
-    uint32_t at[MAX_TOKEN_BYTES + 1];
+    uint32_t at[MAX_TOKEN_BYTES + 1], met = 0;
     at[0] = state;
     for (uint32_t i = 1; i < t->n_nodes;) {
         const struct trie_node *n = &t->node[i];
+        met++;
         uint32_t s = step(g, at[n->depth - 1], n->byte);
         if (s == 0) {
             i = n->after;
@@ -74,6 +78,7 @@ static void walk_rests(struct grammar *g, const struct profile *p, uint32_t cell
         at[n->depth] = s;
         i++;
     }
+    return met;
 }
 
 /* Whether some byte both goes on with the lexeme and begins what follows it. Then a token that lies
@@ -100,7 +105,7 @@ static bool plenty_left(const struct grammar *g, uint32_t at, const struct lexem
 }
 
 /* False: this cell must walk. */
-static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask)
+static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t *met)
 {
     struct cell c = g->cell[at];
     const struct lexeme *x = g->lexeme[c.expr];
@@ -123,23 +128,46 @@ static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask)
         return false;
     profile_inside(g->vocab, p, most, mask);
     if (leaves)
-        walk_rests(g, p, at, next, least, most, mask);
+        *met += walk_rests(g, p, at, next, least, most, mask);
     return true;
+}
+
+enum { KEEP_FROM = 2000 }; /* nodes met: some 20 us */
+
+/* A mask that took long is kept for the next time: places in a loop come again. */
+static void keep(struct grammar *g, uint32_t state, const uint32_t *mask)
+{
+    struct kept_mask *k = &g->kept[state % N_KEPT_MASKS];
+    size_t bytes = g->vocab->n_words * sizeof *mask;
+    if (!k->mask)
+        k->mask = malloc(bytes);
+    if (!k->mask) /* then it is found again */
+        return;
+    memcpy(k->mask, mask, bytes);
+    k->state = state;
 }
 
 void automaton_mask(struct grammar *g, uint32_t state, uint32_t *mask)
 {
-    memset(mask, 0, g->vocab->n_words * sizeof *mask);
-    uint32_t from = g->narrow.n;
+    const struct kept_mask *k = &g->kept[state % N_KEPT_MASKS];
+    size_t bytes = g->vocab->n_words * sizeof *mask;
+    if (state && k->state == state) {
+        memcpy(mask, k->mask, bytes);
+        return;
+    }
+    memset(mask, 0, bytes);
+    uint32_t from = g->narrow.n, met = 0;
     for (uint32_t i = 0; i < g->state[state].n_cells && !g->failed; i++) {
         uint32_t at = g->list.at[g->state[state].cell + i];
-        if (!mask_lexeme(g, at, mask))
+        if (!mask_lexeme(g, at, mask, &met))
             automaton_push(g, &g->narrow, at);
     }
     uint32_t n = g->narrow.n - from;
     if (n == g->state[state].n_cells)
-        walk(g, state, mask);
+        met += walk(g, state, mask);
     else if (n > 0)
-        walk(g, automaton_some_cells(g, g->narrow.at + from, n), mask);
+        met += walk(g, automaton_some_cells(g, g->narrow.at + from, n), mask);
     g->narrow.n = from;
+    if (met >= KEEP_FROM && !g->failed)
+        keep(g, state, mask);
 }

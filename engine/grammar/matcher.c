@@ -9,7 +9,36 @@ struct grammar_matcher {
     struct grammar *g; /* held */
     uint32_t state;
     bool failed;
+    struct grammar_matcher *next, **link; /* in the grammar's list */
 };
+
+/* Into the list; the lock is held. */
+static void enlist(struct grammar_matcher *m)
+{
+    m->next = m->g->matchers;
+    m->link = &m->g->matchers;
+    if (m->next)
+        m->next->link = &m->next;
+    m->g->matchers = m;
+}
+
+/* Before the automaton may grow: once it is too large, only what matchers need is kept. */
+static void make_room(struct grammar *g)
+{
+    if (!automaton_large(g) || g->failed)
+        return;
+    size_t n = 0;
+    for (struct grammar_matcher *m = g->matchers; m; m = m->next)
+        n++;
+    uint32_t **state = malloc((n + 1) * sizeof *state);
+    if (!state)
+        return; /* tried again the next time */
+    n = 0;
+    for (struct grammar_matcher *m = g->matchers; m; m = m->next)
+        state[n++] = &m->state;
+    automaton_compact(g, state, n);
+    free(state);
+}
 
 enum err_code grammar_matcher_open(struct grammar_matcher **out, struct grammar *g, struct err *e)
 {
@@ -17,7 +46,11 @@ enum err_code grammar_matcher_open(struct grammar_matcher **out, struct grammar 
     if (!m)
         return err_set(e, ERR_NOMEM, "no memory for a matcher");
     m->g = grammar_ref(g);
+    pthread_mutex_lock(&g->lock);
     m->state = g->root;
+    m->failed = g->failed;
+    enlist(m);
+    pthread_mutex_unlock(&g->lock);
     *out = m;
     return ERR_OK;
 }
@@ -28,7 +61,10 @@ enum err_code grammar_matcher_copy(struct grammar_matcher **out, const struct gr
     struct grammar_matcher *c = FAULT("grammar.matcher") ? NULL : malloc(sizeof *c);
     if (!c)
         return err_set(e, ERR_NOMEM, "no memory for a matcher");
+    pthread_mutex_lock(&m->g->lock);
     *c = *m;
+    enlist(c);
+    pthread_mutex_unlock(&m->g->lock);
     grammar_ref(m->g);
     *out = c;
     return ERR_OK;
@@ -38,6 +74,11 @@ void grammar_matcher_close(struct grammar_matcher *m)
 {
     if (!m)
         return;
+    pthread_mutex_lock(&m->g->lock);
+    *m->link = m->next;
+    if (m->next)
+        m->next->link = m->link;
+    pthread_mutex_unlock(&m->g->lock);
     grammar_close(m->g);
     free(m);
 }
@@ -45,6 +86,7 @@ void grammar_matcher_close(struct grammar_matcher *m)
 bool grammar_matcher_accept(struct grammar_matcher *m, const char *p, size_t bytes, size_t *taken)
 {
     pthread_mutex_lock(&m->g->lock);
+    make_room(m->g);
     uint32_t s = m->state;
     size_t i = 0;
     for (; i < bytes; i++) {
@@ -91,6 +133,7 @@ bool grammar_matcher_failed(const struct grammar_matcher *m)
 void grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask)
 {
     pthread_mutex_lock(&m->g->lock);
+    make_room(m->g);
     automaton_mask(m->g, m->state, mask);
     m->failed |= m->g->failed;
     pthread_mutex_unlock(&m->g->lock);
@@ -99,6 +142,7 @@ void grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask)
 size_t grammar_matcher_forced(struct grammar_matcher *m, char *out, size_t max)
 {
     pthread_mutex_lock(&m->g->lock);
+    make_room(m->g);
     uint32_t s = m->state;
     size_t n = 0;
     while (n < max && !m->g->state[s].may_end) {

@@ -41,12 +41,18 @@ static uint32_t link_of(struct grammar *g, struct link **links, uint32_t *n, uin
     return (*n)++;
 }
 
-static uint32_t string_add(struct grammar *g, uint32_t string, uint32_t byte)
+uint32_t scope_string(struct grammar *g, uint32_t string, uint32_t byte)
 {
     struct scopes *s = &g->scopes;
     if (string == ANY_STRING || byte == ANY_STRING)
         return ANY_STRING;
     return link_of(g, &s->string, &s->n_strings, &s->max_strings, &s->string_of, string, byte);
+}
+
+uint32_t scope_set(struct grammar *g, uint32_t set, uint32_t string)
+{
+    struct scopes *s = &g->scopes;
+    return link_of(g, &s->set, &s->n_sets, &s->max_sets, &s->set_of, set, string);
 }
 
 static bool set_has(const struct grammar *g, uint32_t set, uint32_t string)
@@ -72,7 +78,7 @@ uint32_t scope_read(struct grammar *g, uint32_t at, uint32_t byte)
     while (g->chain.n > base && !g->failed) {
         struct cell c = g->cell[g->chain.at[--g->chain.n]];
         if (is_mark(g, &c, NODE_ITEM))
-            c.a = string_add(g, c.a, byte);
+            c.a = scope_string(g, c.a, byte);
         below = automaton_cell(g, c.expr, c.a, c.b, below);
     }
     g->chain.n = base;
@@ -97,8 +103,7 @@ bool scope_finish(struct grammar *g, uint32_t mark, uint32_t *next)
     struct cell u = g->cell[scope];
     if (set_has(g, u.a, c.a))
         return false;
-    struct scopes *s = &g->scopes;
-    uint32_t set = link_of(g, &s->set, &s->n_sets, &s->max_sets, &s->set_of, u.a, c.a);
+    uint32_t set = scope_set(g, u.a, c.a);
     uint32_t base = g->chain.n, below = automaton_cell(g, u.expr, set, 1, u.next);
     collect(g, c.next, scope);
     while (g->chain.n > base && !g->failed) {
