@@ -475,7 +475,7 @@ static unsigned representatives(const struct grammar *g, uint32_t a, uint32_t b,
 /* A pair is live iff some bytes lead it to an end. The search goes breadth first over pairs until
  * it meets an end or a pair known to be live; then the way there is live. If it meets none, all
  * that it met are dead. Pairs are kept as cells with nothing after them. */
-static bool pair_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
+bool automaton_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
 {
     bool minus = g->node[x].kind == NODE_MINUS;
     if (a == 0 || (b == 0 && !minus))
@@ -536,7 +536,7 @@ done:
 
 bool automaton_pair_live(struct grammar *g, gb_node x)
 {
-    return pair_live(g, x, g->start_a[x], g->start_b[x]);
+    return automaton_live(g, x, g->start_a[x], g->start_b[x]);
 }
 
 static void step_lexeme(struct grammar *g, const struct cell *c, unsigned byte)
@@ -578,7 +578,7 @@ static void step_cell(struct grammar *g, uint32_t at, unsigned byte)
         assert(is_pair(g, c.expr));
         uint32_t a = automaton_step(g, c.a, byte);
         uint32_t b = a ? automaton_step(g, c.b, byte) : 0;
-        uint32_t to = pair_live(g, c.expr, a, b) ? automaton_cell(g, c.expr, a, b, c.next) : 0;
+        uint32_t to = automaton_live(g, c.expr, a, b) ? automaton_cell(g, c.expr, a, b, c.next) : 0;
         if (to)
             automaton_push(g, &g->work, to);
     }

@@ -132,6 +132,8 @@ uint32_t automaton_start(struct grammar *g, gb_node x);
 uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte);
 /* Whether the two sides of pair node x, at its beginning, have an end in reach. */
 bool automaton_pair_live(struct grammar *g, gb_node x);
+/* The same from these states of its sides. */
+bool automaton_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b);
 bool automaton_pair_ends(const struct grammar *g, gb_node x, uint32_t a, uint32_t b);
 /* The lexeme of what node x matches, if it is one: short, not empty, no match the beginning of
  * another. */

@@ -132,6 +132,69 @@ static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t
     return true;
 }
 
+/* Takes back what x without y may not do. mask holds what x, a lexeme that goes round, may do with
+ * what follows; as long as a token's bytes keep y alive, it must not end up as one of y. */
+static void take_back(struct grammar *g, const struct cell *pair, uint32_t *mask, uint32_t *met)
+{
+    const struct trie *t = &g->vocab->trie;
+    uint32_t a[MAX_TOKEN_BYTES + 1], b[MAX_TOKEN_BYTES + 1];
+    a[0] = pair->a;
+    b[0] = pair->b;
+    for (uint32_t i = 1; i < t->n_nodes && !g->failed;) {
+        const struct trie_node *n = &t->node[i];
+        uint32_t above = n->depth - 1u, from = n->token, to = n[1].token;
+        a[n->depth] = step(g, a[above], n->byte);
+        (*met)++;
+        if (a[n->depth] == 0) { /* x is left here, where y ends too */
+            if (above > 0 && !automaton_pair_ends(g, pair->expr, a[above], b[above]))
+                to = t->node[n->after].token;
+            else
+                to = from;
+            i = n->after;
+        } else {
+            b[n->depth] = step(g, b[above], n->byte);
+            if (b[n->depth] == 0 || automaton_live(g, pair->expr, a[n->depth], b[n->depth]))
+                to = from;
+            i = b[n->depth] ? i + 1 : n->after;
+        }
+        for (uint32_t k = from; k < to; k++)
+            mask[t->token[k] >> 5] &= ~((uint32_t)1 << (t->token[k] & 31));
+    }
+}
+
+/* A difference whose left side is a lexeme that goes round, and perhaps some bytes that close it:
+ * strings but for some names. False: this cell must walk. */
+static bool mask_minus(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t *met)
+{
+    struct cell c = g->cell[at];
+    const struct state *left = &g->state[c.a];
+    if (g->node[c.expr].kind != NODE_MINUS || left->n_cells != 1 || g->flags[at] & IN_ITEM)
+        return false;
+    struct cell x = g->cell[g->list.at[left->cell]];
+    if (!g->lexeme[x.expr])
+        return false;
+    uint32_t after = c.next;
+    if (x.next) { /* a closing quote may belong to the difference */
+        struct cell quote = g->cell[x.next];
+        if (quote.next || g->node[quote.expr].kind != NODE_BYTES)
+            return false;
+        after = automaton_cell(g, quote.expr, quote.a, quote.b, c.next);
+    }
+    uint32_t alone = automaton_cell(g, x.expr, x.a, x.b, after);
+    if (!alone || overlaps(g, g->lexeme[x.expr], automaton_next_state(g, alone)))
+        return false;
+    size_t words = g->vocab->n_words;
+    uint32_t *own = calloc(words, sizeof *own);
+    bool done = own && mask_lexeme(g, alone, own, met);
+    if (done) {
+        take_back(g, &c, own, met);
+        for (size_t w = 0; w < words; w++)
+            mask[w] |= own[w];
+    }
+    free(own);
+    return done;
+}
+
 enum { KEEP_FROM = 2000 }; /* nodes met: some 20 us */
 
 /* A mask that took long is kept for the next time: places in a loop come again. */
@@ -159,7 +222,7 @@ void automaton_mask(struct grammar *g, uint32_t state, uint32_t *mask)
     uint32_t from = g->narrow.n, met = 0;
     for (uint32_t i = 0; i < g->state[state].n_cells && !g->failed; i++) {
         uint32_t at = g->list.at[g->state[state].cell + i];
-        if (!mask_lexeme(g, at, mask, &met))
+        if (!mask_lexeme(g, at, mask, &met) && !mask_minus(g, at, mask, &met))
             automaton_push(g, &g->narrow, at);
     }
     uint32_t n = g->narrow.n - from;
