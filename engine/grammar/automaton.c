@@ -432,43 +432,72 @@ static void split_by_row(struct classes *k, const uint8_t row[256])
             split(k, &by_value[v]);
 }
 
-static void classes_of(const struct grammar *g, uint32_t state, struct classes *k,
-                       struct byte_set *single)
+static void split_by_cells(const struct grammar *g, uint32_t state, struct classes *k)
 {
     const struct state *s = &g->state[state];
+    struct byte_set single = {{0}};
     uint32_t last_set = UNKNOWN;
+    const uint8_t *last_row = NULL; /* counts differ, but the next bytes are the same */
     for (uint32_t i = 0; i < s->n_cells; i++) {
         const struct cell *c = &g->cell[g->list.at[s->cell + i]];
         const struct gb_node_data *d = &g->node[c->expr];
         if (d->kind == NODE_BYTES) {
-            byte_set_add(single, (unsigned char)g->text[d->a + c->b]);
+            byte_set_add(&single, (unsigned char)g->text[d->a + c->b]);
         } else if (d->kind == NODE_SET) {
             if (d->a != last_set)
                 split(k, &g->set[d->a]);
             last_set = d->a;
         } else if (g->lexeme[c->expr]) {
-            split_by_row(k, g->lexeme[c->expr]->to[c->a]);
+            const uint8_t *row = g->lexeme[c->expr]->to[c->a];
+            if (row != last_row)
+                split_by_row(k, row);
+            last_row = row;
         } else {
-            classes_of(g, c->a, k, single);
-            classes_of(g, c->b, k, single);
+            split_by_cells(g, c->a, k);
+            split_by_cells(g, c->b, k);
         }
     }
+    for (unsigned i = 0; i < 256; i++)
+        if (byte_set_has(&single, i)) {
+            struct byte_set one = {{0}};
+            byte_set_add(&one, i);
+            split(k, &one);
+        }
+}
+
+/* Each byte's class: bytes of one class lead to the same state. Kept with the state. NULL: no
+ * memory. */
+static const uint8_t *classes_of(struct grammar *g, uint32_t state)
+{
+    if (!g->state[state].classes) {
+        struct classes k = {.n = 1};
+        split_by_cells(g, state, &k);
+        uint8_t *of = malloc(sizeof k.of);
+        if (!of) {
+            g->failed = true;
+            return NULL;
+        }
+        memcpy(of, k.of, sizeof k.of);
+        g->n_tables++;
+        g->state[state].classes = of;
+    }
+    return g->state[state].classes;
 }
 
 /* One byte of each class, for a pair of states. */
-static unsigned representatives(const struct grammar *g, uint32_t a, uint32_t b, uint8_t out[256])
+static unsigned representatives(struct grammar *g, uint32_t a, uint32_t b, uint8_t out[256])
 {
-    struct classes k = {.n = 1};
-    struct byte_set single = {{0}}, seen = {{0}};
-    classes_of(g, a, &k, &single);
-    classes_of(g, b, &k, &single);
+    const uint8_t *ca = classes_of(g, a), *cb = classes_of(g, b);
+    uint32_t met[512] = {0}; /* a small hash table of pairs of classes, + 1 */
     unsigned n = 0;
-    for (unsigned i = 0; i < 256; i++)
-        if (byte_set_has(&single, i) || !byte_set_has(&seen, k.of[i])) {
-            if (!byte_set_has(&single, i))
-                byte_set_add(&seen, k.of[i]);
+    for (unsigned i = 0; i < 256 && ca && cb; i++) {
+        uint32_t both = (uint32_t)ca[i] << 8 | cb[i], at = (both * 0x9E3779B1u) >> 23;
+        while (met[at] && met[at] != both + 1)
+            at = (at + 1) & 511;
+        if (!met[at])
             out[n++] = (uint8_t)i;
-        }
+        met[at] = both + 1;
+    }
     return n;
 }
 
@@ -707,15 +736,14 @@ const struct lexeme *automaton_lexeme(struct grammar *g, gb_node x)
     if (g->state[state[LEXEME_START]].may_end)
         goto done;
     for (uint32_t i = LEXEME_START; i < n; i++) {
-        struct classes k = {.n = 1};
-        struct byte_set single = {{0}};
+        const uint8_t *class = classes_of(g, state[i]);
         uint8_t of_class[256] = {0};
         bool known[256] = {false};
-        classes_of(g, state[i], &k, &single);
+        if (!class)
+            goto done;
         for (unsigned byte = 0; byte < 256; byte++) {
-            bool alone = byte_set_has(&single, byte);
-            if (!alone && known[k.of[byte]]) {
-                to[i][byte] = of_class[k.of[byte]];
+            if (known[class[byte]]) {
+                to[i][byte] = of_class[class[byte]];
                 continue;
             }
             uint32_t s = automaton_step(g, state[i], byte), j = LEXEME_DEAD;
@@ -732,10 +760,8 @@ const struct lexeme *automaton_lexeme(struct grammar *g, gb_node x)
                     state[n++] = s;
             }
             to[i][byte] = (uint8_t)j;
-            if (!alone) {
-                known[k.of[byte]] = true;
-                of_class[k.of[byte]] = (uint8_t)j;
-            }
+            known[class[byte]] = true;
+            of_class[class[byte]] = (uint8_t)j;
         }
     }
     if (!g->failed)
@@ -787,8 +813,10 @@ void automaton_free(struct grammar *g)
 {
     for (unsigned i = 0; i < N_KEPT_MASKS; i++)
         free(g->kept[i].mask);
-    for (uint32_t i = 0; i < g->n_states && g->state; i++)
+    for (uint32_t i = 0; i < g->n_states && g->state; i++) {
         free(g->state[i].to);
+        free(g->state[i].classes);
+    }
     free(g->cell);
     free(g->cell_table);
     free(g->seen);

@@ -41,8 +41,9 @@ struct state {
     uint32_t cell; /* offset in the list pool */
     uint32_t n_cells;
     bool may_end;
-    uint8_t n_asked; /* transitions looked for; many: it gets a table of its own */
-    uint32_t *to;    /* NULL, or 256 states, UNKNOWN where not asked yet */
+    uint8_t n_asked;  /* transitions looked for; many: it gets a table of its own */
+    uint32_t *to;     /* NULL, or 256 states, UNKNOWN where not asked yet */
+    uint8_t *classes; /* NULL, or each byte's class */
 };
 #define UNKNOWN UINT32_MAX
 

@@ -117,14 +117,32 @@ static void run_text(struct bench *b, struct grammar *g, const char *text)
 
 static void report(struct bench *b, const char *what)
 {
-    printf("%s: %zu texts refused\n", what, b->wrong);
+    printf("%s: %zu texts refused on their way\n", what, b->wrong);
     print("  compile", &b->compile);
     print("  mask", &b->fill);
     b->compile = b->fill = (struct times){0};
     b->wrong = 0;
 }
 
-enum source { PATTERN, NOTATION };
+enum source { PATTERN, STRING, BOUNDED_STRING, NOTATION };
+
+/* The pattern searched in a JSON string, with bounds of its length or without. */
+static enum err_code string_node(gb_node *out, struct grammar_builder *b, const char *pattern,
+                                 unsigned flags, bool bounded, struct err *e)
+{
+    gb_node x;
+    if (grammar_regex_search(&x, b, pattern, strlen(pattern), flags | REGEX_JSON, e) != ERR_OK)
+        return e->code;
+    if (bounded) {
+        gb_node any;
+        if (grammar_regex(&any, b, "[^]{1,100}", 10, REGEX_JSON, e) != ERR_OK)
+            return e->code;
+        x = gb_and(b, x, any);
+    }
+    gb_node quote = gb_bytes(b, "\"", 1);
+    *out = gb_seq(b, (gb_node[]){quote, x, quote}, 3);
+    return gb_error(b, e);
+}
 
 /* One row: a grammar and the texts of `key`. */
 static void run_row(struct bench *b, enum source source, const cJSON *row, const char *key)
@@ -137,10 +155,16 @@ static void run_row(struct bench *b, enum source source, const cJSON *row, const
     if (gb_open(&gb, &e) != ERR_OK)
         abort();
     const char *flags = cJSON_GetStringValue(json_get(row, "flags"));
-    const char *text = cJSON_GetStringValue(json_get(row, source == PATTERN ? "regex" : "grammar"));
-    enum err_code code = source == PATTERN ? grammar_regex(&x, gb, text, strlen(text),
-                                                           *flags == 'u' ? REGEX_UNICODE : 0, &e)
-                                           : grammar_ebnf(&x, gb, text, strlen(text), &e);
+    const char *text =
+        cJSON_GetStringValue(json_get(row, source == NOTATION ? "grammar" : "regex"));
+    unsigned u = flags && *flags == 'u' ? REGEX_UNICODE : 0;
+    enum err_code code;
+    if (source == NOTATION)
+        code = grammar_ebnf(&x, gb, text, strlen(text), &e);
+    else if (source == PATTERN)
+        code = grammar_regex(&x, gb, text, strlen(text), u, &e);
+    else
+        code = string_node(&x, gb, text, u, source == BOUNDED_STRING, &e);
     if (code == ERR_OK)
         code = grammar_compile(&g, b->vocab, gb, x, &e);
     gb_close(gb);
@@ -154,11 +178,21 @@ static void run_row(struct bench *b, enum source source, const cJSON *row, const
     }
     add(&b->compile, us);
     const cJSON *one;
-    cJSON_ArrayForEach(one, json_get(row, key)) run_text(b, g, one->valuestring);
+    cJSON_ArrayForEach(one, json_get(row, key))
+    {
+        if (source == PATTERN || source == NOTATION) {
+            run_text(b, g, one->valuestring);
+            continue;
+        }
+        char *spelled = cJSON_PrintUnformatted(one);
+        run_text(b, g, spelled);
+        free(spelled);
+    }
     grammar_close(g);
 }
 
-static void run_file(struct bench *b, const char *path, enum source source, const char *key)
+static void run_file(struct bench *b, const char *what, const char *path, enum source source,
+                     const char *key)
 {
     FILE *f = fopen(path, "rb");
     if (!f) {
@@ -178,7 +212,7 @@ static void run_file(struct bench *b, const char *path, enum source source, cons
     }
     free(line);
     fclose(f);
-    report(b, path);
+    report(b, what);
 }
 
 int main(int argc, char **argv)
@@ -198,8 +232,11 @@ int main(int argc, char **argv)
         return 1;
     printf("vocabulary of %u from %s: trie in %.1f ms\n", n_ids, dir, (now_us() - from) / 1e3);
     b.mask = calloc(n_ids / 32 + 1, sizeof *b.mask);
-    run_file(&b, "tests/fixtures/grammar/grammars.jsonl", NOTATION, "accept");
-    run_file(&b, "tests/fixtures/grammar/regex.jsonl", PATTERN, "match");
+    const char *regex = "tests/fixtures/grammar/regex.jsonl";
+    run_file(&b, "EBNF", "tests/fixtures/grammar/grammars.jsonl", NOTATION, "accept");
+    run_file(&b, "patterns", regex, PATTERN, "match");
+    run_file(&b, "JSON strings of patterns", regex, STRING, "match");
+    run_file(&b, "the same of 1 to 100 characters", regex, BOUNDED_STRING, "match");
     free(b.mask);
     grammar_vocab_close(b.vocab);
     tokenizer_close(b.tok);
