@@ -256,12 +256,20 @@ void automaton_limits(const struct grammar *g, gb_node x, uint32_t *min, uint32_
     *max = repeat ? g->node[x].c : 1;
 }
 
+void automaton_left(const struct grammar *g, const struct cell *c, uint32_t *least, uint32_t *most)
+{
+    uint32_t min, max;
+    automaton_limits(g, c->expr, &min, &max);
+    *least = min > c->b ? min - c->b : 0;
+    *most = max == GB_UNBOUNDED || c->b == FAR ? GB_UNBOUNDED : max - c->b;
+}
+
 /* A cell of a lexeme may be left between two bodies, once there are enough. */
 static void close_lexeme(struct grammar *g, const struct cell *c)
 {
     uint32_t min, max;
     automaton_limits(g, c->expr, &min, &max);
-    if (c->a == LEXEME_START && c->b >= min)
+    if (c->a == LEXEME_START && c->b >= min) /* FAR is */
         automaton_push(g, &g->work, c->next);
 }
 
@@ -563,6 +571,86 @@ done:
     return live;
 }
 
+enum { MAX_SLACK_PAIRS = 600, NO_SLACK = UINT32_MAX - 1 };
+
+/* Bytes on the shortest way to an end, at most, from any live pair that `first` leads to. */
+static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
+{
+    const uint32_t *known = word_set_find(&g->slack, (uint64_t)first + 1);
+    if (known)
+        return *known;
+    struct vec pair = {0}, from = {0}, to = {0}; /* edges: numbers of pairs */
+    struct word_set met = {0};
+    uint32_t far[MAX_SLACK_PAIRS], most = 0;
+    automaton_push(g, &pair, first);
+    word_set_add(g, &met, (uint64_t)first + 1, 0);
+    for (uint32_t i = 0; i < pair.n && pair.n < MAX_SLACK_PAIRS && !g->failed; i++) {
+        uint8_t byte[256];
+        struct cell c = g->cell[pair.at[i]];
+        unsigned n = representatives(g, c.a, c.b, byte);
+        for (unsigned k = 0; k < n && pair.n < MAX_SLACK_PAIRS && !g->failed; k++) {
+            uint32_t a = automaton_step(g, c.a, byte[k]), b = automaton_step(g, c.b, byte[k]);
+            uint32_t next = automaton_live(g, x, a, b) ? automaton_cell(g, x, a, b, 0) : 0;
+            if (!next)
+                continue;
+            known = word_set_find(&met, (uint64_t)next + 1);
+            uint32_t at = known ? *known : pair.n;
+            if (!known && automaton_push(g, &pair, next))
+                word_set_add(g, &met, (uint64_t)next + 1, at);
+            automaton_push(g, &from, i);
+            automaton_push(g, &to, at);
+        }
+    }
+    if (g->failed || pair.n >= MAX_SLACK_PAIRS) {
+        most = NO_SLACK;
+    } else {
+        for (uint32_t i = 0; i < pair.n; i++) {
+            struct cell c = g->cell[pair.at[i]];
+            far[i] = automaton_pair_ends(g, x, c.a, c.b) ? 0 : NO_SLACK;
+        }
+        for (bool more = true; more;) {
+            more = false;
+            for (uint32_t k = from.n; k-- > 0;)
+                if (far[to.at[k]] != NO_SLACK && far[to.at[k]] + 1 < far[from.at[k]]) {
+                    far[from.at[k]] = far[to.at[k]] + 1;
+                    more = true;
+                }
+        }
+        for (uint32_t i = 0; i < pair.n; i++)
+            most = far[i] > most ? far[i] : most;
+    }
+    for (uint32_t i = 0; i < pair.n && !g->failed; i++) /* it holds for those it leads to, too */
+        if (!word_set_find(&g->slack, (uint64_t)pair.at[i] + 1))
+            word_set_add(g, &g->slack, (uint64_t)pair.at[i] + 1, most);
+    free(pair.at);
+    free(from.at);
+    free(to.at);
+    free(met.key);
+    free(met.value);
+    return most;
+}
+
+uint32_t automaton_far(struct grammar *g, gb_node x, uint32_t a, uint32_t b, uint32_t *most,
+                       uint32_t *slack)
+{
+    const struct state *right = &g->state[b];
+    uint32_t least;
+    if (g->node[x].kind != NODE_AND || right->n_cells != 1)
+        return 0;
+    struct cell c = g->cell[g->list.at[right->cell]];
+    bool may_end = right->may_end;
+    if (!g->lexeme[c.expr] || c.next != 0 || c.b == FAR)
+        return 0;
+    automaton_left(g, &c, &least, most);
+    if (least > 0 || *most == GB_UNBOUNDED)
+        return 0;
+    uint32_t cell = automaton_cell(g, c.expr, c.a, FAR, 0);
+    uint32_t far = cell ? automaton_cells_state(g, &cell, 1, may_end) : 0;
+    uint32_t pair = far ? automaton_cell(g, x, a, far, 0) : 0;
+    *slack = pair && automaton_live(g, x, a, far) ? slack_of(g, x, pair) : NO_SLACK;
+    return *slack == NO_SLACK || g->failed ? 0 : far;
+}
+
 bool automaton_pair_live(struct grammar *g, gb_node x)
 {
     return automaton_live(g, x, g->start_a[x], g->start_b[x]);
@@ -576,9 +664,9 @@ static void step_lexeme(struct grammar *g, const struct cell *c, unsigned byte)
         return;
     if (to == LEXEME_DONE) {
         to = LEXEME_START;
-        if (max != GB_UNBOUNDED || done < min)
+        if (done != FAR && (max != GB_UNBOUNDED || done < min))
             done++;
-        if (done == max) {
+        if (done != FAR && done == max) {
             automaton_push(g, &g->work, c->next);
             return;
         }
@@ -805,7 +893,7 @@ void automaton_forget(struct grammar *g)
     g->n_state_table = 0;
     g->list = g->work = g->narrow = g->chain = (struct vec){0};
     g->scopes = (struct scopes){0};
-    g->step = g->live = (struct word_set){0};
+    g->step = g->slack = g->live = (struct word_set){0};
     memset(g->kept, 0, sizeof g->kept);
 }
 
@@ -835,6 +923,8 @@ void automaton_free(struct grammar *g)
     free(g->narrow.at);
     free(g->step.key);
     free(g->step.value);
+    free(g->slack.key);
+    free(g->slack.value);
     free(g->live.key);
     free(g->live.value);
 }

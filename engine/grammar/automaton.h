@@ -46,6 +46,7 @@ struct state {
     uint8_t *classes; /* NULL, or each byte's class */
 };
 #define UNKNOWN UINT32_MAX
+#define FAR UINT32_MAX /* a lexeme's count: past its minimum, and its maximum is out of sight */
 
 struct word_set { /* hash table from words to words; key 0 is a free place */
     uint64_t *key;
@@ -120,8 +121,9 @@ struct grammar {
     struct vec narrow; /* scratch of masks */
     struct vec chain;  /* scratch of scopes */
     struct scopes scopes;
-    struct word_set step; /* state << 8 | byte + 1 -> state */
-    struct word_set live; /* pair cell + 1 -> 1 or 0: an end is in reach */
+    struct word_set step;  /* state << 8 | byte + 1 -> state */
+    struct word_set slack; /* pair cell + 1 -> bytes to an end, at most, from all it leads to */
+    struct word_set live;  /* pair cell + 1 -> 1 or 0: an end is in reach */
 };
 
 enum err_code automaton_open(struct grammar *g, struct err *e);
@@ -141,6 +143,13 @@ bool automaton_pair_ends(const struct grammar *g, gb_node x, uint32_t a, uint32_
 const struct lexeme *automaton_lexeme(struct grammar *g, gb_node x);
 /* How often the node of a lexeme's cell goes round. */
 void automaton_limits(const struct grammar *g, gb_node x, uint32_t *min, uint32_t *max);
+/* How many bodies a lexeme's cell still wants, at least and at most. */
+void automaton_left(const struct grammar *g, const struct cell *c, uint32_t *least, uint32_t *most);
+/* For an intersection whose right side is a lexeme that goes round with its minimum behind it: the
+ * right side as if its maximum were far away (0: it is no such thing), and how many bodies are left
+ * (*most). Then a token of n bytes may come iff it may come there, where n + *slack <= *most. */
+uint32_t automaton_far(struct grammar *g, gb_node x, uint32_t a, uint32_t b, uint32_t *most,
+                       uint32_t *slack);
 /* The state of what follows cell `at`; items that go on there are unlike all others. */
 uint32_t automaton_next_state(struct grammar *g, uint32_t at);
 /* The state of exactly these cells, with an end or without. */

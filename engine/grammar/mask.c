@@ -112,10 +112,8 @@ static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t
     const struct profile *p = x ? lexeme_profile(g->vocab, x, c.a) : NULL;
     if (!p)
         return false;
-    uint32_t min, max;
-    automaton_limits(g, c.expr, &min, &max);
-    uint32_t least = min > c.b ? min - c.b : 0;
-    uint32_t most = max == GB_UNBOUNDED ? GB_UNBOUNDED : max - c.b;
+    uint32_t least, most;
+    automaton_left(g, &c, &least, &most);
     if (g->flags[at] & IN_ITEM && !plenty_left(g, at, x, p, most))
         return false;
     bool leaves = p->rest.n_tokens > 0 && least <= p->max_done;
@@ -195,6 +193,44 @@ static bool mask_minus(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t 
     return done;
 }
 
+enum { SHORT_TOKEN = 12 }; /* bytes: nine tenths of a vocabulary are not longer */
+
+/* A text with a maximum that is still far away: its mask is that of the text without, but for
+ * tokens so long that they may come near, which are tried. So one mask serves many places. */
+static bool mask_far(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t *met)
+{
+    struct cell c = g->cell[at];
+    const struct grammar_vocab *v = g->vocab;
+    uint32_t most, slack;
+    if (g->node[c.expr].kind != NODE_AND || g->flags[at] & IN_ITEM)
+        return false;
+    uint32_t far = automaton_far(g, c.expr, c.a, c.b, &most, &slack);
+    if (!far || most < slack + SHORT_TOKEN)
+        return false;
+    uint32_t cell = automaton_cell(g, c.expr, c.a, far, c.next), alone, loose;
+    alone = automaton_some_cells(g, &at, 1);
+    loose = cell ? automaton_some_cells(g, &cell, 1) : 0;
+    uint32_t *own = malloc(v->n_words * sizeof *own);
+    if (own && loose && alone) {
+        automaton_mask(g, loose, own);
+        *met += v->n_words / 16;
+        uint32_t k = 0;
+        for (; k < v->trie.n_tokens; k++) { /* the longest first */
+            uint32_t i = v->by_length[k], id = v->trie.token[i], n = v->at[i + 1] - v->at[i];
+            if (n + slack <= most)
+                break;
+            if (own[id >> 5] >> (id & 31) & 1 && !may_come(g, alone, v->text + v->at[i], n))
+                own[id >> 5] &= ~((uint32_t)1 << (id & 31));
+        }
+        *met += k;
+        for (size_t w = 0; w < v->n_words; w++)
+            mask[w] |= own[w];
+    }
+    bool done = own && loose && alone;
+    free(own);
+    return done;
+}
+
 enum { KEEP_FROM = 2000 }; /* nodes met: some 20 us */
 
 /* A mask that took long is kept for the next time: places in a loop come again. */
@@ -222,7 +258,8 @@ void automaton_mask(struct grammar *g, uint32_t state, uint32_t *mask)
     uint32_t from = g->narrow.n, met = 0;
     for (uint32_t i = 0; i < g->state[state].n_cells && !g->failed; i++) {
         uint32_t at = g->list.at[g->state[state].cell + i];
-        if (!mask_lexeme(g, at, mask, &met) && !mask_minus(g, at, mask, &met))
+        if (!mask_lexeme(g, at, mask, &met) && !mask_minus(g, at, mask, &met) &&
+            !mask_far(g, at, mask, &met))
             automaton_push(g, &g->narrow, at);
     }
     uint32_t n = g->narrow.n - from;

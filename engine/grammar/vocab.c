@@ -52,6 +52,22 @@ static void trie_fill(struct trie *t, const struct spelled *s, uint32_t n)
     t->n_tokens = n;
 }
 
+/* By counting: how many tokens have each length. */
+static bool sort_by_length(struct grammar_vocab *v)
+{
+    uint32_t *begin = calloc(MAX_TOKEN_BYTES + 2, sizeof *begin);
+    v->by_length = malloc(((size_t)v->trie.n_tokens + 1) * sizeof *v->by_length);
+    bool ok = begin && v->by_length;
+    for (uint32_t i = 0; i < v->trie.n_tokens && ok; i++)
+        begin[MAX_TOKEN_BYTES - (v->at[i + 1] - v->at[i]) + 1]++;
+    for (uint32_t n = 1; n < MAX_TOKEN_BYTES + 2 && ok; n++)
+        begin[n] += begin[n - 1];
+    for (uint32_t i = 0; i < v->trie.n_tokens && ok; i++)
+        v->by_length[begin[MAX_TOKEN_BYTES - (v->at[i + 1] - v->at[i])]++] = i;
+    free(begin);
+    return ok;
+}
+
 bool trie_make(struct trie *t, struct spelled *s, uint32_t n)
 {
     *t = (struct trie){0};
@@ -118,6 +134,8 @@ enum err_code grammar_vocab_open(struct grammar_vocab **out, uint32_t n_ids,
         v->at[i + 1] = v->at[i] + s[i].n;
         v->place[s[i].id] = i;
     }
+    if (!sort_by_length(v))
+        goto no_memory;
     free(s);
     free(text);
     *out = v;
@@ -138,5 +156,6 @@ void grammar_vocab_close(struct grammar_vocab *v)
     free(v->text);
     free(v->at);
     free(v->place);
+    free(v->by_length);
     free(v);
 }

@@ -40,9 +40,10 @@ enum { MAX_TOKEN_BYTES = 4096 }; /* longer ones are never allowed */
 struct lexicon; /* lexeme.h */
 struct grammar_vocab {
     struct trie trie;
-    char *text;      /* the tokens' bytes in the trie's order */
-    uint32_t *at;    /* n_tokens + 1 offsets */
-    uint32_t *place; /* id -> index in the trie's order, of ids that are there */
+    char *text;          /* the tokens' bytes in the trie's order */
+    uint32_t *at;        /* n_tokens + 1 offsets */
+    uint32_t *place;     /* id -> index in the trie's order, of ids that are there */
+    uint32_t *by_length; /* indices in the trie's order, the longest tokens first */
     uint32_t n_ids;
     uint32_t n_words; /* of a mask */
     struct lexicon *lexicon;

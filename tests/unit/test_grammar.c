@@ -584,3 +584,40 @@ TEST_LIMIT(grammar_strings_but_names, 60)
     }
     grammar_vocab_close(v);
 }
+
+/* Texts of a pattern with a maximum that begins far away: masks up to it and at it. */
+TEST_LIMIT(grammar_far_maximum, 60)
+{
+    struct rng r = {test_seed()};
+    struct grammar_vocab *v = open_vocab(&r);
+    uint64_t abc[4] = {0, (uint64_t)7 << ('a' & 63)};
+    for (uint32_t round = 0; round < 200; round++) {
+        struct grammar_builder *b;
+        struct grammar *g;
+        struct grammar_matcher *m;
+        struct err e;
+        size_t taken;
+        n_pool = 0;
+        CHECK_OK(gb_open(&b, &e), e);
+        gb_node letter = gb_byte_set(b, abc), any = gb_repeat(b, letter, 0, GB_UNBOUNDED);
+        gb_node search[] = {any, tree_node(b, random_tree(&r, 2, NULL)), any};
+        gb_node pattern =
+            rng_below(&r, 2) ? gb_repeat(b, search[1], 0, GB_UNBOUNDED) : gb_seq(b, search, 3);
+        uint32_t min = rng_below(&r, 3), max = 10 + rng_below(&r, 20);
+        gb_node x = gb_and(b, pattern, gb_repeat(b, letter, min, max));
+        gb_node part[] = {x, gb_bytes(b, "d", rng_below(&r, 2))};
+        enum err_code code = grammar_compile(&g, v, b, gb_seq(b, part, 2), &e);
+        gb_close(b);
+        if (code != ERR_OK)
+            continue;
+        CHECK_OK(grammar_matcher_open(&m, g, &e), e);
+        for (uint32_t i = 0; i < max + 2; i++) {
+            check_place(m);
+            (void)grammar_matcher_accept(m, &"abc"[rng_below(&r, 3)], 1, &taken);
+        }
+        CHECK(!grammar_matcher_failed(m));
+        grammar_matcher_close(m);
+        grammar_close(g);
+    }
+    grammar_vocab_close(v);
+}
