@@ -147,7 +147,7 @@ uint32_t automaton_cell(struct grammar *g, uint32_t expr, uint32_t a, uint32_t b
 
 static uint64_t state_hash(const uint32_t *cells, uint32_t n, bool may_end)
 {
-    return hash_bytes(may_end, cells, n * sizeof *cells);
+    return n ? hash_bytes(may_end, cells, n * sizeof *cells) : may_end;
 }
 
 static bool state_table_grow(struct grammar *g)
@@ -306,6 +306,8 @@ static void close_scope(struct grammar *g, uint32_t at)
 /* Of the n cells at the end of the list pool, those whose items can still become new ones. */
 static uint32_t keep_alive(struct grammar *g, uint32_t n)
 {
+    if (n == 0)
+        return 0;
     uint8_t flags = 0;
     uint32_t *cells = g->list.at + g->list.n - n, kept = 0;
     for (uint32_t i = 0; i < n; i++)

@@ -307,6 +307,8 @@ static gb_node join_bytes(struct grammar_builder *b, gb_node x, gb_node y)
 
 gb_node gb_seq(struct grammar_builder *b, const gb_node *part, size_t n)
 {
+    if (n == 0)
+        return GB_EMPTY;
     if (b->err.code != ERR_OK ||
         !pool_reserve(b, (void **)&b->part, b->n_parts, &b->max_parts, n, sizeof b->part[0]))
         return GB_NEVER;

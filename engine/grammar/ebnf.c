@@ -242,7 +242,7 @@ static bool literal(struct parser *s, gb_node *out)
     }
     if (!take(s, "\""))
         return wrong(s, "a text without its closing quote");
-    *out = gb_seq(s->b, s->part + from, s->n_parts - from);
+    *out = s->n_parts > from ? gb_seq(s->b, s->part + from, s->n_parts - from) : GB_EMPTY;
     s->n_parts = from;
     return true;
 }
@@ -366,7 +366,7 @@ static bool sequence(struct parser *s, gb_node *out)
         if (!element(s, &x) || !counted(s, &x) || !push(s, x))
             return false;
     }
-    *out = gb_seq(s->b, s->part + from, s->n_parts - from);
+    *out = s->n_parts > from ? gb_seq(s->b, s->part + from, s->n_parts - from) : GB_EMPTY;
     s->n_parts = from;
     return true;
 }
