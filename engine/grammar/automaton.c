@@ -511,6 +511,11 @@ static unsigned representatives(struct grammar *g, uint32_t a, uint32_t b, uint8
     return n;
 }
 
+static bool spend(struct grammar *g)
+{
+    return g->search > 0 && g->search--;
+}
+
 /* A pair is live iff some bytes lead it to an end. The search goes breadth first over pairs until
  * it meets an end or a pair known to be live; then the way there is live. If it meets none, all
  * that it met are dead. Pairs are kept as cells with nothing after them. */
@@ -534,6 +539,7 @@ bool automaton_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
         goto done;
     for (uint32_t i = 0; i < queue.n && !live && !g->failed; i++) {
         uint8_t byte[256];
+        g->failed |= !spend(g);
         uint32_t pa = g->cell[queue.at[i]].a, pb = g->cell[queue.at[i]].b;
         unsigned n = representatives(g, pa, pb, byte);
         way = i;
@@ -551,9 +557,7 @@ bool automaton_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
                 live = *known == 1;
                 continue;
             }
-            if (queue.n >= MAX_PAIR_SEARCH)
-                g->failed = true;
-            else if (automaton_push(g, &queue, c) && automaton_push(g, &parent, i))
+            if (automaton_push(g, &queue, c) && automaton_push(g, &parent, i))
                 word_set_add(g, &met, (uint64_t)c + 1, 0);
         }
     }
@@ -589,6 +593,7 @@ static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
     for (uint32_t i = 0; i < pair.n && pair.n < MAX_SLACK_PAIRS && !g->failed; i++) {
         uint8_t byte[256];
         struct cell c = g->cell[pair.at[i]];
+        g->failed |= !spend(g);
         unsigned n = representatives(g, c.a, c.b, byte);
         for (unsigned k = 0; k < n && pair.n < MAX_SLACK_PAIRS && !g->failed; k++) {
             uint32_t a = automaton_step(g, c.a, byte[k]), b = automaton_step(g, c.b, byte[k]);

@@ -28,7 +28,9 @@
 #include <stdatomic.h>
 
 #define AUTOMATON_BYTES ((size_t)48 << 20) /* then compact; and at most eight times as much */
-enum { MAX_CELLS = 1 << 23, MAX_STATES = 1 << 22, MAX_PAIR_SEARCH = 1 << 18 };
+enum { MAX_CELLS = 1 << 23, MAX_STATES = 1 << 22 };
+/* Pairs that may be looked at, at some 10 us each, while compiling and in one call of a matcher. */
+enum { COMPILE_SEARCH = 1 << 14, CALL_SEARCH = 1 << 17 };
 
 struct cell {
     uint32_t expr; /* node */
@@ -105,6 +107,7 @@ struct grammar {
     struct grammar_matcher *matchers; /* a list: their states are kept when others are forgotten */
     size_t max_bytes;                 /* beyond: what no matcher needs is forgotten */
     struct kept_mask kept[N_KEPT_MASKS];
+    uint32_t search; /* how many pairs may still be looked at; none left: failed */
     bool failed;
     struct cell *cell;
     uint32_t n_cells, max_cells;

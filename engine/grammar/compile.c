@@ -364,7 +364,7 @@ static enum err_code compile(struct grammar *g, gb_node root, struct err *e)
     g->root = automaton_start(g, root);
     if (g->failed)
         err_set(e, ERR_INVALID, "the grammar needs more than %d states or %d steps of search",
-                MAX_STATES, MAX_PAIR_SEARCH);
+                MAX_STATES, COMPILE_SEARCH);
     else
         e->code = ERR_OK;
 done:
@@ -385,6 +385,7 @@ enum err_code grammar_compile(struct grammar **out, const struct grammar_vocab *
     pthread_mutex_init(&g->lock, NULL);
     g->vocab = vocab;
     g->n_nodes = b->n_nodes;
+    g->search = COMPILE_SEARCH;
     g->node = copy(b->node, b->n_nodes * sizeof *b->node);
     g->part = copy(b->part, b->n_parts * sizeof *b->part);
     g->text = copy(b->text, b->n_text);

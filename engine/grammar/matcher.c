@@ -22,9 +22,11 @@ static void enlist(struct grammar_matcher *m)
     m->g->matchers = m;
 }
 
-/* Before the automaton may grow: once it is too large, only what matchers need is kept. */
+/* At the beginning of a call that may make states: its share of searching; and once the automaton
+ * is too large, only what matchers need is kept. */
 static void make_room(struct grammar *g)
 {
+    g->search = CALL_SEARCH;
     if (!automaton_large(g) || g->failed)
         return;
     size_t n = 0;
