@@ -306,33 +306,29 @@ static enum err_code open_model(struct engine *en, struct err *e)
 static enum err_code start_scheduler(struct engine *en, struct err *e)
 {
     const struct plan_detail *d = &en->detail;
-    if (workers_create(&en->workers, en->forward, &d->limits,
-                       d->plan.prefill_tokens > d->plan.max_seqs ? d->plan.prefill_tokens
-                                                                 : d->plan.max_seqs,
-                       e))
+    if (workers_create(&en->workers, en->forward, &d->limits, plan_max_out(&en->options), e))
         return e->code;
     struct executor *exec = workers_executor(en->workers);
     exec->done = batch_done;
     exec->done_arg = en;
-    en->sched_cfg = (struct scheduler_config){
-        .n_pages = d->plan.n_pages,
-        .max_requests = d->max_requests,
-        .max_seqs = d->plan.max_seqs,
-        .max_context = d->plan.max_context,
-        .prefill_tokens = d->plan.prefill_tokens,
-        .max_out =
-            d->plan.prefill_tokens > d->plan.max_seqs ? d->plan.prefill_tokens : d->plan.max_seqs,
-        .prefix_cache = en->options.prefix_cache,
-        .index_topk = en->cfg.has_indexer ? en->cfg.index_topk : 0,
-        .expand_tokens = model_expand_tokens(&en->cfg),
-        .page_bytes = d->plan.page_bytes,
-        .eos_id = en->cfg.eos_id,
-        .n_eos = en->cfg.n_eos,
-        .tok = en->tok,
-        .exec = exec,
-        .emit = emit,
-        .emit_arg = en,
-        .decode_budget_us = DECODE_BUDGET_US};
+    en->sched_cfg =
+        (struct scheduler_config){.n_pages = d->plan.n_pages,
+                                  .max_requests = d->max_requests,
+                                  .max_seqs = d->plan.max_seqs,
+                                  .max_context = d->plan.max_context,
+                                  .prefill_tokens = d->plan.prefill_tokens,
+                                  .max_out = plan_max_out(&en->options),
+                                  .prefix_cache = en->options.prefix_cache,
+                                  .index_topk = en->cfg.has_indexer ? en->cfg.index_topk : 0,
+                                  .expand_tokens = model_expand_tokens(&en->cfg),
+                                  .page_bytes = d->plan.page_bytes,
+                                  .eos_id = en->cfg.eos_id,
+                                  .n_eos = en->cfg.n_eos,
+                                  .tok = en->tok,
+                                  .exec = exec,
+                                  .emit = emit,
+                                  .emit_arg = en,
+                                  .decode_budget_us = DECODE_BUDGET_US};
     if (scheduler_create(&en->sched, &en->sched_cfg, e))
         return e->code;
     publish_stats(en, false);

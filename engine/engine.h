@@ -49,7 +49,9 @@ void engine_options_default(struct engine_options *o);
 /* The memory plan: what is reserved at start; nothing is added after. */
 struct engine_plan {
     char model_type[32];
-    size_t weight_bytes, kv_bytes, workspace_bytes, tokenizer_bytes, total_bytes;
+    size_t weight_bytes, kv_bytes, workspace_bytes, tokenizer_bytes;
+    size_t program_bytes; /* scheduler, running requests' arenas, program, libraries, buffers */
+    size_t total_bytes;
     size_t page_bytes; /* one page of KV_PAGE_TOKENS tokens, all layers, both planes */
     uint32_t n_pages, max_context, max_seqs, prefill_tokens;
     uint64_t kv_tokens; /* n_pages * KV_PAGE_TOKENS */

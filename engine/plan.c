@@ -4,6 +4,7 @@
 #include "cpu/cpu_ops.h"
 #include "cuda/cuda_ops.h"
 #include "model/forward.h"
+#include "sched/scheduler.h"
 
 #include <inttypes.h>
 #include <malloc.h>
@@ -16,8 +17,11 @@
 
 enum {
     MIN_CONTEXT = KV_PAGE_TOKENS,
-    OUT_ROWS = 64,        /* rows of logits at once: prompt log-probabilities come in such pieces */
-    KV_SHARE_PERCENT = 60 /* of the memory left, at most, when nobody says how much */
+    OUT_ROWS = 64, /* rows of logits at once: prompt log-probabilities come in such pieces */
+    KV_SHARE_PERCENT = 60, /* of the memory left, at most, when nobody says how much */
+    /* The program and its libraries, stacks, buffers of connections and what the heap keeps: 9 MiB
+     * were resident beside everything else that is counted here after hours of load. */
+    PROGRAM_BYTES = 9 << 20
 };
 
 void engine_options_default(struct engine_options *o)
@@ -89,6 +93,17 @@ enum err_code plan_weight_bytes(size_t *out, const char *dir, const struct model
     return ERR_OK;
 }
 
+static struct ops_plan plan_of_ops(const struct engine_options *o, const struct model_config *cfg,
+                                   const struct ops_limits *lim)
+{
+    struct ops_plan p =
+        o->cuda_device >= 0 && cuda_ops_plan ? cuda_ops_plan(cfg, lim) : cpu_ops_plan(cfg, lim);
+    p.workspace_bytes += forward_act_elements(cfg, lim) * sizeof(float);
+    for (int l = 0; cfg->has_indexer && l < N_LANES; l++)
+        p.workspace_bytes += (size_t)lim->max_rows[l] * cfg->index_topk * sizeof(int32_t);
+    return p;
+}
+
 /* Fills limits for a context, and says what the workspace would take. */
 static size_t workspace_for(struct ops_limits *lim, const struct engine_options *o,
                             const struct model_config *cfg, uint32_t context)
@@ -102,10 +117,25 @@ static size_t workspace_for(struct ops_limits *lim, const struct engine_options 
                                .n_threads = o->n_threads};
     lim->max_rows[LANE_PREFILL] = o->prefill_tokens;
     lim->max_rows[LANE_DECODE] = o->max_seqs;
-    if (o->cuda_device >= 0 && cuda_ops_plan)
-        return cuda_ops_plan(cfg, lim).workspace_bytes +
-               forward_act_elements(cfg, lim) * sizeof(float);
-    return cpu_ops_plan(cfg, lim).workspace_bytes + forward_act_elements(cfg, lim) * sizeof(float);
+    return plan_of_ops(o, cfg, lim).workspace_bytes;
+}
+
+/* As many pages as limit holds when each plane is rounded up as the back end does it, at most
+ * wanted; *kv_bytes is what they take. */
+static uint64_t fit_pages(size_t *kv_bytes, struct ops_limits *lim, const struct engine_options *o,
+                          const struct model_config *cfg, uint64_t wanted, size_t page_bytes,
+                          uint64_t limit)
+{
+    uint64_t pages = wanted;
+    for (;;) {
+        lim->n_pages = (uint32_t)pages;
+        *kv_bytes = plan_of_ops(o, cfg, lim).kv_bytes;
+        uint64_t over = *kv_bytes > limit ? *kv_bytes - limit : 0;
+        if (!over || pages <= 1)
+            return pages;
+        uint64_t fewer = (over + page_bytes - 1) / page_bytes;
+        pages = fewer < pages ? pages - fewer : 1;
+    }
 }
 
 static uint32_t pages_for(uint32_t tokens)
@@ -134,6 +164,11 @@ static enum err_code choose_context(uint32_t *out, const struct engine_options *
     return ERR_OK;
 }
 
+uint32_t plan_max_out(const struct engine_options *o)
+{
+    return o->prefill_tokens > o->max_seqs ? o->prefill_tokens : o->max_seqs;
+}
+
 enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
                         const struct model_config *cfg, size_t weight_bytes, size_t tokenizer_bytes,
                         struct err *e)
@@ -142,10 +177,10 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
     size_t page_bytes = kv_page_bytes(cfg, o->latent, o->index);
     uint32_t longest = o->max_context ? o->max_context : cfg->max_position, context = 0;
     size_t workspace = workspace_for(&d.limits, o, cfg, longest);
-    uint64_t available = o->cuda_device >= 0 && cuda_device_free_bytes
-                             ? cuda_device_free_bytes((uint32_t)o->cuda_device)
-                             : plan_available_bytes();
-    uint64_t fixed = (uint64_t)weight_bytes + workspace;
+    bool device = o->cuda_device >= 0 && cuda_device_free_bytes;
+    uint64_t available =
+        device ? cuda_device_free_bytes((uint32_t)o->cuda_device) : plan_available_bytes();
+    uint64_t fixed = (uint64_t)weight_bytes + workspace + (device ? 0 : PROGRAM_BYTES);
     uint64_t left = available > fixed ? available - fixed : 0;
     uint64_t limit = o->kv_bytes ? o->kv_bytes : left / 100 * KV_SHARE_PERCENT;
     if (o->kv_bytes > left)
@@ -162,19 +197,32 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
         pages = limit / page_bytes;
     if (pages > UINT32_MAX / KV_PAGE_TOKENS)
         pages = UINT32_MAX / KV_PAGE_TOKENS;
-    d.limits.n_pages = (uint32_t)pages;
+    size_t kv_bytes;
+    pages = fit_pages(&kv_bytes, &d.limits, o, cfg, pages, page_bytes, limit);
+    if (pages < pages_for(context)) /* the rounding took the last pages: the context gives way */
+        context = (uint32_t)pages * KV_PAGE_TOKENS;
+    d.limits.max_context = context;
     d.max_requests = o->max_seqs + o->max_queued;
-    d.plan = (struct engine_plan){.weight_bytes = weight_bytes,
-                                  .kv_bytes = pages * page_bytes,
-                                  .workspace_bytes = workspace,
-                                  .tokenizer_bytes = tokenizer_bytes,
-                                  .page_bytes = page_bytes,
-                                  .n_pages = (uint32_t)pages,
-                                  .max_context = context,
-                                  .max_seqs = o->max_seqs,
-                                  .prefill_tokens = o->prefill_tokens,
-                                  .kv_tokens = pages * KV_PAGE_TOKENS};
-    d.plan.total_bytes = weight_bytes + d.plan.kv_bytes + workspace + tokenizer_bytes;
+    /* A running request's arena: its prompt, and the tokens of each sequence. */
+    size_t requests = (size_t)o->max_seqs * context * 2 * sizeof(uint32_t);
+    struct scheduler_config sched = {.n_pages = (uint32_t)pages,
+                                     .max_requests = d.max_requests,
+                                     .max_seqs = o->max_seqs,
+                                     .max_out = plan_max_out(o)};
+    d.plan =
+        (struct engine_plan){.weight_bytes = weight_bytes,
+                             .kv_bytes = kv_bytes,
+                             .workspace_bytes = workspace,
+                             .tokenizer_bytes = tokenizer_bytes,
+                             .program_bytes = PROGRAM_BYTES + requests + scheduler_bytes(&sched),
+                             .page_bytes = page_bytes,
+                             .n_pages = (uint32_t)pages,
+                             .max_context = context,
+                             .max_seqs = o->max_seqs,
+                             .prefill_tokens = o->prefill_tokens,
+                             .kv_tokens = pages * KV_PAGE_TOKENS};
+    d.plan.total_bytes =
+        weight_bytes + kv_bytes + workspace + tokenizer_bytes + d.plan.program_bytes;
     memcpy(d.plan.model_type, cfg->model_type, sizeof d.plan.model_type);
     *out = d;
     return ERR_OK;

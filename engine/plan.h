@@ -1,6 +1,7 @@
 /* plan.h - the memory plan: how large everything is before anything is reserved.
  *
- * Weights + KV pages + workspace of both workers + tokenizer. engine_make_plan() (engine.h) prints
+ * Weights + KV pages + workspace of both workers + tokenizer + scheduler, requests and the program
+ * itself. engine_make_plan() (engine.h) prints
  * from it and engine_open() reserves by it, so they cannot differ. Thread: any; nothing is kept.
  */
 #ifndef GAZE_PLAN_H
@@ -20,6 +21,9 @@ struct plan_detail {
 MUST_CHECK enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
                                    const struct model_config *cfg, size_t weight_bytes,
                                    size_t tokenizer_bytes, struct err *e);
+
+/* Results that one step may give: the scheduler's max_out. */
+uint32_t plan_max_out(const struct engine_options *o);
 
 /* Bytes that this process may still take: available memory, the cgroup's limit included. */
 uint64_t plan_available_bytes(void);

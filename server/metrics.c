@@ -149,7 +149,8 @@ static void memory_plan(struct buf *b, const struct server *sv)
     } parts[] = {{"weights", p->weight_bytes},
                  {"kv", p->kv_bytes},
                  {"workspace", p->workspace_bytes},
-                 {"tokenizer", p->tokenizer_bytes}};
+                 {"tokenizer", p->tokenizer_bytes},
+                 {"program", p->program_bytes}};
     head(b, "gaze_planned_memory_bytes", "gauge", "The memory plan made at the start.");
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         buf_fmt(b, "gaze_planned_memory_bytes{model_name=\"%s\",part=\"%s\"} %zu\n", sv->label,

@@ -43,6 +43,16 @@ static enum err_code make_tables(struct scheduler *s, struct err *e)
     return ERR_OK;
 }
 
+size_t scheduler_bytes(const struct scheduler_config *c)
+{
+    size_t page = 2 * sizeof(struct prefix_node) + 2 * sizeof(void *) + 2 * sizeof(uint32_t);
+    size_t request = sizeof(struct request) + sizeof(struct gen_event);
+    size_t sequence = sizeof(struct sequence) + sizeof(struct share) + sizeof(uint32_t);
+    size_t result = sizeof(uint32_t) + sizeof(struct sample_row) + sizeof *((struct batch *)0)->out;
+    return c->n_pages * page + c->max_requests * request + c->max_seqs * sequence +
+           N_LANES * (c->max_out * result + c->max_seqs * sizeof(struct batch_seq));
+}
+
 enum err_code scheduler_create(struct scheduler **out, const struct scheduler_config *cfg,
                                struct err *e)
 {

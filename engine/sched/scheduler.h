@@ -52,6 +52,9 @@ struct scheduler_config {
     uint64_t decode_budget_us;
 };
 
+/* What scheduler_create() will take, but for the requests' own arenas (for the memory plan). */
+size_t scheduler_bytes(const struct scheduler_config *c);
+
 MUST_CHECK enum err_code scheduler_create(struct scheduler **out,
                                           const struct scheduler_config *cfg, struct err *e);
 /* No batch may be in flight. Requests that are still inside are dropped without events. */
