@@ -118,9 +118,14 @@ cuda: ## build the server with the GPU back end (needs nvcc)
 	$(Q)rm -f $(B)/gaze
 	$(Q)$(MAKE) --no-print-directory HAVE_CUDA=1 all
 
-cuda-carry: $(CUDA_TESTS) ## build/cuda-carry: the GPU tests, for scripts/device_test
-	$(Q)mkdir -p build/cuda-carry
-	$(Q)cp $^ build/cuda-carry/
+# With the libraries that are not in every system; the linker's own and the C library's are.
+CARRY_LIBS = ldd $(B)/gaze | awk '$$3 ~ /^\// && \
+    $$1 !~ /^(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+)\.so/ { print $$3 }'
+cuda-carry: $(CUDA_TESTS) cuda ## build/cuda-carry: server and tests for scripts/device_test
+	$(Q)mkdir -p build/cuda-carry/lib
+	$(Q)cp $(CUDA_TESTS) $(B)/gaze build/cuda-carry/
+	$(Q)strip build/cuda-carry/gaze build/cuda-carry/test_*
+	$(Q)cp -L $$($(CARRY_LIBS)) build/cuda-carry/lib/
 
 test-gpu: cuda-carry ## the GPU tests, here
 	$(Q)scripts/device_test

@@ -203,21 +203,12 @@ static enum err_code open_device(struct cuda_backend *b, uint32_t device, struct
 {
     struct cudaDeviceProp prop;
     int lowest = 0, highest = 0;
-    uint32_t n = cuda_device_count();
-    if (device >= n)
-        return err_set(
-            e, ERR_CUDA,
-            "cuda:%u: there are %u GPUs that the driver offers; --device cpu runs without", device,
-            n);
+    if (cuda_device_check(device, e))
+        return e->code;
     b->device = (int)device;
     if (cudaSetDevice(b->device) != cudaSuccess ||
         cudaGetDeviceProperties(&prop, b->device) != cudaSuccess)
         return err_set(e, ERR_CUDA, "cuda:%u: %s", device, cudaGetErrorString(cudaGetLastError()));
-    if (prop.major < 8)
-        return err_set(e, ERR_CUDA,
-                       "cuda:%u: %s has compute capability %d.%d, 8.0 is the least; --device cpu "
-                       "runs without",
-                       device, prop.name, prop.major, prop.minor);
     (void)cudaDeviceGetStreamPriorityRange(&lowest, &highest);
     for (int l = 0; l < N_LANES; l++)
         if (cudaStreamCreateWithPriority(&b->lane[l].stream, cudaStreamNonBlocking,

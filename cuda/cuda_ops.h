@@ -25,6 +25,9 @@ extern "C" {
 
 /* 0 when there is no driver or no device that the kernels run on. */
 uint32_t cuda_device_count(void);
+/* ERR_CUDA: why a device cannot be used (no driver, one that is too old, no such GPU, one that is
+ * too old), in one sentence that offers the CPU. */
+MUST_CHECK enum err_code cuda_device_check(uint32_t device, struct err *e);
 /* Free memory of a device now; 0 when it cannot be asked. */
 size_t cuda_device_free_bytes(uint32_t device);
 

@@ -85,6 +85,49 @@ uint32_t cuda_device_count(void)
     return n > 0 ? (uint32_t)n : 0;
 }
 
+static __global__ void probe_kernel(void)
+{
+}
+
+/* Whether this build holds code for the device: it is compiled for the architectures that the
+ * Makefile names, and the driver finds none of them on others. */
+static bool has_code_for(uint32_t device)
+{
+    struct cudaFuncAttributes attributes;
+    bool has = cudaSetDevice((int)device) == cudaSuccess &&
+               cudaFuncGetAttributes(&attributes, (const void *)probe_kernel) == cudaSuccess;
+    (void)cudaGetLastError();
+    return has;
+}
+
+enum err_code cuda_device_check(uint32_t device, struct err *e)
+{
+    const char *instead = "--device cpu runs without a GPU";
+    struct cudaDeviceProp prop;
+    int n = 0, driver = 0;
+    cudaError_t code = cudaGetDeviceCount(&n);
+    (void)cudaDriverGetVersion(&driver);
+    if (code == cudaErrorInsufficientDriver && driver)
+        return err_set(e, ERR_CUDA, "the driver is for CUDA %d.%d, this build is of %d.%d; %s",
+                       driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+                       CUDART_VERSION % 1000 / 10, instead);
+    if (code == cudaErrorInsufficientDriver)
+        return err_set(e, ERR_CUDA, "there is no NVIDIA driver; %s", instead);
+    if (code != cudaSuccess && code != cudaErrorNoDevice)
+        return err_set(e, ERR_CUDA, "the driver says: %s; %s", cudaGetErrorString(code), instead);
+    if (n < 1 || device >= (uint32_t)n)
+        return err_set(e, ERR_CUDA, "cuda:%u: the driver offers %d GPUs; %s", device, n, instead);
+    code = cudaGetDeviceProperties(&prop, (int)device);
+    if (code != cudaSuccess)
+        return err_set(e, ERR_CUDA, "cuda:%u: %s; %s", device, cudaGetErrorString(code), instead);
+    if (prop.major < 8 || !has_code_for(device))
+        return err_set(e, ERR_CUDA,
+                       "cuda:%u: %s has compute capability %d.%d, this build's kernels do not run "
+                       "on that; %s",
+                       device, prop.name, prop.major, prop.minor, instead);
+    return ERR_OK;
+}
+
 size_t cuda_device_free_bytes(uint32_t device)
 {
     size_t left = 0, all = 0;

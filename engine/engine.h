@@ -45,6 +45,10 @@ struct engine_options {
     void *wake_arg;
 };
 void engine_options_default(struct engine_options *o);
+/* options.cuda_device for "auto" (a GPU when a usable one is there), "cpu", "cuda" (the first) or
+ * "cuda:N". ERR_INVALID, ERR_CUDA: what is missing, in one sentence that offers the CPU. */
+MUST_CHECK enum err_code engine_device(int32_t *out, const char *name, struct err *e);
+const char *engine_backends(void); /* of this build: "cpu" or "cpu cuda" */
 
 /* The memory plan: what is reserved at start; nothing is added after. */
 struct engine_plan {

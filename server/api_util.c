@@ -204,7 +204,9 @@ void api_version(struct call *c)
     jo_kstr(&j, "commit", version_commit);
     jo_key(&j, "backends");
     jo_arr(&j);
-    jo_str(&j, version_backends);
+    jo_str(&j, "cpu");
+    if (strcmp(engine_backends(), "cpu") != 0)
+        jo_str(&j, "cuda");
     jo_end(&j, ']');
     jo_kstr(&j, "backend", sv->engine ? sv->api->backend_name(sv->engine) : NULL);
     jo_kstr(&j, "model", sv->name);

@@ -193,7 +193,8 @@ int cli_info(int argc, char **argv)
         settings_free(&s);
         return cli_fail_as(known ? EXIT_MODEL : EXIT_SETTINGS, &e);
     }
-    printf("gaze %s, commit %s, back ends: %s\n", version_number, version_commit, version_backends);
+    printf("gaze %s, commit %s, back ends: %s\n", version_number, version_commit,
+           engine_backends());
     printf("model       %s (%s)\n", o.model_dir, m.model_type);
     printf("layers      %u (%u dense first), hidden %u, vocabulary %u\n", m.n_layers,
            m.n_dense_layers, m.hidden_size, m.vocab_size);

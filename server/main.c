@@ -47,7 +47,7 @@ int main(int argc, char **argv)
     }
     if (!strcmp(name, "--version")) {
         printf("gaze %s (commit %s), back ends: %s\n", version_number, version_commit,
-               version_backends);
+               engine_backends());
         return 0;
     }
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)

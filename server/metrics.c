@@ -202,7 +202,7 @@ static void front_end(struct buf *b, const struct server *sv)
 {
     head(b, "gaze_build_info", "gauge", "Always 1.");
     buf_fmt(b, "gaze_build_info{version=\"%s\",commit=\"%s\",backends=\"%s\"} 1\n", version_number,
-            version_commit, version_backends);
+            version_commit, engine_backends());
     head(b, "http_requests_total", "counter", "Requests answered.");
     for (uint32_t i = 0; i < sv->n_counters; i++) {
         const struct http_counter *k = &sv->counter[i];

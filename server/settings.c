@@ -33,7 +33,8 @@ static const struct option table[] = {
     {"host", TEXT, AT(host), 0, 0, "127.0.0.1", NULL, "ADDR",
      "address to listen on; 0.0.0.0: all of this machine"},
     {"port", NUMBER, AT(port), 0, 65535, "8000", NULL, "N", "port to listen on; 0: any free one"},
-    {"device", CHOICE, AT(device), 0, 0, "cpu", "cpu cuda", NULL, "what computes"},
+    {"device", TEXT, AT(device), 0, 0, "auto", NULL, "auto|cpu|cuda|cuda:N",
+     "what computes; auto: a GPU when the build has its back end and one is there"},
     {"precision", CHOICE, AT(precision), 0, 0, "fast", "exact fast", NULL,
      "fast: bf16 into products; exact: fp32 throughout"},
     {"kv", CHOICE, AT(kv), 0, 0, "auto", "auto f32 bf16 fp8", NULL,
@@ -454,8 +455,8 @@ enum err_code settings_engine(const struct settings *s, struct engine_options *o
 {
     static char bundled[512];
     engine_options_default(o);
-    if (s->device != 0)
-        return err_set(e, ERR_INVALID, "device: this build has no cuda back end, only cpu");
+    if (engine_device(&o->cuda_device, s->device, e))
+        return e->code;
     o->model_dir = s->model[0] ? s->model : bundled_model(bundled, sizeof bundled);
     if (!o->model_dir)
         return err_set(e, ERR_INVALID, "model: no directory was given (--model DIR)");

@@ -20,7 +20,7 @@ struct settings {
     const char *model, *served_name, *alias, *host, *chat_format, *cors; /* "": not given */
     const char *api_key, *key_file, *tls_cert, *tls_key, *otlp_endpoint; /* likewise */
     uint64_t port;
-    uint64_t device;    /* 0: cpu */
+    const char *device; /* auto, cpu, cuda, cuda:N; engine_device() reads it */
     uint64_t precision; /* 0: exact, 1: fast */
     uint64_t kv;        /* 0: auto, 1: f32, 2: bf16, 3: fp8 */
     uint64_t index;     /* 0: auto, 1: exact, 2: fp8 */
@@ -60,7 +60,7 @@ void settings_take_live(struct settings *s, const struct settings *fresh);
 void settings_free(struct settings *s);
 void settings_help(FILE *to); /* a line or two per option */
 
-/* Borrows strings of s. ERR_INVALID for a device that this build has not. */
+/* Borrows strings of s. ERR_INVALID, ERR_CUDA for a device that cannot be used. */
 MUST_CHECK enum err_code settings_engine(const struct settings *s, struct engine_options *o,
                                          struct err *e);
 /* What the model is called by clients: served_name, else the directory's last part. */

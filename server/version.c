@@ -10,4 +10,3 @@
 
 const char version_number[] = GAZE_VERSION;
 const char version_commit[] = GAZE_COMMIT;
-const char version_backends[] = "cpu";

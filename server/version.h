@@ -2,8 +2,7 @@
 #ifndef GAZE_SERVER_VERSION_H
 #define GAZE_SERVER_VERSION_H
 
-extern const char version_number[];   /* "0.1.0" */
-extern const char version_commit[];   /* twelve letters, or "unknown" */
-extern const char version_backends[]; /* "cpu" */
+extern const char version_number[]; /* "0.1.0" */
+extern const char version_commit[]; /* twelve letters, or "unknown" */
 
 #endif

@@ -106,7 +106,13 @@ template <typename T> static inline T atomicOr(T *p, T x)
 }
 
 /* ---- the runtime: device memory is the heap, poisoned ---- */
-typedef enum { cudaSuccess, cudaErrorMemoryAllocation = 2 } cudaError_t;
+typedef enum {
+    cudaSuccess,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100
+} cudaError_t;
+#define CUDART_VERSION 13000
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum {
     cudaStreamNonBlocking = 1,
@@ -183,6 +189,19 @@ static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
     strcpy(p->name, "emulated");
     p->major = 9;
     p->sharedMemPerBlockOptin = 227 << 10;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+struct cudaFuncAttributes {
+    int numRegs;
+};
+static inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *)
+{
+    a->numRegs = 0;
     return cudaSuccess;
 }
 static inline cudaError_t cudaMemGetInfo(size_t *a, size_t *b)

@@ -1,0 +1,143 @@
+"""The server on a GPU over HTTP, with the bundled model: whoever else runs, however a prompt is cut,
+whatever was cached, the same request has the same bytes; and the CPU says the same.
+
+    python3 tests/kernel/device_http.py GAZE [DEVICE]
+
+Answers are compared with their log-probabilities, as the JSON has them. Against the CPU, tokens must
+agree and log-probabilities lie within 2e-2 (the goldens' bound) until the first token where the two
+best lie closer than that.
+"""
+import concurrent.futures
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+BOUND = 2e-2
+TOKENS = 48
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+WORDS = ("river stone copper lantern winter garden paper signal harbour meadow engine window letter "
+         "bridge circle market").split()
+
+
+def prompt_of(i):
+    """Some short, some longer than several pages and than the small chunks."""
+    n = [5, 30, 90, 200, 420, 700][i % 6] + i
+    text = " ".join(WORDS[(i * 7 + k * k + 3 * k) % len(WORDS)] for k in range(n))
+    return "Notes %d: %s.\nQuestion: which word came first?\nAnswer:" % (i, text)
+
+
+class Server:
+    def __init__(self, gaze, device, *flags):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        self.process = subprocess.Popen(
+            [gaze, "serve", "--device", device, "--port", str(self.port), "--max-queued", "256",
+             "--log-level", "warn", *flags], cwd=ROOT)
+        for _ in range(600):
+            try:
+                urllib.request.urlopen("http://127.0.0.1:%d/health" % self.port, timeout=5).read()
+                break
+            except OSError:
+                if self.process.poll() is not None:
+                    raise SystemExit("the server ended with %d" % self.process.returncode)
+                time.sleep(0.05)
+        else:
+            raise SystemExit("the server does not become ready")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise SystemExit("the server does not end")
+        if code:
+            raise SystemExit("the server ended with %d" % code)
+
+    def get(self, path):
+        with urllib.request.urlopen("http://127.0.0.1:%d%s" % (self.port, path), timeout=60) as a:
+            return json.load(a)
+
+    def complete(self, prompt, sampled=0):
+        body = {"model": "ember", "prompt": prompt, "max_tokens": TOKENS, "logprobs": 2,
+                "temperature": 0.8 if sampled else 0, "seed": sampled, "ignore_eos": True}
+        ask = urllib.request.Request("http://127.0.0.1:%d/v1/completions" % self.port,
+                                     json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+        with urllib.request.urlopen(ask, timeout=120) as a:
+            answer = json.load(a)
+        cached = (answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+        return answer["choices"][0], cached
+
+    def all(self, prompts, at_once):
+        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(lambda p: self.complete(p[1], p[0] % 2 * (p[0] + 1)),
+                                 enumerate(prompts)))
+
+
+FAILED = []
+
+
+def check(what, fine, note=""):
+    print("%s %s%s" % ("ok  " if fine else "FAIL", what, "  (%s)" % note if note else ""), flush=True)
+    if not fine:
+        FAILED.append(what)
+
+
+def same(what, have, want):
+    differ = [i for i, (a, b) in enumerate(zip(have, want)) if a[0] != b[0]]
+    check(what, len(have) == len(want) and not differ,
+          "%d of %d answers differ" % (len(differ), len(want)))
+
+
+def as_the_cpu(have, want):
+    """Greedy rows alone: sampled ones part where a draw falls between two sums."""
+    worst, compared = 0.0, 0
+    for (a, _), (b, _) in zip(have[::2], want[::2]):
+        a, b = a["logprobs"], b["logprobs"]
+        for t, u, p, q, top in zip(a["tokens"], b["tokens"], a["token_logprobs"],
+                                   b["token_logprobs"], b["top_logprobs"]):
+            best = sorted(top.values(), reverse=True)
+            if len(best) > 1 and best[0] - best[1] <= BOUND:
+                break
+            if t != u:
+                return False, "token %r, the CPU has %r" % (t, u)
+            worst, compared = max(worst, abs(p - q)), compared + 1
+    return worst <= BOUND and compared > 0, "%d tokens, worst %.1e" % (compared, worst)
+
+
+def main():
+    gaze, device = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "cuda"
+    prompts = [prompt_of(i) for i in range(64)]
+    with Server(gaze, device, "--max-seqs", "64") as s:
+        name = s.get("/version")["backend"]
+        check("the back end is the GPU's", name.startswith("cuda:"), name)
+        alone = s.all(prompts, 1)
+        hit = s.all(prompts, 1)
+        check("the second time prompts are cached", any(c for _, c in hit) and
+              not alone[0][1], "%d tokens" % sum(c for _, c in hit))
+        same("cache hit as miss", hit, alone)
+    with Server(gaze, device, "--max-seqs", "64", "--prefix-cache", "off") as s:
+        begun = time.time()
+        among = s.all(prompts, 64)
+        same("64 at once as alone", among, alone)
+        print("     64 requests at once: %.2f s" % (time.time() - begun))
+    with Server(gaze, device, "--max-seqs", "64", "--prefix-cache", "off", "--prefill-tokens",
+                "37") as s:
+        same("prompts in chunks of 37 as of 512", s.all(prompts, 64), alone)
+    with Server(gaze, "cpu", "--max-seqs", "64") as s:
+        check("as the CPU", *as_the_cpu(alone, s.all(prompts, 16)))
+    return 1 if FAILED else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
