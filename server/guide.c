@@ -5,7 +5,6 @@
 #include "grammar/cache.h"
 #include "grammar/ebnf.h"
 #include "grammar/regex.h"
-#include "text/guide_vocab.h"
 
 #include <pthread.h>
 #include <stdlib.h>
