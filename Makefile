@@ -206,6 +206,10 @@ $(B)/tests/http/%: $(B)/tests/http/%.o $(B)/tests/unit/frame.o $(FAKE_LIB) \
                    $(filter-out $(B)/server/main.o,$(SERVER_OBJ)) $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(B)/tests/bench/bench_frontend: $(B)/tests/bench/bench_frontend.o \
+                   $(filter-out $(B)/server/main.o,$(SERVER_OBJ)) $(B)/libgaze.a
+	@echo "  link  $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)

@@ -410,7 +410,7 @@ bool params_read(struct params *p, enum api_kind api, const char *body, size_t b
 {
     cJSON *root;
     *p = (struct params){.api = api};
-    arena_init(&p->arena, 4096);
+    arena_init(&p->arena, 1024);
     p->like.sample = (struct sample_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     if (!params_parse_json(&root, body, bytes, ae))
         return false;
