@@ -95,6 +95,14 @@ test-image: ## build the CPU image with buildah and serve from it (root)
 asan ubsan tsan: ## the same tests in a sanitizer build
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=$@ test
 
+SEEDS ?= 100000
+sim: $(B)/tests/sim/test_chaos ## the simulation with SEEDS seeds (100000)
+	$(Q)scripts/sim $(B) $(SEEDS)
+
+mutants: ## break the scheduler on purpose: the simulation must find each defect
+	$(Q)tests/sim/mutants
+.PHONY: sim mutants
+
 bench: all $(BENCH_BIN) ## timed rows: tokens/s, tokenizer, start-up, memory
 	$(Q)scripts/bench $(B)
 
