@@ -103,6 +103,10 @@ mutants: ## break the scheduler on purpose: the simulation must find each defect
 	$(Q)tests/sim/mutants
 .PHONY: sim mutants
 
+torture: all test-bins ## fail each allocation and system call in turn, TORTURE_SECONDS (300; 0: all)
+	$(Q)scripts/torture $(B)
+.PHONY: torture
+
 bench: all $(BENCH_BIN) ## timed rows: tokens/s, tokenizer, start-up, memory
 	$(Q)scripts/bench $(B)
 
