@@ -43,11 +43,13 @@ struct cuda_lane {
     float *logits;    /* [max_out_rows, vocab] */
     void *normed;     /* [max_out_rows, hidden] act */
     uint32_t longest; /* tokens that a row of the step sees, at most */
+    struct linear_scratch *linear;
     struct moe_scratch *moe;
     struct index_scratch *index;
     struct attend_scratch *attend;
     struct sample_scratch *sample;
     uint32_t n_sampled; /* rows of step->out that finish() writes */
+    struct graph_cache *graphs;
 };
 
 struct cuda_backend {
@@ -55,6 +57,7 @@ struct cuda_backend {
     int device;
     bool dry; /* counts bytes and reserves nothing: a plan */
     bool fast;
+    size_t shared_bytes; /* that a block may have */
     struct cuda_lane lane[N_LANES];
     unsigned char *latent[MODEL_MAX_LAYERS];
     unsigned char *index[MODEL_MAX_LAYERS];
@@ -84,7 +87,7 @@ static __device__ __forceinline__ uint32_t page_of(const struct row_view &v, uin
     return v.page[v.seq[v.seq_of[row]].page0 + pos / KV_PAGE_TOKENS];
 }
 
-static inline uint32_t parts_of(size_t n, size_t part)
+static __host__ __device__ inline uint32_t parts_of(size_t n, size_t part)
 {
     return (uint32_t)((n + part - 1) / part);
 }
@@ -105,8 +108,16 @@ MUST_CHECK enum err_code cuda_index_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_sample_init(struct cuda_backend *b, struct err *e);
-void cuda_sample_begin(struct cuda_lane *lane);
-void cuda_sample_finish(struct cuda_lane *lane); /* after the stream was waited for */
+/* Sends up what the step's rows wish, if all of it fits; then op_sample() has only kernels left. */
+void cuda_sample_begin(struct cuda_lane *lane, uint32_t vocab);
+bool cuda_sample_is_up(const struct cuda_lane *lane);
+void cuda_sample_recalled(struct cuda_lane *lane); /* the step's kernels were queued by a graph */
+void cuda_sample_finish(struct cuda_lane *lane);   /* after the stream was waited for */
+/* Graphs of decode steps; see graph.cu. */
+MUST_CHECK enum err_code cuda_graph_init(struct cuda_backend *b, struct err *e);
+uint32_t cuda_graph_longest(uint32_t longest);  /* what a step's launches are sized for */
+void cuda_graph_finish(struct cuda_lane *lane); /* runs what was recorded, if anything was */
+void cuda_graph_close(struct cuda_backend *b);
 void cuda_free_blocks(struct cuda_backend *b);
 
 /* The experts of a layer as the grouped products read them: [3 * n_experts], gate, up, down of
@@ -139,7 +150,8 @@ struct grouped_product {
     const uint32_t *start, *row;
     const void *x; /* act */
     float *y;
-    uint32_t max_group; /* rows of one group, at most */
+    uint32_t max_group;    /* rows of one group, at most */
+    uint32_t likely_group; /* rows that most groups stay under */
 };
 void cuda_grouped_product(struct cuda_backend *b, struct cuda_lane *lane,
                           const struct grouped_product *p);

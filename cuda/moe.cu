@@ -265,6 +265,7 @@ static void experts(struct cuda_backend *b, struct cuda_lane *lane, const struct
     p.start = m->start;
     p.row = m->row;
     p.max_group = n;
+    p.likely_group = 2 * parts_of((size_t)n * c->n_active, c->n_experts);
     p.n_out = first->n_out;
     p.n_in = first->n_in;
     p.dtype = first->dtype;

@@ -38,6 +38,9 @@ struct uint2 {
 struct uint4 {
     unsigned x, y, z, w;
 };
+struct float2 {
+    float x, y;
+};
 struct float4 {
     float x, y, z, w;
 };
@@ -48,6 +51,7 @@ void emulated_launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t s,
 void *emulated_shared(void);
 void emulated_exchange(const void *mine, size_t bytes, void *all); /* all[32 * bytes] */
 void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]);
+void emulated_ldmatrix(uint32_t r[4], const void *row, bool transposed);
 void __syncthreads(void);
 void __syncwarp(unsigned mask = 0xFFFFFFFFu);
 
@@ -92,6 +96,13 @@ static inline unsigned __umulhi(unsigned a, unsigned b)
 {
     return (unsigned)((uint64_t)a * b >> 32);
 }
+static inline void __threadfence(void)
+{
+}
+template <typename T> static inline T __ldcg(const T *p)
+{
+    return *p;
+}
 template <typename T> static inline T atomicAdd(T *p, T x)
 {
     T old = *p;
@@ -114,11 +125,8 @@ typedef enum {
 } cudaError_t;
 #define CUDART_VERSION 13000
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum {
-    cudaStreamNonBlocking = 1,
-    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
-    cudaHostAllocDefault = 0
-};
+enum { cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaDeviceProp {
     char name[256];
     int major, minor;

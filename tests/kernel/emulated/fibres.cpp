@@ -134,6 +134,19 @@ void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
     __syncwarp();
 }
 
+void emulated_ldmatrix(uint32_t r[4], const void *row, bool transposed)
+{
+    const uint16_t *all[32];
+    unsigned l = now % 32, g = l / 4, t = l % 4;
+    emulated_exchange(&row, sizeof row, all);
+    for (unsigned i = 0; i < 4; i++) {
+        const uint16_t *const *m = all + 8 * i;
+        r[i] = transposed ? m[2 * t][g] | (uint32_t)m[2 * t + 1][g] << 16
+                          : m[g][2 * t] | (uint32_t)m[g][2 * t + 1] << 16;
+    }
+    __syncwarp();
+}
+
 void *emulated_shared(void)
 {
     return shared;
