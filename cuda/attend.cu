@@ -1,6 +1,7 @@
 /* attend.cu - attention of a step's rows over their cached latents, in latent space.
  *
- * Rows go in chunks of at most CHUNK_ROWS; a chunk is four launches:
+ * Rows go in chunks of at most CHUNK_ROWS; a chunk is four launches, in the fast precision of
+ * attend_heads.cu and attend_tensor.cu where they take the sizes, and otherwise:
  * - absorb: q~ = W_UK^T q_nope; a block per head, ROWS rows and SLICE values, so W is read once for
  * those rows.
  * - attend_tensor.cu's, or stream: a block of 8 warps per (row, 16 heads, split); warp w has heads
@@ -29,6 +30,7 @@ struct attend_scratch {
     float *z;   /* [rows, heads, SPLITS, kv_lora] */
     float *max; /* [rows, heads, SPLITS] and sums after them */
     float *sum;
+    float *factor; /* [rows, heads] of the merged sums in split form */
 };
 
 template <typename T> static __global__ void absorb_kernel(const T *q, struct attend_args a)
@@ -255,6 +257,7 @@ static void op_attend(struct ops *o, enum lane l, uint32_t layer, const struct m
     a.topk = c->index_topk;
     a.form = o->limits.latent;
     a.split_min = x->tensor ? CUDA_TENSOR_SPLIT_MIN : CUDA_SPLIT_MIN;
+    bool heads = cuda_attend_heads_fit(b, kv_b);
     for (a.row0 = 0; a.row0 < lane->step->n_rows; a.row0 += x->rows) {
         a.n = lane->step->n_rows - a.row0 < x->rows ? lane->step->n_rows - a.row0 : x->rows;
         uint32_t groups = parts_of(a.n, ROWS);
@@ -262,15 +265,23 @@ static void op_attend(struct ops *o, enum lane l, uint32_t layer, const struct m
         dim3 values(a.heads, groups, parts_of(a.v, OUT_SLICE));
         dim3 parts(SPLITS, parts_of(a.heads, HEADS), a.n);
         size_t queries = sizeof(float) * ROWS * a.nope;
-        CUDA_LAUNCH((absorb_kernel<float>), absorb, SLICE, queries, s, (const float *)q, a);
+        if (heads)
+            cuda_attend_absorb(s, (const float *)q, a);
+        else
+            CUDA_LAUNCH((absorb_kernel<float>), absorb, SLICE, queries, s, (const float *)q, a);
         if (x->tensor)
             cuda_attend_tensor(s, a);
         else
             CUDA_LAUNCH(stream_kernel, parts, WARPS * 32, sizeof(float) * TILE * a.width, s, a);
-        CUDA_LAUNCH(merge_kernel, per_row, 128, 0, s, a);
-        CUDA_LAUNCH((values_kernel<float>), values, 256, 0, s, (float *)out, a);
+        if (heads) {
+            cuda_attend_values(b, lane, a, x->factor, (float *)out);
+        } else {
+            CUDA_LAUNCH(merge_kernel, per_row, 128, 0, s, a);
+            CUDA_LAUNCH((values_kernel<float>), values, 256, 0, s, (float *)out, a);
+        }
         cuda_launched(lane, "attend");
     }
+    cuda_forget_split(lane);
 }
 
 enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
@@ -295,11 +306,13 @@ enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
         x->z = (float *)cuda_reserve(b, sizeof(float) * parts * c->kv_lora_rank);
         x->max = (float *)cuda_reserve(b, sizeof(float) * parts);
         x->sum = (float *)cuda_reserve(b, sizeof(float) * parts);
-        if (!x->q || !x->z || !x->max || !x->sum)
+        x->factor = (float *)cuda_reserve(b, sizeof(float) * x->rows * heads);
+        if (!x->q || !x->z || !x->max || !x->sum || !x->factor)
             return err_set(e, ERR_NOMEM, "attention workspace of %u rows", x->rows);
     }
     b->ops.attend = op_attend;
-    if (!b->dry && b->lane[0].attend->tensor)
-        return cuda_attend_tensor_init(e);
+    if (!b->dry &&
+        (cuda_attend_heads_init(e) || (b->lane[0].attend->tensor && cuda_attend_tensor_init(e))))
+        return e->code;
     return ERR_OK;
 }

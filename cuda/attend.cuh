@@ -44,4 +44,13 @@ bool cuda_attend_tensor_fits(const struct cuda_backend *b); /* whether the back 
 MUST_CHECK enum err_code cuda_attend_tensor_init(struct err *e);
 void cuda_attend_tensor(cudaStream_t s, const struct attend_args &a);
 
+/* The products before and after it on tensor cores (attend_heads.cu): from q[rows, heads, nope +
+ * rope] to a.q; from a.z, a.max and a.sum to out[rows, heads, v], by way of a.q and factor[rows,
+ * heads]. */
+bool cuda_attend_heads_fit(const struct cuda_backend *b, const struct matrix *kv_b);
+MUST_CHECK enum err_code cuda_attend_heads_init(struct err *e);
+void cuda_attend_absorb(cudaStream_t s, const float *q, const struct attend_args &a);
+void cuda_attend_values(struct cuda_backend *b, struct cuda_lane *lane, const struct attend_args &a,
+                        float *factor, float *out);
+
 #endif

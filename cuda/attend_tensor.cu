@@ -66,44 +66,46 @@ static __device__ __forceinline__ void load_records(const struct attend_args &a,
                                                     const unsigned char *const *record,
                                                     unsigned char *to, uint32_t pitch)
 {
-    uint32_t bytes = record_bytes(a);
-    if (bytes % 16 == 0) {
-        uint32_t chunks = bytes / 16;
-        for (uint32_t i = threadIdx.x; i < TILE * chunks; i += THREADS) {
-            uint32_t p = i / chunks, c = i % chunks;
-            const unsigned char *from = record[p];
-            copy_start(to + p * pitch + 16 * c, from ? from + 16 * c : a.plane, from != NULL);
-        }
-        return;
-    }
-    uint32_t words = bytes / 4;
-    for (uint32_t i = threadIdx.x; i < TILE * words; i += THREADS) {
-        uint32_t p = i / words, c = i % words;
+    uint32_t bytes = record_bytes(a), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll 4
+    for (uint32_t p = warp; p < TILE; p += WARPS) {
         const unsigned char *from = record[p];
-        *(uint32_t *)(to + p * pitch + 4 * c) = from ? *(const uint32_t *)(from + 4 * c) : 0u;
+        unsigned char *at = to + p * pitch;
+        if (bytes % 16 == 0)
+            for (uint32_t c = 16 * lane; c < bytes; c += 16 * 32)
+                copy_start(at + c, from ? from + c : a.plane, from != NULL);
+        else
+            for (uint32_t c = 4 * lane; c < bytes; c += 4 * 32)
+                *(uint32_t *)(at + c) = from ? *(const uint32_t *)(from + c) : 0u;
     }
 }
 
-/* FP8 records as bf16: codes times their group's scale, then the rope values. */
+/* FP8 records as bf16: codes times their group's scale, a power of two, then the rope values. A
+ * warp's 32 words are a group. */
 static __device__ __forceinline__ void widen_records(const struct attend_args &a,
                                                      const unsigned char *raw, uint32_t pitch,
                                                      struct tile_row *tile)
 {
-    uint32_t words = a.r / 4, scales = (a.r + GROUP - 1) / GROUP;
-    for (uint32_t i = threadIdx.x; i < TILE * words; i += THREADS) {
-        uint32_t p = i / words, c = i % words, two[2];
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, scales = (a.r + GROUP - 1) / GROUP;
+    static_assert((int)GROUP == 4 * 32, "a group is a word of each lane");
+#pragma unroll 2
+    for (uint32_t p = warp; p < TILE; p += WARPS) {
         const unsigned char *at = raw + p * pitch;
-        float s = *(const float *)(at + a.r + 4 * (4 * c / GROUP)); /* a power of two */
-        uint32_t f = bf16_two(s, s);
-        e4m3_four(two, *(const uint32_t *)(at + 4 * c));
-        uint2 to = {bf16_times(two[0], f), bf16_times(two[1], f)};
-        *(uint2 *)&tile[p].value[4 * c] = to;
-    }
-    uint32_t rope = a.d / 2;
-    for (uint32_t i = threadIdx.x; i < TILE * rope; i += THREADS) {
-        uint32_t p = i / rope, c = i % rope;
-        const unsigned char *at = raw + p * pitch + a.r + 4 * scales + 4 * c;
-        *(uint32_t *)&tile[p].value[a.r + 2 * c] = *(const uint32_t *)at;
+#pragma unroll
+        for (uint32_t k = 0; k < CUDA_MAX_LATENT / GROUP; k++) {
+            uint32_t c = k * GROUP + 4 * lane, two[2];
+            if (c >= a.r)
+                continue;
+            float s = *(const float *)(at + a.r + 4 * k);
+            uint32_t f = __float_as_uint(s) >> 16;
+            f |= f << 16;
+            e4m3_four(two, *(const uint32_t *)(at + c));
+            uint2 wide = {bf16_times(two[0], f), bf16_times(two[1], f)};
+            *(uint2 *)&tile[p].value[c] = wide;
+        }
+        for (uint32_t c = 2 * lane; c < a.d; c += 2 * 32)
+            *(uint32_t *)&tile[p].value[a.r + c] =
+                *(const uint32_t *)(at + a.r + 4 * scales + 2 * c);
     }
 }
 

@@ -131,13 +131,29 @@ static inline const struct matrix *expert_table(const struct layer_weights *w)
     return ((const struct expert_header *)(const void *)w->expert - 1)->device;
 }
 
+/* Rows in split form (tile/split.cuh), 16 bytes for each 4 values; a row is the sums of its parts
+ * times its factor (for e4m3 matrices; for bf16 ones as it is). */
+struct split_rows {
+    const void *x;
+    const float *factor;
+};
+/* Whether products with such matrices want it. */
+bool cuda_takes_split(const struct cuda_backend *b, enum dtype t, uint32_t n_in);
+/* n <= 1024 rows for products with matrices of type t, until the lane's next split. The same rows
+ * are split once while nobody has written them: who writes activations calls cuda_forget_split().
+ */
+struct split_rows cuda_split(struct cuda_lane *lane, enum dtype t, const void *x, uint32_t n,
+                             uint32_t n_in);
+void cuda_forget_split(struct cuda_lane *lane);
+
 /* y = or += x W^T on the lane's stream; see linear.cu. x and y are fp32. */
 struct product {
     const struct matrix *w; /* on the host; its data on the device */
     const void *x;
     uint32_t n;
     void *y;
-    bool add, exact; /* exact: fp32 arithmetic in the fast precision as well */
+    bool add, exact;     /* exact: fp32 arithmetic in the fast precision as well */
+    const float *factor; /* not NULL: x is in split form */
 };
 void cuda_product(struct cuda_backend *b, struct cuda_lane *lane, const struct product *p);
 
@@ -148,12 +164,26 @@ struct grouped_product {
     uint32_t w_step, n_groups, n_out, n_in;
     enum dtype dtype;
     const uint32_t *start, *row;
-    const void *x; /* act */
+    const void *x; /* act, or in split form where that is wanted */
+    const float *factor;
     float *y;
+    float *second; /* not NULL: the product with each group's next matrix, same type and size */
     uint32_t max_group;    /* rows of one group, at most */
     uint32_t likely_group; /* rows that most groups stay under */
 };
 void cuda_grouped_product(struct cuda_backend *b, struct cuda_lane *lane,
                           const struct grouped_product *p);
+
+/* Parts of a matrix as groups: part z has n_out outputs from z * part_outs + part_first on, reads
+ * rows i * n_parts + z of x and writes values [z * n_out, (z + 1) * n_out) of row i of y. */
+struct part_product {
+    const struct matrix *w; /* of a type that takes split form; FP8: parts begin with blocks */
+    uint32_t n_parts, part_outs, part_first, n_out, n;
+    const void *x; /* in split form */
+    const float *factor;
+    float *y;
+};
+void cuda_part_product(struct cuda_backend *b, struct cuda_lane *lane,
+                       const struct part_product *p);
 
 #endif

@@ -43,6 +43,7 @@ static void op_begin(struct ops *o, enum lane l, const struct step *s)
     lane->step = s;
     lane->err.code = ERR_OK;
     lane->longest = 0;
+    cuda_forget_split(lane);
     cuda_lane_check(lane, cudaSetDevice(b->device), "device");
     for (uint32_t i = 0; i < s->n_rows; i++)
         assert(s->token[i] < o->cfg->vocab_size);

@@ -172,105 +172,6 @@ static void run_attention(struct pair *p, bool gpu, uint32_t n, uint32_t chunk, 
     }
 }
 
-struct attention_case {
-    enum precision precision;
-    enum latent_form lf;
-    enum index_form xf;
-    uint32_t n, heads, kv_lora, index_heads, top_k;
-    double tolerance;
-};
-
-static void check_attention(const struct attention_case *t)
-{
-    const uint32_t N = t->n;
-    struct pair p = {.c = config(), .precision = t->precision};
-    p.c.n_heads = t->heads;
-    p.c.kv_lora_rank = t->kv_lora;
-    p.c.index_heads = t->index_heads;
-    p.c.index_topk = t->top_k;
-    pair_open(&p, t->lf, t->xf);
-    const struct model_config *c = &p.c;
-    size_t ldo = c->n_heads * c->v_dim, ws = c->n_heads * (c->nope_dim + c->v_dim);
-    float *kv = random_row(&p, N * (c->kv_lora_rank + c->rope_dim)), *gain = random_row(&p, 256);
-    float *key = random_row(&p, N * c->index_dim), *iw = random_row(&p, N * c->index_heads);
-    float *q = random_row(&p, N * c->n_heads * model_qk_dim(c));
-    float *iq = random_row(&p, N * c->index_heads * c->index_dim);
-    float *w = random_row(&p, ws * c->kv_lora_rank), *out[3];
-    int32_t *sel[3];
-    struct matrix host = {w, DT_F32, NULL, (uint32_t)ws, c->kv_lora_rank}, dev = host;
-    dev.data = up(w, 4 * ws * c->kv_lora_rank);
-    for (int i = 0; i < 3; i++) {
-        out[i] = calloc(N * ldo, 4);
-        sel[i] = calloc(N * c->index_topk, 4);
-    }
-    run_attention(&p, false, N, ROWS, kv, key, q, iq, iw, gain, host, out[0], sel[0]);
-    run_attention(&p, true, N, ROWS, kv, key, q, iq, iw, gain, dev, out[1], sel[1]);
-    run_attention(&p, true, N, 13, kv, key, q, iq, iw, gain, dev, out[2], sel[2]);
-    CHECK_MSG(!memcmp(out[1], out[2], 4 * N * ldo), "chunks change a row's bits");
-    size_t selecting = (size_t)c->index_topk * c->index_topk; /* rows before see all */
-    uint32_t other = 0;
-    for (size_t i = selecting; i < N * (size_t)c->index_topk; i++)
-        other += sel[0][i] != sel[1][i];
-    double d = distance(out[0], out[1], N * ldo);
-    printf("     latent %d index %d, %u heads: distance %.2e, %u selected entries differ\n", t->lf,
-           t->xf, t->heads, d, other);
-    CHECK_MSG(other == 0, "%u entries of the selections differ", other);
-    CHECK_MSG(d <= t->tolerance, "distance %g", d);
-    pair_close(&p);
-}
-
-/* Sums of some hundred fp32 products in two orders: 2^-24 times a few dozen. */
-TEST_LIMIT(attention_exact, 120)
-{
-    check_attention(&(struct attention_case){PRECISION_EXACT, LATENT_F32, INDEX_EXACT, 70, 5, 136,
-                                             3, 40, 2e-5});
-}
-/* A value between two codes may fall either way: 2^-4 of one of 136 values. */
-TEST_LIMIT(attention_fp8, 120)
-{
-    check_attention(
-        &(struct attention_case){PRECISION_EXACT, LATENT_FP8, INDEX_FP8, 70, 5, 136, 3, 40, 5e-3});
-}
-/* The tensor cores' path against the CPU's fp32: queries and weights to 17 bits of mantissa, 2^-17
- * of the terms. Rows that see one split and several, tiles that are full and not, heads of one tile
- * and of several blocks. */
-TEST_LIMIT(attention_tensor, 240)
-{
-    static const struct attention_case cases[] = {
-        {PRECISION_FAST, LATENT_FP8, INDEX_FP8, 140, 5, 128, 3, 96, 5e-3},
-        {PRECISION_FAST, LATENT_BF16, INDEX_FP8, 140, 37, 144, 20, 96, 5e-3},
-        {PRECISION_FAST, LATENT_FP8, INDEX_FP8, 350, 18, 64, 17, 330, 5e-3}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        check_attention(&cases[i]);
-}
-
-TEST_LIMIT(linear_sizes, 120)
-{
-    struct pair p = {.c = config(), .precision = PRECISION_EXACT};
-    pair_open(&p, LATENT_F32, INDEX_EXACT);
-    const uint32_t sizes[] = {1, 31, 32, 33, 63, 64, 65, 70};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        uint32_t n = sizes[i], n_in = sizes[7 - i] + 3, n_out = sizes[(i + 3) % 8];
-        float *w = random_row(&p, (size_t)n_in * n_out), *x = random_row(&p, (size_t)n * n_in);
-        float *want = malloc(4 * (size_t)n * n_out), *have = malloc(4 * (size_t)n * n_out);
-        struct matrix host = {w, DT_F32, NULL, n_out, n_in}, dev = host;
-        void *dx = up(x, 4 * (size_t)n * n_in), *dy = cuda_test_alloc(4 * (size_t)n * n_out);
-        dev.data = up(w, 4 * (size_t)n_in * n_out);
-        p.cpu->linear(p.cpu, LANE_DECODE, &host, x, n, want, false);
-        p.gpu->linear(p.gpu, LANE_DECODE, &dev, dx, n, dy, false);
-        cuda_test_read(have, dy, 4 * (size_t)n * n_out);
-        double d = distance(want, have, (size_t)n * n_out);
-        CHECK_MSG(d <= 1e-5, "%u x %u x %u: distance %g", n, n_out, n_in, d);
-        p.gpu->linear(p.gpu, LANE_DECODE, &dev, dx, 1, dy, false);
-        cuda_test_read(want, dy, 4 * (size_t)n_out);
-        CHECK_MSG(!memcmp(want, have, 4 * (size_t)n_out), "%u: a row alone has other bits", n);
-        cuda_test_free(dx);
-        cuda_test_free(dy);
-        cuda_test_free((void *)(uintptr_t)dev.data);
-    }
-    pair_close(&p);
-}
-
 /* A matrix of a type on both sides, and its values in double. */
 static struct matrix random_matrix(struct pair *p, enum dtype t, uint32_t n_out, uint32_t n_in,
                                    double *value)
@@ -306,6 +207,120 @@ static struct matrix random_matrix(struct pair *p, enum dtype t, uint32_t n_out,
     free(data);
     free(scale);
     return w;
+}
+
+struct attention_case {
+    enum precision precision;
+    enum latent_form lf;
+    enum index_form xf;
+    uint32_t n, heads, kv_lora, index_heads, top_k;
+    double tolerance;
+    enum dtype kv_b;   /* DT_F32 is 0 */
+    uint32_t per_head; /* nope and v; 0: the config's */
+};
+
+static void check_attention(const struct attention_case *t)
+{
+    const uint32_t N = t->n;
+    struct pair p = {.c = config(), .precision = t->precision};
+    p.c.n_heads = t->heads;
+    p.c.kv_lora_rank = t->kv_lora;
+    p.c.index_heads = t->index_heads;
+    p.c.index_topk = t->top_k;
+    if (t->per_head)
+        p.c.nope_dim = p.c.v_dim = t->per_head;
+    pair_open(&p, t->lf, t->xf);
+    const struct model_config *c = &p.c;
+    size_t ldo = c->n_heads * c->v_dim, ws = c->n_heads * (c->nope_dim + c->v_dim);
+    float *kv = random_row(&p, N * (c->kv_lora_rank + c->rope_dim)), *gain = random_row(&p, 256);
+    float *key = random_row(&p, N * c->index_dim), *iw = random_row(&p, N * c->index_heads);
+    float *q = random_row(&p, N * c->n_heads * model_qk_dim(c));
+    float *iq = random_row(&p, N * c->index_heads * c->index_dim);
+    float *w = random_row(&p, ws * c->kv_lora_rank), *out[3];
+    int32_t *sel[3];
+    struct matrix host = {w, DT_F32, NULL, (uint32_t)ws, c->kv_lora_rank}, dev = host;
+    if (t->kv_b == DT_F32) {
+        dev.data = up(w, 4 * ws * c->kv_lora_rank);
+    } else {
+        double *value = malloc(ws * c->kv_lora_rank * sizeof *value);
+        CHECK(value != NULL);
+        dev = random_matrix(&p, t->kv_b, (uint32_t)ws, c->kv_lora_rank, value);
+        for (size_t i = 0; i < ws * c->kv_lora_rank; i++)
+            w[i] = (float)value[i];
+        free(value);
+    }
+    for (int i = 0; i < 3; i++) {
+        out[i] = calloc(N * ldo, 4);
+        sel[i] = calloc(N * c->index_topk, 4);
+    }
+    run_attention(&p, false, N, ROWS, kv, key, q, iq, iw, gain, host, out[0], sel[0]);
+    run_attention(&p, true, N, ROWS, kv, key, q, iq, iw, gain, dev, out[1], sel[1]);
+    run_attention(&p, true, N, 13, kv, key, q, iq, iw, gain, dev, out[2], sel[2]);
+    CHECK_MSG(!memcmp(out[1], out[2], 4 * N * ldo), "chunks change a row's bits");
+    size_t selecting = (size_t)c->index_topk * c->index_topk; /* rows before see all */
+    uint32_t other = 0;
+    for (size_t i = selecting; i < N * (size_t)c->index_topk; i++)
+        other += sel[0][i] != sel[1][i];
+    double d = distance(out[0], out[1], N * ldo);
+    printf("     latent %d index %d, %u heads: distance %.2e, %u selected entries differ\n", t->lf,
+           t->xf, t->heads, d, other);
+    CHECK_MSG(other == 0, "%u entries of the selections differ", other);
+    CHECK_MSG(d <= t->tolerance, "distance %g", d);
+    pair_close(&p);
+}
+
+/* Sums of some hundred fp32 products in two orders: 2^-24 times a few dozen. */
+TEST_LIMIT(attention_exact, 120)
+{
+    check_attention(&(struct attention_case){PRECISION_EXACT, LATENT_F32, INDEX_EXACT, 70, 5, 136,
+                                             3, 40, 2e-5, DT_F32, 0});
+}
+/* A value between two codes may fall either way: 2^-4 of one of 136 values. */
+TEST_LIMIT(attention_fp8, 120)
+{
+    check_attention(&(struct attention_case){PRECISION_EXACT, LATENT_FP8, INDEX_FP8, 70, 5, 136, 3,
+                                             40, 5e-3, DT_F32, 0});
+}
+/* The tensor cores' path against the CPU's fp32: queries and weights to 17 bits of mantissa, 2^-17
+ * of the terms. Rows that see one split and several, tiles that are full and not, heads of one tile
+ * and of several blocks. */
+TEST_LIMIT(attention_tensor, 240)
+{
+    static const struct attention_case cases[] = {
+        {PRECISION_FAST, LATENT_FP8, INDEX_FP8, 140, 5, 128, 3, 96, 5e-3, DT_F32, 0},
+        {PRECISION_FAST, LATENT_BF16, INDEX_FP8, 140, 37, 144, 20, 96, 5e-3, DT_F32, 0},
+        {PRECISION_FAST, LATENT_FP8, INDEX_FP8, 350, 18, 64, 17, 330, 5e-3, DT_F32, 0},
+        {PRECISION_FAST, LATENT_FP8, INDEX_FP8, 70, 3, 256, 3, 60, 5e-3, DT_F8_E4M3, 128},
+        {PRECISION_FAST, LATENT_BF16, INDEX_FP8, 70, 5, 144, 3, 60, 5e-3, DT_BF16, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_attention(&cases[i]);
+}
+
+TEST_LIMIT(linear_sizes, 120)
+{
+    struct pair p = {.c = config(), .precision = PRECISION_EXACT};
+    pair_open(&p, LATENT_F32, INDEX_EXACT);
+    const uint32_t sizes[] = {1, 31, 32, 33, 63, 64, 65, 70};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint32_t n = sizes[i], n_in = sizes[7 - i] + 3, n_out = sizes[(i + 3) % 8];
+        float *w = random_row(&p, (size_t)n_in * n_out), *x = random_row(&p, (size_t)n * n_in);
+        float *want = malloc(4 * (size_t)n * n_out), *have = malloc(4 * (size_t)n * n_out);
+        struct matrix host = {w, DT_F32, NULL, n_out, n_in}, dev = host;
+        void *dx = up(x, 4 * (size_t)n * n_in), *dy = cuda_test_alloc(4 * (size_t)n * n_out);
+        dev.data = up(w, 4 * (size_t)n_in * n_out);
+        p.cpu->linear(p.cpu, LANE_DECODE, &host, x, n, want, false);
+        p.gpu->linear(p.gpu, LANE_DECODE, &dev, dx, n, dy, false);
+        cuda_test_read(have, dy, 4 * (size_t)n * n_out);
+        double d = distance(want, have, (size_t)n * n_out);
+        CHECK_MSG(d <= 1e-5, "%u x %u x %u: distance %g", n, n_out, n_in, d);
+        p.gpu->linear(p.gpu, LANE_DECODE, &dev, dx, 1, dy, false);
+        cuda_test_read(want, dy, 4 * (size_t)n_out);
+        CHECK_MSG(!memcmp(want, have, 4 * (size_t)n_out), "%u: a row alone has other bits", n);
+        cuda_test_free(dx);
+        cuda_test_free(dy);
+        cuda_test_free((void *)(uintptr_t)dev.data);
+    }
+    pair_close(&p);
 }
 
 /* The fast precision's products: activations to 17 bits of mantissa, sums in fp32, so 2^-17 of the
