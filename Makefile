@@ -58,13 +58,14 @@ CUDA_INC := -Iengine -I. -Icuda
 CUDA_SRC := $(sort $(wildcard cuda/*.cu))
 CUDA_OBJ := $(CUDA_SRC:%.cu=$(B)/%.o)
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
-CUDA_TESTS := $(B)/tests/kernel/test_cuda_ops $(B)/tests/kernel/test_cuda_golden
+CUDA_TESTS := $(addprefix $(B)/tests/kernel/test_cuda_,ops golden step)
+CUDA_BENCH := $(B)/tests/bench/cuda_kernels
 # The same sources for an emulated device: threads of a block are fibres of the host.
 EMU_FLAGS := -std=c++20 -O2 -g -Wall -Wno-unknown-pragmas -Wno-unused-function -ffp-contract=off \
              -fno-math-errno -Itests/kernel/emulated $(CUDA_INC)
 EMU_OBJ := $(CUDA_SRC:%.cu=$(B)/emulated/%.o) $(B)/emulated/tests/kernel/device_memory.o \
            $(B)/emulated/tests/kernel/emulated/fibres.o
-EMU_TESTS := $(B)/emulated/test_cuda_ops $(B)/emulated/test_cuda_golden
+EMU_TESTS := $(addprefix $(B)/emulated/test_cuda_,ops golden step)
 ifdef HAVE_CUDA
 GAZE_CUDA_OBJ := $(CUDA_OBJ)
 LIBS += $(CUDA_LIBS)
@@ -95,6 +96,18 @@ test-image: ## build the CPU image with buildah and serve from it (root)
 asan ubsan tsan: ## the same tests in a sanitizer build
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=$@ test
 
+SEEDS ?= 100000
+sim: $(B)/tests/sim/test_chaos ## the simulation with SEEDS seeds (100000)
+	$(Q)scripts/sim $(B) $(SEEDS)
+
+mutants: ## break the scheduler on purpose: the simulation must find each defect
+	$(Q)tests/sim/mutants
+.PHONY: sim mutants
+
+torture: all test-bins ## fail each allocation and system call in turn, TORTURE_SECONDS (300; 0: all)
+	$(Q)scripts/torture $(B)
+.PHONY: torture
+
 bench: all $(BENCH_BIN) ## timed rows: tokens/s, tokenizer, start-up, memory
 	$(Q)scripts/bench $(B)
 
@@ -119,12 +132,13 @@ cuda: ## build the server with the GPU back end (needs nvcc)
 	$(Q)$(MAKE) --no-print-directory HAVE_CUDA=1 all
 
 # With the libraries that are not in every system; the linker's own and the C library's are.
-CARRY_LIBS = ldd $(B)/gaze | awk '$$3 ~ /^\// && \
+CARRY_LIBS = ldd build/cuda-carry/gaze | awk '$$3 ~ /^\// && \
     $$1 !~ /^(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+)\.so/ { print $$3 }'
-cuda-carry: $(CUDA_TESTS) cuda ## build/cuda-carry: server and tests for scripts/device_test
+cuda-carry: $(CUDA_TESTS) $(CUDA_BENCH) ## build/cuda-carry: server and tests for scripts/device_test
 	$(Q)mkdir -p build/cuda-carry/lib
-	$(Q)cp $(CUDA_TESTS) $(B)/gaze build/cuda-carry/
-	$(Q)strip build/cuda-carry/gaze build/cuda-carry/test_*
+	$(Q)$(MAKE) --no-print-directory HAVE_CUDA=1 GAZE=build/cuda-carry/gaze build/cuda-carry/gaze
+	$(Q)cp $(CUDA_TESTS) $(CUDA_BENCH) build/cuda-carry/
+	$(Q)strip build/cuda-carry/gaze build/cuda-carry/test_* build/cuda-carry/cuda_kernels
 	$(Q)cp -L $$($(CARRY_LIBS)) build/cuda-carry/lib/
 
 test-gpu: cuda-carry ## the GPU tests, here
@@ -142,7 +156,8 @@ $(B)/libgaze.a: $(LIB_OBJ)
 	$(Q)rm -f $@
 	$(Q)ar rcs $@ $^
 
-$(B)/gaze: $(SERVER_OBJ) $(GAZE_CUDA_OBJ) $(B)/libgaze.a
+GAZE ?= $(B)/gaze
+$(GAZE): $(SERVER_OBJ) $(GAZE_CUDA_OBJ) $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
@@ -188,11 +203,18 @@ TEST_CUDA_golden := $(B)/tests/golden/test_models.o $(B)/tests/kernel/golden_cud
 TEST_REST := $(B)/tests/unit/frame.o $(FAKE_LIB) $(B)/libgaze.a
 $(B)/tests/kernel/test_cuda_ops: $(TEST_CUDA_ops)
 $(B)/tests/kernel/test_cuda_golden: $(TEST_CUDA_golden)
+TEST_CUDA_step := $(B)/tests/kernel/test_cuda_step.o
+$(B)/tests/kernel/test_cuda_step: $(TEST_CUDA_step)
 $(CUDA_TESTS): $(B)/tests/kernel/device_memory.o $(CUDA_OBJ) $(TEST_REST)
 	@echo "  link  $@"
 	$(Q)$(CC) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS) $(CUDA_LIBS)
+$(CUDA_BENCH): $(B)/tests/bench/cuda_kernels.o $(B)/tests/kernel/device_memory.o $(CUDA_OBJ) \
+               $(B)/libgaze.a
+	@echo "  link  $@"
+	$(Q)$(CC) -o $@ $^ $(LIBS) $(CUDA_LIBS)
 $(B)/emulated/test_cuda_ops: $(TEST_CUDA_ops)
 $(B)/emulated/test_cuda_golden: $(TEST_CUDA_golden)
+$(B)/emulated/test_cuda_step: $(TEST_CUDA_step)
 $(EMU_TESTS): $(EMU_OBJ) $(TEST_REST)
 	@echo "  link  $@"
 	$(Q)$(CXX) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS)
@@ -203,6 +225,10 @@ $(FAKE_LIB): $(FAKE_OBJ)
 
 # A test of the server links the server's objects but not its main().
 $(B)/tests/http/%: $(B)/tests/http/%.o $(B)/tests/unit/frame.o $(FAKE_LIB) \
+                   $(filter-out $(B)/server/main.o,$(SERVER_OBJ)) $(B)/libgaze.a
+	@echo "  link  $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(B)/tests/bench/bench_frontend: $(B)/tests/bench/bench_frontend.o \
                    $(filter-out $(B)/server/main.o,$(SERVER_OBJ)) $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)

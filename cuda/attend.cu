@@ -1,73 +1,37 @@
 /* attend.cu - attention of a step's rows over their cached latents, in latent space.
  *
- * Rows go in chunks of at most CHUNK_ROWS; a chunk is four launches:
- * - absorb: q~ = W_UK^T q_nope; a block per head and ROWS rows, so W is read once for those.
- * - stream: a block of 8 warps per (row, 16 heads, split); warp w has heads 2 w and 2 w + 1. Tiles
- *   of 16 latents in shared memory as fp32; each lane keeps every 32nd value of queries and sums,
- * and a running softmax closes each tile. A row's past is cut into at most SPLITS parts, by its
- * length alone.
+ * Rows go in chunks of at most CHUNK_ROWS; a chunk is four launches, in the fast precision of
+ * attend_heads.cu and attend_tensor.cu where they take the sizes, and otherwise:
+ * - absorb: q~ = W_UK^T q_nope; a block per head, ROWS rows and SLICE values, so W is read once for
+ * those rows.
+ * - attend_tensor.cu's, or stream: a block of 8 warps per (row, 16 heads, split); warp w has heads
+ * 2 w and 2 w + 1. Tiles of 16 latents in shared memory as fp32; each lane keeps every 32nd value
+ * of queries and sums, and a running softmax closes each tile. A row's past is cut into at most
+ * SPLITS parts, by its length alone.
  * - merge: the parts in order, divided by their sum.
- * - values: out = W_UV z; a block per head and ROWS rows, a warp per output.
+ * - values: out = W_UV z; a block per head, ROWS rows and OUT_SLICE outputs, a warp per output.
  * Rows at the positions of the expanded form take the same path: the same sum, in another order.
  * Cost: 2 (2 kv_lora + rope) flops per (row, head, position) in fp32 lanes.
  */
-#include "cuda/backend.cuh"
+#include "cuda/attend.cuh"
 
 #include "tile/block.cuh"
 #include "tile/weight.cuh"
 
-enum {
-    CHUNK_ROWS = 64,
-    ROWS = 8,
-    SPLITS = 16,
-    SPLIT_MIN = 64,
-    TILE = 16,
-    WARPS = 8,
-    HEADS = 2 * WARPS,
-    MAX_WIDTH = 768,
-    PER_LANE = MAX_WIDTH / 32,
-    Z_PER_LANE = CUDA_MAX_LATENT / 32,
-    GROUP = 128
-};
+enum { CHUNK_ROWS = 64, ROWS = 8, SLICE = 128, OUT_SLICE = 32, TILE = 16, WARPS = 8 };
+enum { HEADS = 2 * WARPS, MAX_WIDTH = 768, PER_LANE = MAX_WIDTH / 32 };
+enum { Z_PER_LANE = CUDA_MAX_LATENT / 32 };
 static_assert(TILE * MAX_WIDTH * 4 <= 48 << 10, "a tile fits in what every device gives a block");
 
 struct attend_scratch {
     uint32_t rows;
+    bool tensor;
     float *q;   /* [rows, heads, kv_lora + rope] queries in latent space; then sums */
     float *z;   /* [rows, heads, SPLITS, kv_lora] */
     float *max; /* [rows, heads, SPLITS] and sums after them */
     float *sum;
+    float *factor; /* [rows, heads] of the merged sums in split form */
 };
-
-struct attend_args {
-    struct row_view view;
-    struct matrix kv_b;
-    const unsigned char *plane;
-    size_t page_bytes;
-    const int32_t *sel; /* NULL: all rows see everything */
-    float *q, *z, *max, *sum;
-    float scale;
-    uint32_t row0, n, heads, nope, r, d, v, width, topk;
-    enum latent_form form;
-};
-
-/* How many positions a row attends to, and which: NULL for [0, length). */
-static __device__ __forceinline__ uint32_t row_length(const struct attend_args &a, uint32_t row,
-                                                      const int32_t **list)
-{
-    uint32_t pos = a.view.pos[row], k = a.view.seq[a.view.seq_of[row]].top_k;
-    *list = NULL;
-    if (!a.sel || pos < k)
-        return pos + 1;
-    *list = a.sel + (size_t)row * a.topk;
-    return k < a.topk ? k : a.topk;
-}
-
-static __device__ __forceinline__ uint32_t split_length(uint32_t n)
-{
-    uint32_t each = ((n + SPLITS - 1) / SPLITS + TILE - 1) / TILE * TILE;
-    return each > SPLIT_MIN ? each : (uint32_t)SPLIT_MIN;
-}
 
 template <typename T> static __global__ void absorb_kernel(const T *q, struct attend_args a)
 {
@@ -80,17 +44,23 @@ template <typename T> static __global__ void absorb_kernel(const T *q, struct at
         x[i] = row < n ? get(q + (size_t)row * a.heads * qk + i % a.nope) : 0.0f;
     }
     __syncthreads();
-    for (uint32_t j = threadIdx.x; j < a.width; j += blockDim.x) {
-        float acc[ROWS] = {};
-        for (uint32_t d = 0; j < a.r && d < a.nope; d++) {
-            float w = weight_at(a.kv_b, first + d, j);
-            for (int i = 0; i < ROWS; i++)
-                acc[i] = fmaf(w, x[i * a.nope + d], acc[i]);
-        }
-        for (uint32_t i = 0; i < n; i++) {
-            float *to = a.q + ((size_t)(i0 + i) * a.heads + h) * a.width + j;
-            *to = j < a.r ? acc[i] : get(q + (size_t)i * a.heads * qk + a.nope + j - a.r);
-        }
+    uint32_t j = blockIdx.z * SLICE + threadIdx.x;
+    float acc[ROWS] = {};
+    if (j >= a.width)
+        return;
+#pragma unroll 8
+    for (uint32_t d = 0; j < a.r && d < a.nope; d++) {
+        float w = weight_at(a.kv_b, first + d, j);
+#pragma unroll
+        for (int i = 0; i < ROWS; i++)
+            acc[i] = fmaf(w, x[i * a.nope + d], acc[i]);
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < ROWS; i++) {
+        if (i >= n)
+            continue;
+        float *to = a.q + ((size_t)(i0 + i) * a.heads + h) * a.width + j;
+        *to = j < a.r ? acc[i] : get(q + (size_t)i * a.heads * qk + a.nope + j - a.r);
     }
 }
 
@@ -117,7 +87,7 @@ static __global__ void __launch_bounds__(WARPS * 32) stream_kernel(struct attend
     DYNAMIC_SHARED(float, tile); /* [TILE][width] */
     const int32_t *list;
     uint32_t i = blockIdx.z, row = a.row0 + i, split = blockIdx.x, lane = threadIdx.x % 32;
-    uint32_t n = row_length(a, row, &list), each = split_length(n), begin = split * each;
+    uint32_t n = row_length(a, row, &list), each = split_length(a, n), begin = split * each;
     uint32_t end = begin + each < n ? begin + each : n, warp = threadIdx.x / 32;
     uint32_t h0 = blockIdx.y * HEADS + 2 * warp;
     if (begin >= n)
@@ -212,7 +182,7 @@ static __global__ void merge_kernel(struct attend_args a)
 {
     const int32_t *list;
     uint32_t i = blockIdx.x, h = blockIdx.y, n = row_length(a, a.row0 + i, &list);
-    uint32_t each = split_length(n), n_splits = (n + each - 1) / each;
+    uint32_t each = split_length(a, n), n_splits = (n + each - 1) / each;
     size_t at = ((size_t)i * a.heads + h) * SPLITS;
     float max = -INFINITY, sum = 0.0f, w[SPLITS];
     for (uint32_t s = 0; s < n_splits; s++)
@@ -240,13 +210,17 @@ template <typename T> static __global__ void values_kernel(T *out, struct attend
         x[row][j] = row < n ? a.q[((size_t)(i0 + row) * a.heads + h) * a.width + j] : 0.0f;
     }
     __syncthreads();
-    for (uint32_t o = threadIdx.x / 32; o < a.v; o += blockDim.x / 32) {
+    uint32_t end = (blockIdx.z + 1) * OUT_SLICE < a.v ? (blockIdx.z + 1) * OUT_SLICE : a.v;
+    for (uint32_t o = blockIdx.z * OUT_SLICE + threadIdx.x / 32; o < end; o += blockDim.x / 32) {
         float acc[ROWS] = {};
+#pragma unroll 8
         for (uint32_t j = lane; j < a.r; j += 32) {
             float w = weight_at(a.kv_b, first + o, j);
+#pragma unroll
             for (int i = 0; i < ROWS; i++)
                 acc[i] = fmaf(w, x[i][j], acc[i]);
         }
+#pragma unroll
         for (uint32_t i = 0; i < ROWS; i++) {
             float y = warp_sum(acc[i]);
             if (lane == 0 && i < n)
@@ -282,17 +256,32 @@ static void op_attend(struct ops *o, enum lane l, uint32_t layer, const struct m
     a.width = a.r + a.d;
     a.topk = c->index_topk;
     a.form = o->limits.latent;
+    a.split_min = x->tensor ? CUDA_TENSOR_SPLIT_MIN : CUDA_SPLIT_MIN;
+    bool heads = cuda_attend_heads_fit(b, kv_b);
     for (a.row0 = 0; a.row0 < lane->step->n_rows; a.row0 += x->rows) {
         a.n = lane->step->n_rows - a.row0 < x->rows ? lane->step->n_rows - a.row0 : x->rows;
-        dim3 per_head(a.heads, parts_of(a.n, ROWS)), per_row(a.n, a.heads);
+        uint32_t groups = parts_of(a.n, ROWS);
+        dim3 absorb(a.heads, groups, parts_of(a.width, SLICE)), per_row(a.n, a.heads);
+        dim3 values(a.heads, groups, parts_of(a.v, OUT_SLICE));
         dim3 parts(SPLITS, parts_of(a.heads, HEADS), a.n);
         size_t queries = sizeof(float) * ROWS * a.nope;
-        CUDA_LAUNCH((absorb_kernel<float>), per_head, 256, queries, s, (const float *)q, a);
-        CUDA_LAUNCH(stream_kernel, parts, WARPS * 32, sizeof(float) * TILE * a.width, s, a);
-        CUDA_LAUNCH(merge_kernel, per_row, 128, 0, s, a);
-        CUDA_LAUNCH((values_kernel<float>), per_head, 256, 0, s, (float *)out, a);
+        if (heads)
+            cuda_attend_absorb(s, (const float *)q, a);
+        else
+            CUDA_LAUNCH((absorb_kernel<float>), absorb, SLICE, queries, s, (const float *)q, a);
+        if (x->tensor)
+            cuda_attend_tensor(s, a);
+        else
+            CUDA_LAUNCH(stream_kernel, parts, WARPS * 32, sizeof(float) * TILE * a.width, s, a);
+        if (heads) {
+            cuda_attend_values(b, lane, a, x->factor, (float *)out);
+        } else {
+            CUDA_LAUNCH(merge_kernel, per_row, 128, 0, s, a);
+            CUDA_LAUNCH((values_kernel<float>), values, 256, 0, s, (float *)out, a);
+        }
         cuda_launched(lane, "attend");
     }
+    cuda_forget_split(lane);
 }
 
 enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
@@ -309,6 +298,7 @@ enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
         if (!x)
             return err_set(e, ERR_NOMEM, "attention workspace");
         b->lane[l].attend = x;
+        x->tensor = cuda_attend_tensor_fits(b);
         uint32_t rows = b->ops.limits.max_rows[l];
         x->rows = rows < CHUNK_ROWS ? rows : (uint32_t)CHUNK_ROWS;
         size_t parts = (size_t)x->rows * heads * SPLITS;
@@ -316,9 +306,13 @@ enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
         x->z = (float *)cuda_reserve(b, sizeof(float) * parts * c->kv_lora_rank);
         x->max = (float *)cuda_reserve(b, sizeof(float) * parts);
         x->sum = (float *)cuda_reserve(b, sizeof(float) * parts);
-        if (!x->q || !x->z || !x->max || !x->sum)
+        x->factor = (float *)cuda_reserve(b, sizeof(float) * x->rows * heads);
+        if (!x->q || !x->z || !x->max || !x->sum || !x->factor)
             return err_set(e, ERR_NOMEM, "attention workspace of %u rows", x->rows);
     }
     b->ops.attend = op_attend;
+    if (!b->dry &&
+        (cuda_attend_heads_init(e) || (b->lane[0].attend->tensor && cuda_attend_tensor_init(e))))
+        return e->code;
     return ERR_OK;
 }

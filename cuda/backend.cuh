@@ -43,11 +43,13 @@ struct cuda_lane {
     float *logits;    /* [max_out_rows, vocab] */
     void *normed;     /* [max_out_rows, hidden] act */
     uint32_t longest; /* tokens that a row of the step sees, at most */
+    struct linear_scratch *linear;
     struct moe_scratch *moe;
     struct index_scratch *index;
     struct attend_scratch *attend;
     struct sample_scratch *sample;
     uint32_t n_sampled; /* rows of step->out that finish() writes */
+    struct graph_cache *graphs;
 };
 
 struct cuda_backend {
@@ -55,6 +57,7 @@ struct cuda_backend {
     int device;
     bool dry; /* counts bytes and reserves nothing: a plan */
     bool fast;
+    size_t shared_bytes; /* that a block may have */
     struct cuda_lane lane[N_LANES];
     unsigned char *latent[MODEL_MAX_LAYERS];
     unsigned char *index[MODEL_MAX_LAYERS];
@@ -84,7 +87,7 @@ static __device__ __forceinline__ uint32_t page_of(const struct row_view &v, uin
     return v.page[v.seq[v.seq_of[row]].page0 + pos / KV_PAGE_TOKENS];
 }
 
-static inline uint32_t parts_of(size_t n, size_t part)
+static __host__ __device__ inline uint32_t parts_of(size_t n, size_t part)
 {
     return (uint32_t)((n + part - 1) / part);
 }
@@ -105,8 +108,16 @@ MUST_CHECK enum err_code cuda_index_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_sample_init(struct cuda_backend *b, struct err *e);
-void cuda_sample_begin(struct cuda_lane *lane);
-void cuda_sample_finish(struct cuda_lane *lane); /* after the stream was waited for */
+/* Sends up what the step's rows wish, if all of it fits; then op_sample() has only kernels left. */
+void cuda_sample_begin(struct cuda_lane *lane, uint32_t vocab);
+bool cuda_sample_is_up(const struct cuda_lane *lane);
+void cuda_sample_recalled(struct cuda_lane *lane); /* the step's kernels were queued by a graph */
+void cuda_sample_finish(struct cuda_lane *lane);   /* after the stream was waited for */
+/* Graphs of decode steps; see graph.cu. */
+MUST_CHECK enum err_code cuda_graph_init(struct cuda_backend *b, struct err *e);
+uint32_t cuda_graph_longest(uint32_t longest);  /* what a step's launches are sized for */
+void cuda_graph_finish(struct cuda_lane *lane); /* runs what was recorded, if anything was */
+void cuda_graph_close(struct cuda_backend *b);
 void cuda_free_blocks(struct cuda_backend *b);
 
 /* The experts of a layer as the grouped products read them: [3 * n_experts], gate, up, down of
@@ -120,13 +131,29 @@ static inline const struct matrix *expert_table(const struct layer_weights *w)
     return ((const struct expert_header *)(const void *)w->expert - 1)->device;
 }
 
+/* Rows in split form (tile/split.cuh), 16 bytes for each 4 values; a row is the sums of its parts
+ * times its factor (for e4m3 matrices; for bf16 ones as it is). */
+struct split_rows {
+    const void *x;
+    const float *factor;
+};
+/* Whether products with such matrices want it. */
+bool cuda_takes_split(const struct cuda_backend *b, enum dtype t, uint32_t n_in);
+/* n <= 1024 rows for products with matrices of type t, until the lane's next split. The same rows
+ * are split once while nobody has written them: who writes activations calls cuda_forget_split().
+ */
+struct split_rows cuda_split(struct cuda_lane *lane, enum dtype t, const void *x, uint32_t n,
+                             uint32_t n_in);
+void cuda_forget_split(struct cuda_lane *lane);
+
 /* y = or += x W^T on the lane's stream; see linear.cu. x and y are fp32. */
 struct product {
     const struct matrix *w; /* on the host; its data on the device */
     const void *x;
     uint32_t n;
     void *y;
-    bool add, exact; /* exact: fp32 arithmetic in the fast precision as well */
+    bool add, exact;     /* exact: fp32 arithmetic in the fast precision as well */
+    const float *factor; /* not NULL: x is in split form */
 };
 void cuda_product(struct cuda_backend *b, struct cuda_lane *lane, const struct product *p);
 
@@ -137,11 +164,26 @@ struct grouped_product {
     uint32_t w_step, n_groups, n_out, n_in;
     enum dtype dtype;
     const uint32_t *start, *row;
-    const void *x; /* act */
+    const void *x; /* act, or in split form where that is wanted */
+    const float *factor;
     float *y;
-    uint32_t max_group; /* rows of one group, at most */
+    float *second; /* not NULL: the product with each group's next matrix, same type and size */
+    uint32_t max_group;    /* rows of one group, at most */
+    uint32_t likely_group; /* rows that most groups stay under */
 };
 void cuda_grouped_product(struct cuda_backend *b, struct cuda_lane *lane,
                           const struct grouped_product *p);
+
+/* Parts of a matrix as groups: part z has n_out outputs from z * part_outs + part_first on, reads
+ * rows i * n_parts + z of x and writes values [z * n_out, (z + 1) * n_out) of row i of y. */
+struct part_product {
+    const struct matrix *w; /* of a type that takes split form; FP8: parts begin with blocks */
+    uint32_t n_parts, part_outs, part_first, n_out, n;
+    const void *x; /* in split form */
+    const float *factor;
+    float *y;
+};
+void cuda_part_product(struct cuda_backend *b, struct cuda_lane *lane,
+                       const struct part_product *p);
 
 #endif

@@ -43,8 +43,10 @@ static void op_begin(struct ops *o, enum lane l, const struct step *s)
     lane->step = s;
     lane->err.code = ERR_OK;
     lane->longest = 0;
-    cuda_sample_begin(lane);
+    cuda_forget_split(lane);
     cuda_lane_check(lane, cudaSetDevice(b->device), "device");
+    for (uint32_t i = 0; i < s->n_rows; i++)
+        assert(s->token[i] < o->cfg->vocab_size);
     memcpy(h->token, s->token, s->n_rows * sizeof *h->token);
     for (uint32_t i = 0; i < s->n_seqs; i++) {
         const struct step_seq *q = &s->seq[i];
@@ -68,11 +70,14 @@ static void op_begin(struct ops *o, enum lane l, const struct step *s)
                                     lane->step_bytes + n_pages * sizeof *h->page,
                                     cudaMemcpyHostToDevice, lane->stream),
                     "a step's arrays");
+    lane->longest = cuda_graph_longest(lane->longest);
+    cuda_sample_begin(lane, o->cfg->vocab_size);
 }
 
 static enum err_code op_finish(struct ops *o, enum lane l, struct err *e)
 {
     struct cuda_lane *lane = &cuda_of(o)->lane[l];
+    cuda_graph_finish(lane);
     cuda_lane_check(lane, cudaStreamSynchronize(lane->stream), "step");
     if (lane->err.code)
         *e = lane->err;
@@ -92,6 +97,7 @@ static void op_close(struct ops *o)
     struct cuda_backend *b = cuda_of(o);
     if (!b->dry) {
         (void)cudaSetDevice(b->device);
+        cuda_graph_close(b);
         for (int l = 0; l < N_LANES; l++)
             if (b->lane[l].stream) {
                 (void)cudaStreamSynchronize(b->lane[l].stream);
@@ -209,6 +215,7 @@ static enum err_code open_device(struct cuda_backend *b, uint32_t device, struct
     if (cudaSetDevice(b->device) != cudaSuccess ||
         cudaGetDeviceProperties(&prop, b->device) != cudaSuccess)
         return err_set(e, ERR_CUDA, "cuda:%u: %s", device, cudaGetErrorString(cudaGetLastError()));
+    b->shared_bytes = prop.sharedMemPerBlockOptin;
     (void)cudaDeviceGetStreamPriorityRange(&lowest, &highest);
     for (int l = 0; l < N_LANES; l++)
         if (cudaStreamCreateWithPriority(&b->lane[l].stream, cudaStreamNonBlocking,
@@ -245,7 +252,7 @@ static enum err_code open_backend(struct cuda_backend **out, const struct model_
         reserve_lane(b, LANE_PREFILL, e) || reserve_lane(b, LANE_DECODE, e) ||
         cuda_linear_init(b, e) || cuda_norm_init(b, e) || cuda_kv_init(b, e) ||
         cuda_index_init(b, e) || cuda_attend_init(b, e) || cuda_moe_init(b, e) ||
-        cuda_sample_init(b, e) || (!dry && reserve_planes(b, e))) {
+        cuda_sample_init(b, e) || cuda_graph_init(b, e) || (!dry && reserve_planes(b, e))) {
         op_close(&b->ops);
         return e->code;
     }

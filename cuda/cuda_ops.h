@@ -46,6 +46,11 @@ struct ops_plan cuda_ops_plan(const struct model_config *cfg, const struct ops_l
 MUST_CHECK enum err_code cuda_weights_upload(struct weights **out, const struct weights *from,
                                              const struct model_config *cfg, uint32_t device,
                                              weights_progress *progress, void *arg, struct err *e);
+/* The same where only vectors are there (weights_dummy_shapes()): matrices are random numbers that
+ * the device makes up, at the speed of its memory. */
+MUST_CHECK enum err_code cuda_weights_dummy(struct weights **out, const struct weights *shapes,
+                                            const struct model_config *cfg, uint32_t device,
+                                            weights_progress *progress, void *arg, struct err *e);
 void cuda_weights_close(struct weights *w);
 
 #ifdef __cplusplus

@@ -4,14 +4,19 @@
  * - prepare: a block per (row, head) rotates, (turns, quantises) and leaves the query as fp32,
  * which holds e4m3 values exactly, and the head's weight times Hi^-1/2 Di^-1/2 and the query's
  * scale.
- * - scores: a block of 128 threads per (page, row); thread = key + 64 * (even or odd heads). The
- *   page's keys stand in shared memory, padded by one word so that 64 threads read 32 banks.
+ * - scores: on tensor cores in the fast precision with FP8 keys, which bf16 holds exactly: a block
+ * of 4 warps per row and run of pages, warp w has heads [16 w, 16 w + 16) and their queries in
+ * registers; a page's codes arrive while the one before is used. Otherwise a block of 128 threads
+ * per (page, row); thread = key + 64 * (even or odd heads); the page's keys stand in shared memory,
+ * padded by one word so that 64 threads read 32 banks.
  * - choose: a block of 1024 threads per row: radix selection, then an ordered compaction.
  * Cost: 2 Hi Di flops per (row, position) in fp32 lanes; keys are read once per row, from L2.
  */
 #include "cuda/backend.cuh"
 
+#include "tile/copy.cuh"
 #include "tile/index_form.cuh"
+#include "tile/mma.cuh"
 #include "tile/select.cuh"
 
 enum { MAX_INDEX_DIM = 1024, SCORE_THREADS = 128, CHUNK_ROWS = 256 };
@@ -32,7 +37,7 @@ struct index_args {
     size_t page_bytes, ld; /* of a row of scores */
     float *query, *weight, *score;
     int32_t *sel;
-    uint32_t row0, heads, dim, half, width;
+    uint32_t row0, heads, dim, half, width, run;
     bool interleaved, fp8;
 };
 
@@ -107,6 +112,100 @@ static __global__ void score_kernel(struct index_args a)
     a.score[blockIdx.y * a.ld + page * KV_PAGE_TOKENS + slot] = (sum + odd[slot]) * scale;
 }
 
+enum { TENSOR_DIM = 128, TENSOR_HEADS = 64, TENSOR_WARPS = TENSOR_HEADS / 16, MAX_RUN = 16 };
+enum { BLOCKS_WANTED = 1056 }; /* 8 for each of 132 multiprocessors */
+
+struct score_tile {
+    uint16_t key[KV_PAGE_TOKENS][TENSOR_DIM + 8];
+    unsigned char raw[KV_PAGE_TOKENS * TENSOR_DIM];
+    float sum[TENSOR_WARPS][KV_PAGE_TOKENS];
+};
+static_assert(sizeof(struct score_tile) <= 48 << 10, "fits in what every device gives a block");
+
+static __device__ __forceinline__ void start_page(const struct index_args &a, uint32_t row,
+                                                  uint32_t page, unsigned char *raw)
+{
+    const unsigned char *at =
+        a.plane + (size_t)page_of(a.view, row, page * KV_PAGE_TOKENS) * a.page_bytes;
+    for (uint32_t i = threadIdx.x; i < KV_PAGE_TOKENS * a.dim / 16; i += SCORE_THREADS)
+        copy_start(raw + 16 * i, at + 16 * i, true);
+}
+
+/* Runs of a.run pages. A slot behind the row's end gets a score that nobody reads. */
+static __global__ void __launch_bounds__(SCORE_THREADS) tensor_score_kernel(struct index_args a)
+{
+    __shared__ __align__(16) struct score_tile x;
+    uint32_t i = blockIdx.y, row = a.row0 + i, n_keys = a.view.pos[row] + 1;
+    uint32_t begin = blockIdx.x * a.run, end = parts_of(n_keys, KV_PAGE_TOKENS);
+    end = end < begin + a.run ? end : begin + a.run;
+    if (!row_selects(a, row) || begin >= end)
+        return;
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t corner = lane % 8, quarter = lane / 8, head = warp * 16 + g, words = a.dim / 4;
+    uint32_t q[TENSOR_DIM / 16][4];
+    float weight[2];
+    start_page(a, row, begin, x.raw);
+    copy_close_group();
+#pragma unroll
+    for (uint32_t s = 0; s < TENSOR_DIM / 16; s++)
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++) {
+            uint32_t h = head + j % 2 * 8, k = 16 * s + 2 * t + j / 2 * 8;
+            bool there = h < a.heads && k < a.dim;
+            const float *from = a.query + ((size_t)i * a.heads + (there ? h : 0)) * a.dim;
+            q[s][j] = bf16_two(there ? from[k] : 0.0f, there ? from[k + 1] : 0.0f);
+        }
+#pragma unroll
+    for (uint32_t j = 0; j < 2; j++)
+        weight[j] = head + 8 * j < a.heads ? a.weight[(size_t)i * a.heads + head + 8 * j] : 0.0f;
+    for (uint32_t page = begin; page < end; page++) {
+        copy_wait<0>();
+        __syncthreads();
+        for (uint32_t c = threadIdx.x; c < KV_PAGE_TOKENS * words; c += SCORE_THREADS) {
+            uint32_t two[2];
+            e4m3_four(two, ((const uint32_t *)x.raw)[c]);
+            *(uint2 *)&x.key[c / words][c % words * 4] = uint2{two[0], two[1]};
+        }
+        __syncthreads();
+        if (page + 1 < end)
+            start_page(a, row, page + 1, x.raw);
+        copy_close_group();
+#pragma unroll
+        for (uint32_t p = 0; p < KV_PAGE_TOKENS / 16; p++) { /* 16 keys */
+            float c[2][4] = {};
+#pragma unroll
+            for (uint32_t s = 0; s < TENSOR_DIM / 16; s++) {
+                uint32_t b[4];
+                if (16 * s >= a.dim)
+                    continue;
+                ldmatrix(b, &x.key[16 * p + quarter / 2 * 8 + corner][16 * s + quarter % 2 * 8]);
+                mma_bf16(c[0], q[s], b);
+                mma_bf16(c[1], q[s], b + 2);
+            }
+#pragma unroll
+            for (uint32_t j = 0; j < 4; j++) { /* keys 2t, 2t + 1, 8 + 2t, 8 + 2t + 1 */
+                float top = c[j / 2][j % 2], low = c[j / 2][j % 2 + 2];
+                float v =
+                    fmaf(top > 0.0f ? top : 0.0f, weight[0], (low > 0.0f ? low : 0.0f) * weight[1]);
+                for (int d = 4; d < 32; d *= 2)
+                    v += __shfl_xor_sync(WARP_ALL, v, d);
+                if (g == 0)
+                    x.sum[warp][16 * p + j / 2 * 8 + 2 * t + j % 2] = v;
+            }
+        }
+        __syncthreads();
+        if (threadIdx.x < KV_PAGE_TOKENS) {
+            const unsigned char *at =
+                a.plane + (size_t)page_of(a.view, row, page * KV_PAGE_TOKENS) * a.page_bytes;
+            float scale = ((const float *)(at + (size_t)KV_PAGE_TOKENS * a.dim))[threadIdx.x];
+            float sum = x.sum[0][threadIdx.x];
+            for (uint32_t w = 1; w < TENSOR_WARPS; w++)
+                sum += x.sum[w][threadIdx.x];
+            a.score[i * a.ld + page * KV_PAGE_TOKENS + threadIdx.x] = sum * scale;
+        }
+    }
+}
+
 static __global__ void __launch_bounds__(1024) choose_kernel(struct index_args a)
 {
     uint32_t row = a.row0 + blockIdx.x, n = a.view.pos[row] + 1;
@@ -160,6 +259,8 @@ static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_r
     a.width = c->index_topk;
     a.interleaved = c->index_rope_interleaved;
     a.fp8 = o->limits.index == INDEX_FP8;
+    bool tensor =
+        b->fast && a.fp8 && a.dim % 16 == 0 && a.dim <= TENSOR_DIM && a.heads <= TENSOR_HEADS;
     size_t shared = sizeof(float) * (KV_PAGE_TOKENS * (c->index_dim + 1) + KV_PAGE_TOKENS);
     for (a.row0 = 0; a.row0 < n; a.row0 += x->rows) {
         uint32_t rows = n - a.row0 < x->rows ? n - a.row0 : x->rows;
@@ -167,7 +268,14 @@ static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_r
             per_page(parts_of(lane->longest, KV_PAGE_TOKENS), rows);
         CUDA_LAUNCH((prepare_kernel<float>), per_head, threads < 128 ? threads : 128, 0,
                     lane->stream, (const float *)q_raw, (const float *)w_raw, a);
-        CUDA_LAUNCH(score_kernel, per_page, SCORE_THREADS, shared, lane->stream, a);
+        if (tensor) { /* a run has its row's queries once; how long it is moves no bits */
+            a.run = per_page.x * rows / BLOCKS_WANTED;
+            a.run = a.run < 1 ? 1 : a.run > MAX_RUN ? (uint32_t)MAX_RUN : a.run;
+            per_page.x = parts_of(per_page.x, a.run);
+            CUDA_LAUNCH(tensor_score_kernel, per_page, SCORE_THREADS, 0, lane->stream, a);
+        } else {
+            CUDA_LAUNCH(score_kernel, per_page, SCORE_THREADS, shared, lane->stream, a);
+        }
         CUDA_LAUNCH(choose_kernel, rows, 1024, 0, lane->stream, a);
         cuda_launched(lane, "index_select");
     }

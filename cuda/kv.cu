@@ -156,6 +156,7 @@ static void op_rope_q(struct ops *o, enum lane l, act *q)
     CUDA_LAUNCH((rope_q_kernel<float>), grid, threads, 0, lane->stream, (float *)q, lane->dev.pos,
                 table_of(b), o->cfg->nope_dim);
     cuda_launched(lane, "rope_q");
+    cuda_forget_split(lane);
 }
 
 static void op_kv_store(struct ops *o, enum lane l, uint32_t layer, const act *kv_raw,

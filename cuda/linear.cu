@@ -1,22 +1,55 @@
 /* linear.cu - y[n, n_out] = or += x[n, n_in] W^T, for one matrix or a group of them.
  *
- * Two kernels, chosen by W's type and the precision alone, so a row's bits never depend on n:
- * - tensor: activations as the sum of two bf16, hi and lo, split as they are read; bf16 or e4m3
- * weights. Tile of 64 rows x 64 outputs, K in steps of 32 through shared memory, 4 warps of 16 rows
- * x 64 outputs each; each step of 16 multiplies hi first, then lo. e4m3 codes are exact in bf16;
- * their block scale multiplies the fp32 sum of each 128 of K.
+ * Four kernels, chosen by W's type and width and the precision alone, so a row's bits never depend
+ * on n:
+ * - stream: bf16 or e4m3 weights in the fast precision. W is the left operand of the tensor cores,
+ * the rows the right one, so that few rows waste little: tile of 128 outputs x 8, 16, 32 or 64
+ * rows, K in steps of 64 through three to eight stages of asynchronous copies, 8 warps. Rows come
+ * in split form, a kernel of their own that products of the same rows share: as sums of two f16
+ * under a power of two of the row's own for e4m3 weights, whose codes f16 holds exactly (22 bits of
+ * mantissa), of two bf16 for bf16 weights (16 bits). Steps of 16 of K hold the same 16 k in an
+ * order of their own: lane t has k 4t .. 4t + 3, so that each operand is one load. A block's scale
+ * multiplies the fp32 sum of each 128 of K.
+ * - tensor: widths that 16-byte copies do not divide; rows as two bf16.
+ * - thin: fp32 arithmetic for the router: tile of 8 x 8, 256 threads share K.
  * - plain: fp32 arithmetic for everything else; tile of 32 x 32, K in steps of 32.
- * Sums run over K in rising order. Cost: 2 n n_out n_in flops (tensor: twice that, for hi and lo);
- * W is read once per 64 rows.
+ *
+ * Splits: K is cut into parts by the matrix's size alone, as many as fill a device with blocks of
+ * one row tile. For few rows each part has its block and the last block of a tile adds them up in
+ * order; for many rows a block runs all parts and adds the same sums in the same order.
+ *
+ * Cost: 4 n n_out n_in flops (2 for hi, 2 for lo); W is read once for up to 64 rows, from L2 for
+ * the next ones. All the shared memory of a block is under 99 KiB, which sm_89 and sm_120 have too.
  */
 #include "cuda/backend.cuh"
 
+#include "tile/block.cuh"
+#include "tile/copy.cuh"
 #include "tile/mma.cuh"
+#include "tile/split.cuh"
 #include "tile/weight.cuh"
 
-enum { TM = 64, TN = 64, TK = 32, PAD = 8, BLOCK_K = 128, PLAIN = 32 };
+enum { BLOCK_K = 128, TM = 64, TN = 64, TK = 32, PAD = 8, PLAIN = 32, THIN = 8 };
 static_assert(BLOCK_K % TK == 0, "a scale belongs to whole steps of K");
 static_assert((TK + PAD) % 8 == 0, "rows of a tile stay aligned to 16 bytes");
+enum { OUTS = 128, STEP = 64, THREADS = 256, SPLITS = 16, SPLIT_ROWS = 128, FILL_BLOCKS = 264 };
+static_assert((int)OUTS == (int)BLOCK_K && (int)BLOCK_K % (int)STEP == 0, "one scale a step");
+/* Most tiles times parts of a matrix that is split: want in stream_by_rows() is at most (264 + t /
+ * 2) / t, and 1 from 176 tiles on. */
+enum { MAX_SPLIT_TILES = 176, MAX_PARTS = 264 + 88 };
+enum { SPLIT_FORM_ROWS = 1024, LEAST_FORM = 1 << 20 };
+
+struct linear_scratch {
+    float4 *part;      /* [parts][sums of a block], as its threads hold them */
+    uint32_t *arrived; /* [tiles] blocks that have left their part; 0 between launches */
+    uint4 *form;       /* rows in split form, of form_values values */
+    float *factor;     /* [SPLIT_FORM_ROWS] */
+    size_t form_values;
+    /* What form holds now; NULL: nothing that may be used again. */
+    const void *held;
+    uint32_t held_rows, held_in;
+    bool held_f16;
+};
 
 struct product_args {
     const struct matrix *group; /* NULL: `one` */
@@ -24,24 +57,302 @@ struct product_args {
     uint32_t w_step;
     const uint32_t *start, *row;
     const void *x;
-    void *y;
+    const float *factor; /* of rows in split form */
+    void *y, *second;    /* second: of the group's next matrix, by the blocks behind the first's */
     uint32_t n, n_out, n_in;
     bool add;
+    uint32_t n_splits, split_k; /* parts of K, and how much of it each has */
+    /* Parts of one matrix as groups: group z has the outputs from z * part_outs + part_first on,
+     * and of each row of x and y the z-th piece. 0: no parts. */
+    uint32_t part_outs, part_first;
+    uint32_t x_pieces, y_row; /* pieces of a row of x; values of a row of y */
+    float4 *sums;
+    uint32_t *arrived;
 };
 
-/* The rows of this block's group: first row of y and count. */
-static __device__ __forceinline__ struct matrix block_matrix(const struct product_args &a,
-                                                             uint32_t *first, uint32_t *count)
+/* The rows of this block's group: first row of y and count. second: of the group's two matrices. */
+static __device__ __forceinline__ struct matrix
+block_matrix(const struct product_args &a, uint32_t *first, uint32_t *count, bool second = false)
 {
-    if (!a.group) {
-        *first = 0;
-        *count = a.n;
-        return a.one;
+    struct matrix w = a.one;
+    *first = 0;
+    *count = a.n;
+    if (a.group) {
+        *first = a.start[blockIdx.z];
+        *count = a.start[blockIdx.z + 1] - *first;
+        return a.group[(size_t)blockIdx.z * a.w_step + second];
     }
-    *first = a.start[blockIdx.z];
-    *count = a.start[blockIdx.z + 1] - *first;
-    return a.group[(size_t)blockIdx.z * a.w_step];
+    if (a.part_outs) {
+        uint32_t out = blockIdx.z * a.part_outs + a.part_first;
+        w.data = (const unsigned char *)w.data + (size_t)out * w.n_in * (w.scale ? 1 : 2);
+        if (w.scale)
+            w.scale += (size_t)(out / BLOCK_K) * parts_of(w.n_in, BLOCK_K);
+    }
+    return w;
 }
+
+/* ---- split form ---- */
+
+/* A block a row: for each 4 values 16 bytes, 4 high parts and 4 low ones. f16: times a power of two
+ * that brings the row's largest to [2^14, 2^15), whose inverse is the row's factor. */
+template <bool F16>
+static __global__ void __launch_bounds__(THREADS)
+    split_kernel(const float *x, uint32_t n_in, uint4 *form, float *factor)
+{
+    const float4 *from = (const float4 *)(x + (size_t)blockIdx.x * n_in);
+    uint4 *to = form + (size_t)blockIdx.x * (n_in / 4);
+    float f = 1.0f;
+    if (F16) {
+        float most = 0.0f;
+#pragma unroll 8
+        for (uint32_t i = threadIdx.x; i < n_in / 4; i += THREADS) {
+            float4 v = from[i];
+            most = fmaxf(fmaxf(most, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
+        }
+        f = f16_row_scale(block_max(most));
+        if (threadIdx.x == 0)
+            factor[blockIdx.x] = 1.0f / f;
+    }
+#pragma unroll 8
+    for (uint32_t i = threadIdx.x; i < n_in / 4; i += THREADS)
+        to[i] = split_four<F16>(from[i], f);
+}
+
+/* ---- stream ---- */
+
+template <bool FP8, int ROWS> struct stream_shape {
+    static const int columns = ROWS > 16 ? 2 : 1;             /* warps side by side over the rows */
+    static const int m = 128 / 16 / (THREADS / 32 / columns); /* tiles of 16 outputs a warp */
+    static const int tiles = ROWS / columns / 8;              /* tiles of 8 rows a warp */
+    static const int w_bytes = STEP * (FP8 ? 1 : 2), x_bytes = STEP * 4; /* of one row */
+    static const int stage_bytes = OUTS * w_bytes + ROWS * x_bytes;
+    static const int stages = FP8 ? (ROWS > 32 ? 4 : ROWS > 8 ? 6 : 8) : (ROWS > 32 ? 3 : 4);
+    static const int bytes = stages * stage_bytes;
+};
+
+/* Chunks of 16 bytes change places within a row so that a warp's loads meet all banks. */
+template <bool FP8> static __device__ __forceinline__ uint32_t w_place(uint32_t row, uint32_t chunk)
+{
+    return FP8 ? row * STEP + 16 * (chunk ^ (row >> 1 & 3u))
+               : row * STEP * 2 + 16 * (chunk ^ (row & 3u) << 1);
+}
+static __device__ __forceinline__ uint32_t x_place(uint32_t row, uint32_t chunk)
+{
+    return row * STEP * 4 + 16 * (chunk ^ (row & 1u) << 2);
+}
+
+static const size_t NO_ROW = ~(size_t)0;
+
+template <bool FP8, int ROWS>
+static __device__ __forceinline__ void
+stream_load(unsigned char *stage, const struct matrix &w, const unsigned char *x,
+            const size_t *from, uint32_t out0, uint32_t n_out, uint32_t n_in, uint32_t k0)
+{
+    typedef stream_shape<FP8, ROWS> S;
+    const uint32_t per_row = S::w_bytes / 16, values = FP8 ? 16 : 8; /* of a chunk */
+    const unsigned char *data = (const unsigned char *)w.data;
+#pragma unroll
+    for (uint32_t j = 0; j < OUTS * per_row / THREADS; j++) {
+        uint32_t i = j * THREADS + threadIdx.x;
+        uint32_t r = i / per_row, c = i % per_row, k = k0 + c * values;
+        bool there = out0 + r < n_out && k < n_in;
+        size_t at = there ? ((size_t)(out0 + r) * n_in + k) * (FP8 ? 1 : 2) : 0;
+        copy_start(stage + w_place<FP8>(r, c), data + at, there);
+    }
+    stage += OUTS * S::w_bytes;
+#pragma unroll
+    for (uint32_t j = 0; j < (ROWS * 16 + THREADS - 1) / THREADS; j++) {
+        uint32_t i = j * THREADS + threadIdx.x;
+        uint32_t r = i / 16, c = i % 16, k = k0 + c * 4;
+        if (ROWS * 16 < THREADS && r >= ROWS)
+            continue;
+        bool there = from[r] != NO_ROW && k < n_in;
+        copy_start(stage + x_place(r, c), x + (there ? from[r] + 4 * (size_t)k : 0), there);
+    }
+}
+
+template <bool FP8, int ROWS>
+static __device__ __forceinline__ void stream_multiply(const unsigned char *stage, float (*c)[4])
+{
+    typedef stream_shape<FP8, ROWS> S;
+    const uint32_t over = THREADS / 32 / S::columns; /* warps over the outputs */
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t out = warp % over * (16 * S::m), row = warp / over * (8 * S::tiles);
+    const unsigned char *x = stage + OUTS * S::w_bytes;
+#pragma unroll
+    for (uint32_t k = 0; k < STEP / 16; k++) {
+        uint32_t a[S::m][4];
+#pragma unroll
+        for (uint32_t i = 0; i < 2 * S::m; i++) { /* i: tiles of 16 outputs, their halves */
+            uint32_t r = out + i * 8 + g, *to = a[i / 2] + i % 2;
+            if (FP8) {
+                uint32_t two[2];
+                e4m3_four_f16(two, *(const uint32_t *)(stage + w_place<true>(r, k) + 4 * t));
+                to[0] = two[0];
+                to[2] = two[1];
+            } else {
+                const unsigned char *at = stage + w_place<false>(r, 2 * k + t / 2) + t % 2 * 8;
+                uint2 two = *(const uint2 *)at;
+                to[0] = two.x;
+                to[2] = two.y;
+            }
+        }
+        uint4 v[S::tiles];
+#pragma unroll
+        for (uint32_t j = 0; j < S::tiles; j++)
+            v[j] = *(const uint4 *)(x + x_place(row + j * 8 + g, 4 * k + t));
+#pragma unroll
+        for (uint32_t part = 0; part < 2; part++) /* hi, lo */
+#pragma unroll
+            for (uint32_t j = 0; j < S::tiles; j++) {
+                uint32_t b[2] = {part ? v[j].z : v[j].x, part ? v[j].w : v[j].y};
+#pragma unroll
+                for (uint32_t i = 0; i < S::m; i++) {
+                    if (FP8)
+                        mma_f16(c[S::m * j + i], a[i], b);
+                    else
+                        mma_bf16(c[S::m * j + i], a[i], b);
+                }
+            }
+    }
+}
+
+/* Leaves this block's part, and in the tile's last block takes all of them, added in order. */
+template <int N> static __device__ bool stream_join(const struct product_args &a, float (*sum)[4])
+{
+    __shared__ uint32_t before;
+    uint32_t tile = blockIdx.y * gridDim.x + blockIdx.x;
+    float4 *part = a.sums + (size_t)tile * a.n_splits * N * THREADS + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        part[((size_t)blockIdx.z * N + i) * THREADS] =
+            float4{sum[i][0], sum[i][1], sum[i][2], sum[i][3]};
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0)
+        before = atomicAdd(&a.arrived[tile], 1u);
+    __syncthreads();
+    if (before + 1 < a.n_splits)
+        return false;
+    __threadfence();
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0.0f;
+#pragma unroll 4
+    for (uint32_t s = 0; s < a.n_splits; s++)
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            float4 p = __ldcg(&part[((size_t)s * N + i) * THREADS]);
+            sum[i][0] += p.x;
+            sum[i][1] += p.y;
+            sum[i][2] += p.z;
+            sum[i][3] += p.w;
+        }
+    if (threadIdx.x == 0)
+        a.arrived[tile] = 0;
+    return true;
+}
+
+/* FOLD: the block runs all parts of K; otherwise one, blockIdx.z if there are several. */
+template <bool FP8, int ROWS, bool FOLD>
+static __global__ void __launch_bounds__(THREADS, 2) stream_kernel(struct product_args a)
+{
+    typedef stream_shape<FP8, ROWS> S;
+    DYNAMIC_SHARED(unsigned char, shared);
+    __shared__ size_t from[ROWS];
+    __shared__ float factor[ROWS];
+    const int N = S::m * S::tiles;
+    uint32_t tiles = parts_of(a.n_out, OUTS), tile = blockIdx.y % tiles;
+    bool second = blockIdx.y >= tiles;
+    uint32_t first, count, row0 = blockIdx.x * ROWS, out0 = tile * OUTS;
+    struct matrix w = block_matrix(a, &first, &count, second);
+    if (row0 >= count)
+        return;
+    if (threadIdx.x < ROWS) {
+        size_t at = first + row0 + threadIdx.x;
+        bool there = row0 + threadIdx.x < count;
+        if (there) {
+            at = a.row ? a.row[at] : at;
+            at = a.part_outs ? at * a.x_pieces + blockIdx.z : at;
+        }
+        from[threadIdx.x] = there ? at * a.n_in * 4 : NO_ROW;
+        factor[threadIdx.x] = FP8 && there ? a.factor[at] : 1.0f;
+    }
+    __syncthreads();
+    bool alone = FOLD || a.group || a.part_outs || a.n_splits == 1;
+    uint32_t begin = alone ? 0 : blockIdx.z * a.split_k, k_blocks = parts_of(a.n_in, BLOCK_K);
+    uint32_t end = alone || begin + a.split_k > a.n_in ? a.n_in : begin + a.split_k;
+    uint32_t n_steps = (end - begin + STEP - 1) / STEP;
+    const float *scale = FP8 ? w.scale + (size_t)tile * k_blocks : NULL;
+    const unsigned char *x = (const unsigned char *)a.x;
+    float acc[N][4] = {}, block[N][4] = {}, total[N][4] = {};
+    float s = 0.0f;
+#pragma unroll
+    for (uint32_t i = 0; i < S::stages - 1; i++) {
+        if (i < n_steps)
+            stream_load<FP8, ROWS>(shared + i * S::stage_bytes, w, x, from, out0, a.n_out, a.n_in,
+                                   begin + i * STEP);
+        copy_close_group();
+    }
+    for (uint32_t i = 0; i < n_steps; i++) {
+        uint32_t k = begin + i * STEP, next = i + S::stages - 1;
+        if (FP8 && k % BLOCK_K == 0)
+            s = scale[k / BLOCK_K];
+        copy_wait<S::stages - 2>();
+        __syncthreads();
+        if (next < n_steps)
+            stream_load<FP8, ROWS>(shared + next % S::stages * S::stage_bytes, w, x, from, out0,
+                                   a.n_out, a.n_in, begin + next * STEP);
+        copy_close_group();
+        stream_multiply<FP8, ROWS>(shared + i % S::stages * S::stage_bytes, FP8 ? block : acc);
+        bool last = i + 1 == n_steps;
+        if (FP8 && (last || (k + STEP) % BLOCK_K == 0)) {
+#pragma unroll
+            for (int j = 0; j < N; j++)
+#pragma unroll
+                for (int q = 0; q < 4; q++) {
+                    acc[j][q] = fmaf(block[j][q], s, acc[j][q]);
+                    block[j][q] = 0.0f;
+                }
+        }
+        if (FOLD && (last || (k + STEP) % a.split_k == 0)) {
+#pragma unroll
+            for (int j = 0; j < N; j++)
+#pragma unroll
+                for (int q = 0; q < 4; q++) {
+                    total[j][q] += acc[j][q];
+                    acc[j][q] = 0.0f;
+                }
+        }
+    }
+    if (!FOLD) {
+        if (!alone && !stream_join<N>(a, acc))
+            return;
+#pragma unroll
+        for (int j = 0; j < N; j++)
+#pragma unroll
+            for (int q = 0; q < 4; q++)
+                total[j][q] = acc[j][q] + 0.0f; /* -0 as the sums of parts have it */
+    }
+    const uint32_t over = THREADS / 32 / S::columns;
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t out = warp % over * (16 * S::m) + g, row = warp / over * (8 * S::tiles) + 2 * t;
+    float *to = (float *)(second ? a.second : a.y);
+    size_t y_row = a.part_outs ? a.y_row : a.n_out;
+    to += a.part_outs ? (size_t)blockIdx.z * a.n_out : 0;
+#pragma unroll
+    for (int j = 0; j < N; j++)
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            uint32_t o = out0 + out + j % S::m * 16 + q / 2 * 8, r = row + j / S::m * 8 + q % 2;
+            if (row0 + r >= count || o >= a.n_out)
+                continue;
+            float *y = to + (first + row0 + r) * y_row + o, v = total[j][q] * factor[r];
+            *y = a.add ? *y + v : v;
+        }
+}
+
+/* ---- odd widths ---- */
 
 template <bool FP8>
 static __global__ void __launch_bounds__(128) tensor_kernel(struct product_args a)
@@ -115,6 +426,73 @@ static __global__ void __launch_bounds__(128) tensor_kernel(struct product_args 
         }
 }
 
+/* ---- fp32 ---- */
+
+/* Four values of a row of W from k on. */
+template <enum dtype T>
+static __device__ __forceinline__ void weight_four(const struct matrix &w, uint32_t out, uint32_t k,
+                                                   float v[4])
+{
+    if (T == DT_BF16) {
+        uint2 two = *(const uint2 *)((const uint16_t *)w.data + (size_t)out * w.n_in + k);
+        v[0] = __uint_as_float(two.x << 16);
+        v[1] = __uint_as_float(two.x & 0xFFFF0000u);
+        v[2] = __uint_as_float(two.y << 16);
+        v[3] = __uint_as_float(two.y & 0xFFFF0000u);
+        return;
+    }
+    for (uint32_t i = 0; i < 4; i++)
+        v[i] = k + i < w.n_in ? weight_at(w, out, k + i) : 0.0f;
+}
+
+/* ROWS 1 or THIN: a row's sum is the same in both. A thread has every 256th four values. */
+template <enum dtype T, int ROWS>
+static __global__ void __launch_bounds__(256) thin_kernel(struct product_args a)
+{
+    __shared__ float part[256 / 32][THIN * ROWS];
+    uint32_t out0 = blockIdx.x * THIN, row0 = blockIdx.y * ROWS, warp = threadIdx.x / 32;
+    uint32_t n = a.n - row0 < ROWS ? a.n - row0 : ROWS;
+    const float *x = (const float *)a.x + (size_t)row0 * a.n_in;
+    float acc[THIN][ROWS] = {};
+#pragma unroll 2
+    for (uint32_t k = 4 * threadIdx.x; k < a.n_in; k += 4 * 256) {
+        float v[ROWS][4], w[4];
+#pragma unroll
+        for (uint32_t r = 0; r < ROWS; r++)
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++)
+                v[r][i] = r < n && k + i < a.n_in ? x[(size_t)r * a.n_in + k + i] : 0.0f;
+#pragma unroll
+        for (uint32_t o = 0; o < THIN; o++) {
+            if (out0 + o >= a.n_out)
+                continue;
+            weight_four<T>(a.one, out0 + o, k, w);
+#pragma unroll
+            for (uint32_t r = 0; r < ROWS; r++)
+#pragma unroll
+                for (uint32_t i = 0; i < 4; i++)
+                    acc[o][r] = fmaf(v[r][i], w[i], acc[o][r]);
+        }
+    }
+#pragma unroll
+    for (uint32_t o = 0; o < THIN; o++)
+#pragma unroll
+        for (uint32_t r = 0; r < ROWS; r++) {
+            float sum = warp_sum(acc[o][r]);
+            if (threadIdx.x % 32 == 0)
+                part[warp][o * ROWS + r] = sum;
+        }
+    __syncthreads();
+    uint32_t o = threadIdx.x / ROWS, r = threadIdx.x % ROWS;
+    if (o >= THIN || r >= n || out0 + o >= a.n_out)
+        return;
+    float sum = part[0][threadIdx.x];
+    for (uint32_t i = 1; i < 256 / 32; i++)
+        sum += part[i][threadIdx.x];
+    float *y = (float *)a.y + (size_t)(row0 + r) * a.n_out + out0 + o;
+    *y = a.add ? *y + sum : sum;
+}
+
 static __global__ void __launch_bounds__(256) plain_kernel(struct product_args a)
 {
     __shared__ float xs[PLAIN][PLAIN + 1], ws[PLAIN][PLAIN + 1];
@@ -153,30 +531,142 @@ static __global__ void __launch_bounds__(256) plain_kernel(struct product_args a
     }
 }
 
-static void launch(struct cuda_backend *b, struct cuda_lane *lane, const struct product_args &a,
-                   enum dtype t, bool exact, uint32_t rows, uint32_t groups)
+/* ---- launching ---- */
+
+template <bool FP8, int ROWS, bool FOLD>
+static void launch_stream(cudaStream_t s, const struct product_args &a, uint32_t rows, uint32_t z)
+{
+    dim3 grid(parts_of(rows, ROWS), parts_of(a.n_out, OUTS) * (a.second ? 2 : 1), z);
+    CUDA_LAUNCH((stream_kernel<FP8, ROWS, FOLD>), grid, THREADS, (stream_shape<FP8, ROWS>::bytes),
+                s, a);
+}
+
+/* rows: of all groups' largest, or of the matrix; likely: what most groups have. */
+template <bool FP8>
+static void stream_by_rows(cudaStream_t s, struct product_args &a, uint32_t rows, uint32_t likely,
+                           uint32_t groups)
+{
+    bool whole = !a.group && !a.part_outs;
+    a.n_splits = 1;
+    if (whole) { /* how many parts: see above */
+        uint32_t tiles = parts_of(a.n_out, OUTS), blocks = parts_of(a.n_in, BLOCK_K);
+        uint32_t want = (FILL_BLOCKS + tiles / 2) / tiles, most = blocks / 2;
+        want = want > most ? most : want;
+        want = want < 1 ? 1 : want > SPLITS ? (uint32_t)SPLITS : want;
+        a.split_k = parts_of(blocks, want) * BLOCK_K;
+        a.n_splits = parts_of(a.n_in, a.split_k);
+    }
+    uint32_t z = whole ? a.n_splits : groups;
+    if (a.n_splits > 1 && rows > SPLIT_ROWS)
+        launch_stream<FP8, 64, true>(s, a, rows, 1);
+    else if (likely <= 8)
+        launch_stream<FP8, 8, false>(s, a, rows, z);
+    else if (likely <= 16)
+        launch_stream<FP8, 16, false>(s, a, rows, z);
+    else if (likely <= 32)
+        launch_stream<FP8, 32, false>(s, a, rows, z);
+    else
+        launch_stream<FP8, 64, false>(s, a, rows, z);
+}
+
+bool cuda_takes_split(const struct cuda_backend *b, enum dtype t, uint32_t n_in)
+{
+    return b->fast && ((t == DT_BF16 && n_in % 8 == 0) || (t == DT_F8_E4M3 && n_in % 16 == 0));
+}
+
+struct split_rows cuda_split(struct cuda_lane *lane, enum dtype t, const void *x, uint32_t n,
+                             uint32_t n_in)
+{
+    struct linear_scratch *l = lane->linear;
+    bool f16 = t == DT_F8_E4M3;
+    assert(n <= SPLIT_FORM_ROWS && (size_t)n * n_in <= l->form_values);
+    if (!lane->step || l->held != x || l->held_rows != n || l->held_in != n_in ||
+        l->held_f16 != f16) {
+        if (f16)
+            CUDA_LAUNCH((split_kernel<true>), n, THREADS, 0, lane->stream, (const float *)x, n_in,
+                        l->form, l->factor);
+        else
+            CUDA_LAUNCH((split_kernel<false>), n, THREADS, 0, lane->stream, (const float *)x, n_in,
+                        l->form, l->factor);
+        l->held = x;
+        l->held_rows = n;
+        l->held_in = n_in;
+        l->held_f16 = f16;
+    }
+    return (struct split_rows){l->form, l->factor};
+}
+
+void cuda_forget_split(struct cuda_lane *lane)
+{
+    lane->linear->held = NULL;
+}
+
+static void launch(struct cuda_backend *b, struct cuda_lane *lane, struct product_args &a,
+                   enum dtype t, bool exact, uint32_t rows, uint32_t likely, uint32_t groups)
 {
     bool tensor = b->fast && !exact && (t == DT_BF16 || t == DT_F8_E4M3);
     uint32_t tile = tensor ? (uint32_t)TM : (uint32_t)PLAIN, max_y = 32768;
     dim3 grid(parts_of(a.n_out, tile), parts_of(rows, tile), groups);
+    dim3 thin(parts_of(a.n_out, THIN), rows == 1 ? 1 : parts_of(rows, THIN));
     cudaStream_t s = lane->stream;
+    a.sums = lane->linear->part;
+    a.arrived = lane->linear->arrived;
     assert(grid.y <= max_y);
-    if (tensor && t == DT_BF16)
+    if (tensor && cuda_takes_split(b, t, a.n_in)) {
+        if (t == DT_BF16)
+            stream_by_rows<false>(s, a, rows, likely, groups);
+        else
+            stream_by_rows<true>(s, a, rows, likely, groups);
+    } else if (tensor && t == DT_BF16) {
         CUDA_LAUNCH((tensor_kernel<false>), grid, 128, 0, s, a);
-    else if (tensor)
+    } else if (tensor) {
         CUDA_LAUNCH((tensor_kernel<true>), grid, 128, 0, s, a);
-    else
+    } else if (exact && t == DT_BF16 && a.n_in % 4 == 0) {
+        if (rows == 1)
+            CUDA_LAUNCH((thin_kernel<DT_BF16, 1>), thin, 256, 0, s, a);
+        else
+            CUDA_LAUNCH((thin_kernel<DT_BF16, THIN>), thin, 256, 0, s, a);
+    } else if (exact) {
+        if (rows == 1)
+            CUDA_LAUNCH((thin_kernel<DT_F32, 1>), thin, 256, 0, s, a);
+        else
+            CUDA_LAUNCH((thin_kernel<DT_F32, THIN>), thin, 256, 0, s, a);
+    } else {
         CUDA_LAUNCH(plain_kernel, grid, 256, 0, s, a);
+    }
     cuda_launched(lane, "linear");
 }
 
 void cuda_product(struct cuda_backend *b, struct cuda_lane *lane, const struct product *p)
 {
-    if (!p->n)
-        return;
-    struct product_args a = {NULL, *p->w, 0,           NULL,       NULL,  p->x,
-                             p->y, p->n,  p->w->n_out, p->w->n_in, p->add};
-    launch(b, lane, a, p->w->dtype, p->exact, p->n, 1);
+    uint32_t n_in = p->w->n_in, n_out = p->w->n_out, n = p->n, at_once = p->n;
+    bool split = !p->exact && cuda_takes_split(b, p->w->dtype, n_in);
+    if (split && !p->factor) {
+        size_t fit = lane->linear->form_values / n_in;
+        at_once = fit < SPLIT_FORM_ROWS ? (uint32_t)fit : (uint32_t)SPLIT_FORM_ROWS;
+    }
+    for (uint32_t i = 0; i < n; i += at_once) {
+        uint32_t k = n - i < at_once ? n - i : at_once;
+        struct product_args a = {};
+        a.one = *p->w;
+        a.x = (const float *)p->x + (size_t)i * n_in;
+        a.factor = p->factor ? p->factor + i : NULL;
+        if (split && !p->factor) {
+            struct split_rows rows = cuda_split(lane, p->w->dtype, a.x, k, n_in);
+            a.x = rows.x;
+            a.factor = rows.factor;
+        }
+        a.y = (float *)p->y + (size_t)i * n_out;
+        a.n = k;
+        a.n_out = n_out;
+        a.n_in = n_in;
+        a.add = p->add;
+        launch(b, lane, a, p->w->dtype, p->exact, k, k, 1);
+    }
+    const float *held = (const float *)lane->linear->held, *y = (const float *)p->y;
+    if (held && y < held + (size_t)lane->linear->held_rows * lane->linear->held_in &&
+        held < y + (size_t)n * n_out)
+        cuda_forget_split(lane);
 }
 
 void cuda_grouped_product(struct cuda_backend *b, struct cuda_lane *lane,
@@ -188,22 +678,95 @@ void cuda_grouped_product(struct cuda_backend *b, struct cuda_lane *lane,
     a.start = p->start;
     a.row = p->row;
     a.x = p->x;
+    a.factor = p->factor;
     a.y = p->y;
+    a.second = p->second;
     a.n_out = p->n_out;
     a.n_in = p->n_in;
-    launch(b, lane, a, p->dtype, false, p->max_group, p->n_groups);
+    a.n_splits = 1;
+    if (a.second && !cuda_takes_split(b, p->dtype, p->n_in)) { /* those have one matrix a launch */
+        a.second = NULL;
+        launch(b, lane, a, p->dtype, false, p->max_group, p->likely_group, p->n_groups);
+        a.group = p->w + 1;
+        a.y = p->second;
+    }
+    launch(b, lane, a, p->dtype, false, p->max_group, p->likely_group, p->n_groups);
+}
+
+void cuda_part_product(struct cuda_backend *b, struct cuda_lane *lane, const struct part_product *p)
+{
+    struct product_args a = {};
+    a.one = *p->w;
+    a.part_outs = p->part_outs;
+    a.part_first = p->part_first;
+    a.x_pieces = p->n_parts;
+    a.y_row = p->n_parts * p->n_out;
+    a.x = p->x;
+    a.factor = p->factor;
+    a.y = p->y;
+    a.n = p->n;
+    a.n_out = p->n_out;
+    a.n_in = p->w->n_in;
+    assert(cuda_takes_split(b, p->w->dtype, a.n_in));
+    assert(!p->w->scale || (p->part_outs % BLOCK_K == 0 && p->part_first % BLOCK_K == 0));
+    launch(b, lane, a, p->w->dtype, false, p->n, p->n, p->n_parts);
 }
 
 static void op_linear(struct ops *o, enum lane l, const struct matrix *w, const act *x, uint32_t n,
                       act *y, bool add)
 {
-    struct product p = {w, x, n, y, add, false};
+    struct product p = {w, x, n, y, add, false, NULL};
     cuda_product(cuda_of(o), &cuda_of(o)->lane[l], &p);
+}
+
+template <bool FP8, int ROWS, bool FOLD> static cudaError_t allow_stream(void)
+{
+    return cudaFuncSetAttribute(stream_kernel<FP8, ROWS, FOLD>,
+                                cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                stream_shape<FP8, ROWS>::bytes);
+}
+
+static enum err_code reserve_linear(struct cuda_backend *b, int l, struct err *e)
+{
+    const struct model_config *c = b->ops.cfg;
+    struct linear_scratch *x = (struct linear_scratch *)cuda_reserve_host(b, sizeof *x);
+    if (!x)
+        return err_set(e, ERR_NOMEM, "products' workspace");
+    b->lane[l].linear = x;
+    uint32_t max = b->ops.limits.max_rows[l], rows = max < 32 ? 32 : 64 * parts_of(max, 64);
+    rows = rows < SPLIT_ROWS ? rows : (uint32_t)SPLIT_ROWS;
+    x->part = (float4 *)cuda_reserve(b, sizeof(float) * MAX_PARTS * OUTS * rows);
+    x->arrived =
+        (uint32_t *)cuda_reserve(b, sizeof(uint32_t) * MAX_SPLIT_TILES * parts_of(SPLIT_ROWS, 8));
+    size_t widest = c->hidden_size, values = (size_t)c->n_heads * c->v_dim;
+    widest = values > widest ? values : widest;
+    widest = c->q_lora_rank > widest ? c->q_lora_rank : widest;
+    x->form_values = widest * (max < SPLIT_FORM_ROWS ? max : SPLIT_FORM_ROWS);
+    if (x->form_values < LEAST_FORM)
+        x->form_values = LEAST_FORM;
+    if (b->fast) {
+        x->form = (uint4 *)cuda_reserve(b, x->form_values * 4);
+        x->factor = (float *)cuda_reserve(b, SPLIT_FORM_ROWS * sizeof(float));
+    }
+    if (!x->part || !x->arrived || (b->fast && (!x->form || !x->factor)))
+        return err_set(e, ERR_NOMEM, "products' workspace of %u rows", max);
+    return ERR_OK;
 }
 
 enum err_code cuda_linear_init(struct cuda_backend *b, struct err *e)
 {
-    (void)e;
     b->ops.linear = op_linear;
+    if (reserve_linear(b, LANE_PREFILL, e) || reserve_linear(b, LANE_DECODE, e))
+        return e->code;
+    if (b->dry)
+        return ERR_OK;
+    cudaError_t code[] = {allow_stream<true, 8, false>(),   allow_stream<true, 16, false>(),
+                          allow_stream<true, 32, false>(),  allow_stream<true, 64, false>(),
+                          allow_stream<true, 64, true>(),   allow_stream<false, 8, false>(),
+                          allow_stream<false, 16, false>(), allow_stream<false, 32, false>(),
+                          allow_stream<false, 64, false>(), allow_stream<false, 64, true>()};
+    for (size_t i = 0; i < sizeof code / sizeof *code; i++)
+        if (code[i] != cudaSuccess)
+            return err_set(e, ERR_CUDA, "products: %s", cudaGetErrorString(code[i]));
     return ERR_OK;
 }

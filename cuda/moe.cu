@@ -4,16 +4,16 @@
  * - router logits in fp32 arithmetic; route: a warp per row picks groups and experts by the
  * config's rules, the lower index on ties;
  * - group: one block sorts the slots (row, choice) by expert, rows ascending, without atomics;
- * - gate, up, down as grouped products, an expert per grid.z; silu between;
+ * - gate and up, down as grouped products, an expert per grid.z; silu between;
  * - combine: y += slots in the order of choice, then the shared expert.
  * All values between products are fp32; a product rounds what its kernel wants rounded.
  */
 #include "cuda/backend.cuh"
 
 #include "tile/block.cuh"
+#include "tile/split.cuh"
 
-enum { BLOCK_ROWS = 1024, ROUTE_WARPS = 1, GROUP_THREADS = 1024 };
-static_assert((int)GROUP_THREADS >= (int)CUDA_MAX_EXPERTS, "a thread per expert");
+enum { BLOCK_ROWS = 1024, ROUTE_WARPS = 1, GROUP_WARPS = 16, SILU_THREADS = 256 };
 
 struct moe_scratch {
     uint32_t rows;    /* of a block */
@@ -24,7 +24,8 @@ struct moe_scratch {
     uint32_t *row;    /* [rows * n_active] the row of each pair */
     uint32_t *start;  /* [n_experts + 1] */
     float *gate, *up; /* [mid elements] */
-    void *mid;        /* act [mid elements] */
+    void *mid;        /* act [mid elements], in split form where products want that */
+    float *factor;    /* [rows * n_active] of mid's rows */
     float *out;       /* [rows * n_active, hidden] */
     float *shared;    /* [rows, hidden] */
 };
@@ -131,44 +132,98 @@ static __global__ void __launch_bounds__(32) route_kernel(struct route_args a)
         weight[i] = (a.renormalise ? weight[i] / (total + 1e-20f) : weight[i]) * a.scale;
 }
 
-static __global__ void __launch_bounds__(GROUP_THREADS)
+/* A stable sort by counting: each warp has a run of slots, counts its experts, and after the counts
+ * of all warps have been added up places them. */
+static __global__ void __launch_bounds__(GROUP_WARPS * 32)
     group_kernel(const uint32_t *chosen, uint32_t n_slots, uint32_t n_active, uint32_t n_experts,
                  uint32_t *start, uint32_t *pair, uint32_t *row)
 {
-    __shared__ uint32_t slot[GROUP_THREADS], count[GROUP_THREADS + 1];
-    uint32_t e = threadIdx.x, n = 0, at = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        for (uint32_t i0 = 0; i0 < n_slots; i0 += blockDim.x) {
-            __syncthreads();
-            slot[e] = i0 + e < n_slots ? chosen[i0 + e] : 0xFFFFFFFFu;
-            __syncthreads();
-            for (uint32_t i = 0; e < n_experts && i < blockDim.x; i++) {
-                if (slot[i] != e)
-                    continue;
-                if (pass) {
-                    pair[i0 + i] = at;
-                    row[at++] = (i0 + i) / n_active;
-                } else {
-                    n++;
-                }
+    __shared__ uint16_t count[GROUP_WARPS][CUDA_MAX_EXPERTS];
+    __shared__ uint32_t total[CUDA_MAX_EXPERTS];
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, below = (1u << lane) - 1u;
+    uint32_t run = parts_of(n_slots, 32 * GROUP_WARPS) * 32, begin = warp * run;
+    uint32_t end = begin + run < n_slots ? begin + run : n_slots;
+    for (uint32_t e = lane; e < n_experts; e += 32)
+        count[warp][e] = 0;
+    __syncwarp();
+    for (uint32_t i0 = begin; i0 < end; i0 += 32) {
+        uint32_t e = i0 + lane < end ? chosen[i0 + lane] : 0xFFFFFFFFu;
+        uint32_t same = __match_any_sync(WARP_ALL, e);
+        if (e < n_experts && !(same & below))
+            count[warp][e] = (uint16_t)(count[warp][e] + __popc(same));
+        __syncwarp();
+    }
+    __syncthreads();
+    for (uint32_t e = threadIdx.x; e < n_experts; e += blockDim.x) {
+        uint32_t sum = 0;
+        for (uint32_t w = 0; w < GROUP_WARPS; w++) {
+            uint32_t here = count[w][e];
+            count[w][e] = (uint16_t)sum;
+            sum += here;
+        }
+        total[e] = sum;
+    }
+    __syncthreads();
+    if (warp == 0) {
+        uint32_t before = 0;
+        for (uint32_t e0 = 0; e0 < n_experts; e0 += 32) {
+            uint32_t e = e0 + lane, mine = e < n_experts ? total[e] : 0, upto = mine;
+            for (uint32_t d = 1; d < 32; d *= 2) {
+                uint32_t left = __shfl_up_sync(WARP_ALL, upto, d);
+                upto += lane >= d ? left : 0;
             }
+            if (e < n_experts) {
+                total[e] = before + upto - mine;
+                start[e] = total[e];
+            }
+            before += __shfl_sync(WARP_ALL, upto, 31);
+        }
+        if (lane == 0)
+            start[n_experts] = before;
+    }
+    __syncthreads();
+    for (uint32_t i0 = begin; i0 < end; i0 += 32) {
+        uint32_t i = i0 + lane, e = i < end ? chosen[i] : 0xFFFFFFFFu;
+        uint32_t same = __match_any_sync(WARP_ALL, e);
+        if (e < n_experts) {
+            uint32_t at = total[e] + count[warp][e] + __popc(same & below);
+            pair[i] = at;
+            row[at] = i / n_active;
+        }
+        __syncwarp();
+        if (e < n_experts && !(same & below))
+            count[warp][e] = (uint16_t)(count[warp][e] + __popc(same));
+        __syncwarp();
+    }
+}
+
+/* The same in split form, a block a row. */
+template <bool F16>
+static __global__ void __launch_bounds__(SILU_THREADS)
+    silu_split_kernel(const float *gate, const float *up, uint32_t width, uint4 *mid, float *factor)
+{
+    const float4 *g = (const float4 *)(gate + (size_t)blockIdx.x * width);
+    const float4 *u = (const float4 *)(up + (size_t)blockIdx.x * width);
+    uint4 *to = mid + (size_t)blockIdx.x * (width / 4);
+    float f = 1.0f;
+    for (int pass = F16 ? 0 : 1; pass < 2; pass++) {
+        float most = 0.0f;
+#pragma unroll 4
+        for (uint32_t i = threadIdx.x; i < width / 4; i += SILU_THREADS) {
+            float4 a = g[i], b = u[i], v;
+            v.x = a.x / (1.0f + expf(-a.x)) * b.x;
+            v.y = a.y / (1.0f + expf(-a.y)) * b.y;
+            v.z = a.z / (1.0f + expf(-a.z)) * b.z;
+            v.w = a.w / (1.0f + expf(-a.w)) * b.w;
+            if (pass)
+                to[i] = split_four<F16>(v, f);
+            most = fmaxf(fmaxf(most, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
         }
         if (pass)
             break;
-        count[e] = n;
-        __syncthreads();
-        if (e == 0) {
-            uint32_t sum = 0;
-            for (uint32_t i = 0; i < n_experts; i++) {
-                start[i] = sum;
-                uint32_t c = count[i];
-                count[i] = sum;
-                sum += c;
-            }
-            start[n_experts] = sum;
-        }
-        __syncthreads();
-        at = count[e];
+        f = f16_row_scale(block_max(most));
+        if (threadIdx.x == 0)
+            factor[blockIdx.x] = 1.0f / f;
     }
 }
 
@@ -185,23 +240,39 @@ static __global__ void combine_kernel(const float *out, const float *shared, con
                                       const float *weight, uint32_t n_active, uint32_t hidden, T *y)
 {
     size_t row = blockIdx.x;
-    for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) {
-        float sum = get(y + row * hidden + i);
-        for (uint32_t s = 0; s < n_active; s++)
-            sum = fmaf(weight[row * n_active + s],
-                       out[(size_t)pair[row * n_active + s] * hidden + i], sum);
-        if (shared)
-            sum += shared[row * hidden + i];
-        put(y + row * hidden + i, sum);
-    }
+    uint32_t i = blockIdx.y * blockDim.x + threadIdx.x;
+    if (i >= hidden)
+        return;
+    float sum = get(y + row * hidden + i);
+#pragma unroll 8
+    for (uint32_t s = 0; s < n_active; s++)
+        sum = fmaf(weight[row * n_active + s], out[(size_t)pair[row * n_active + s] * hidden + i],
+                   sum);
+    if (shared)
+        sum += shared[row * hidden + i];
+    put(y + row * hidden + i, sum);
 }
 
-static void silu(struct cuda_backend *b, struct cuda_lane *lane, size_t n)
+/* mid from gate and up, for products with matrices of type t. Gives the factors: NULL for plain
+ * rows.
+ */
+static const float *silu(struct cuda_backend *b, struct cuda_lane *lane, enum dtype t, uint32_t n,
+                         uint32_t width)
 {
     struct moe_scratch *m = lane->moe;
-    CUDA_LAUNCH((silu_kernel<float>), parts_of(n, 256), 256, 0, lane->stream, m->gate, m->up,
-                (float *)m->mid, n);
+    bool split = cuda_takes_split(b, t, width);
+    size_t all = (size_t)n * width;
+    if (!split)
+        CUDA_LAUNCH((silu_kernel<float>), parts_of(all, 256), 256, 0, lane->stream, m->gate, m->up,
+                    (float *)m->mid, all);
+    else if (t == DT_F8_E4M3)
+        CUDA_LAUNCH((silu_split_kernel<true>), n, SILU_THREADS, 0, lane->stream, m->gate, m->up,
+                    width, (uint4 *)m->mid, m->factor);
+    else
+        CUDA_LAUNCH((silu_split_kernel<false>), n, SILU_THREADS, 0, lane->stream, m->gate, m->up,
+                    width, (uint4 *)m->mid, m->factor);
     cuda_launched(lane, "silu");
+    return split ? m->factor : NULL;
 }
 
 /* y = or += down(silu(gate x) up x). */
@@ -209,12 +280,12 @@ static void network(struct cuda_backend *b, struct cuda_lane *lane, const struct
                     const void *x, uint32_t n, void *y, bool add)
 {
     struct moe_scratch *m = lane->moe;
-    struct product gate = {&w->gate, x, n, m->gate, false, false};
-    struct product up = {&w->up, x, n, m->up, false, false};
-    struct product down = {&w->down, m->mid, n, y, add, false};
+    struct product gate = {&w->gate, x, n, m->gate, false, false, NULL};
+    struct product up = {&w->up, x, n, m->up, false, false, NULL};
+    struct product down = {&w->down, m->mid, n, y, add, false, NULL};
     cuda_product(b, lane, &gate);
     cuda_product(b, lane, &up);
-    silu(b, lane, (size_t)n * w->gate.n_out);
+    down.factor = silu(b, lane, w->down.dtype, n, w->gate.n_out);
     cuda_product(b, lane, &down);
 }
 
@@ -231,6 +302,7 @@ static void op_ffn(struct ops *o, enum lane l, const struct ffn_weights *w, cons
     for (uint32_t i = 0; i < n; i += rows)
         network(b, &b->lane[l], w, rows_at(b, x, i, hidden), n - i < rows ? n - i : rows,
                 rows_at(b, y, i, hidden), true);
+    cuda_forget_split(&b->lane[l]);
 }
 
 static void route(struct cuda_backend *b, struct cuda_lane *lane, const struct layer_weights *w,
@@ -238,7 +310,7 @@ static void route(struct cuda_backend *b, struct cuda_lane *lane, const struct l
 {
     const struct model_config *c = b->ops.cfg;
     struct moe_scratch *m = lane->moe;
-    struct product p = {&w->router, x, n, m->router, false, true};
+    struct product p = {&w->router, x, n, m->router, false, true, NULL};
     struct route_args a = {m->router,         c->router_bias ? w->router_bias : NULL,
                            m->chosen,         m->weight,
                            c->n_experts,      c->n_active,
@@ -247,8 +319,8 @@ static void route(struct cuda_backend *b, struct cuda_lane *lane, const struct l
                            c->norm_topk,      c->routed_scale};
     cuda_product(b, lane, &p);
     CUDA_LAUNCH(route_kernel, n, 32 * ROUTE_WARPS, 0, lane->stream, a);
-    CUDA_LAUNCH(group_kernel, 1, parts_of(c->n_experts, 32) * 32, 0, lane->stream, m->chosen,
-                n * c->n_active, c->n_active, c->n_experts, m->start, m->pair, m->row);
+    CUDA_LAUNCH(group_kernel, 1, GROUP_WARPS * 32, 0, lane->stream, m->chosen, n * c->n_active,
+                c->n_active, c->n_experts, m->start, m->pair, m->row);
     cuda_launched(lane, "route");
 }
 
@@ -265,17 +337,37 @@ static void experts(struct cuda_backend *b, struct cuda_lane *lane, const struct
     p.start = m->start;
     p.row = m->row;
     p.max_group = n;
+    p.likely_group = 2 * parts_of((size_t)n * c->n_active, c->n_experts);
     p.n_out = first->n_out;
     p.n_in = first->n_in;
     p.dtype = first->dtype;
     p.x = x;
+    if (cuda_takes_split(b, p.dtype, p.n_in)) {
+        struct split_rows rows = cuda_split(lane, p.dtype, x, n, p.n_in);
+        p.x = rows.x;
+        p.factor = rows.factor;
+    }
     p.y = m->gate;
-    cuda_grouped_product(b, lane, &p);
-    p.w = table + 1;
-    p.dtype = w->expert[0].up.dtype;
-    p.y = m->up;
-    cuda_grouped_product(b, lane, &p);
-    silu(b, lane, (size_t)n * c->n_active * first->n_out);
+    if (w->expert[0].up.dtype == p.dtype) {
+        p.second = m->up;
+        cuda_grouped_product(b, lane, &p);
+    } else {
+        struct grouped_product up = p;
+        cuda_grouped_product(b, lane, &p);
+        up.w = table + 1;
+        up.dtype = w->expert[0].up.dtype;
+        up.y = m->up;
+        up.x = x;
+        up.factor = NULL;
+        if (cuda_takes_split(b, up.dtype, up.n_in)) {
+            struct split_rows rows = cuda_split(lane, up.dtype, x, n, up.n_in);
+            up.x = rows.x;
+            up.factor = rows.factor;
+        }
+        cuda_grouped_product(b, lane, &up);
+    }
+    p.second = NULL;
+    p.factor = silu(b, lane, w->expert[0].down.dtype, n * c->n_active, first->n_out);
     p.w = table + 2;
     p.dtype = w->expert[0].down.dtype;
     p.n_out = w->expert[0].down.n_out;
@@ -301,10 +393,12 @@ static void op_moe(struct ops *o, enum lane l, const struct layer_weights *w, co
         experts(b, lane, w, from, n);
         if (shared)
             network(b, lane, &w->shared, from, n, shared, false);
-        CUDA_LAUNCH((combine_kernel<float>), n, 256, 0, lane->stream, m->out, shared, m->pair,
+        dim3 pieces(n, parts_of(c->hidden_size, 256));
+        CUDA_LAUNCH((combine_kernel<float>), pieces, 256, 0, lane->stream, m->out, shared, m->pair,
                     m->weight, c->n_active, c->hidden_size, (float *)to);
         cuda_launched(lane, "combine");
     }
+    cuda_forget_split(lane);
 }
 
 enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e)
@@ -328,7 +422,8 @@ enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e)
         m->gate = (float *)cuda_reserve(b, mid * 4);
         m->up = (float *)cuda_reserve(b, mid * 4);
         m->mid = cuda_reserve(b, mid * sizeof(float));
-        bool whole = m->gate && m->up && m->mid;
+        m->factor = (float *)cuda_reserve(b, (slots > rows ? slots : rows) * sizeof(float));
+        bool whole = m->gate && m->up && m->mid && m->factor;
         if (c->n_experts) {
             m->router = (float *)cuda_reserve(b, rows * c->n_experts * 4);
             m->chosen = (uint32_t *)cuda_reserve(b, slots * 4);

@@ -28,6 +28,7 @@ struct sample_scratch {
     struct sample_out *out, *dev_out; /* [max_rows] */
     uint32_t *pool, *dev_pool;
     size_t pool_words, used;
+    bool up;         /* the whole step's wishes went up when it began */
     float *work;     /* [max_out_rows, vocab] */
     uint32_t *count; /* [max_out_rows, vocab] */
 };
@@ -376,6 +377,17 @@ static void op_sample(struct ops *o, enum lane l, float *logits, uint32_t i0, ui
     a.count = s->count;
     a.vocab = vocab;
     a.end_id = o->cfg->n_eos ? o->cfg->eos_id[0] : 0;
+    if (s->up) {
+        a.logits = logits;
+        a.wish = s->dev_wish + i0;
+        a.out = s->dev_out + i0;
+        CUDA_LAUNCH(sample_kernel, n, THREADS, 0, lane->stream, a);
+        cudaMemcpyAsync(s->out + i0, s->dev_out + i0, n * sizeof *s->out, cudaMemcpyDeviceToHost,
+                        lane->stream);
+        cuda_launched(lane, "sample");
+        lane->n_sampled = i0 + n;
+        return;
+    }
     for (uint32_t done = 0, k; done < n; done += k) {
         const struct sample_row *row = lane->step->sample + i0 + done;
         for (k = 0; done + k < n; k++) {
@@ -414,10 +426,39 @@ static void op_sample(struct ops *o, enum lane l, float *logits, uint32_t i0, ui
     lane->n_sampled = i0 + n;
 }
 
-void cuda_sample_begin(struct cuda_lane *lane)
+void cuda_sample_begin(struct cuda_lane *lane, uint32_t vocab)
 {
-    lane->sample->used = 0;
+    struct sample_scratch *s = lane->sample;
+    const struct step *step = lane->step;
+    size_t words = 0;
     lane->n_sampled = 0;
+    s->used = 0;
+    for (uint32_t i = 0; step->sample && i < step->n_out; i++)
+        words += words_of(&step->sample[i], vocab);
+    s->up = step->sample && step->n_out && words <= s->pool_words;
+    if (!s->up)
+        return;
+    for (uint32_t i = 0; i < step->n_out; i++)
+        fill(s, &s->wish[i], &step->sample[i], vocab);
+    cuda_lane_check(lane,
+                    cudaMemcpyAsync(s->dev_wish, s->wish, step->n_out * sizeof *s->wish,
+                                    cudaMemcpyHostToDevice, lane->stream),
+                    "sampling wishes");
+    if (s->used)
+        cuda_lane_check(lane,
+                        cudaMemcpyAsync(s->dev_pool, s->pool, s->used * 4, cudaMemcpyHostToDevice,
+                                        lane->stream),
+                        "sampling wishes");
+}
+
+bool cuda_sample_is_up(const struct cuda_lane *lane)
+{
+    return lane->sample->up;
+}
+
+void cuda_sample_recalled(struct cuda_lane *lane)
+{
+    lane->n_sampled = lane->step->n_out;
 }
 
 void cuda_sample_finish(struct cuda_lane *lane)

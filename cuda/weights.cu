@@ -1,5 +1,6 @@
 /* weights.cu - cuda_weights_upload: one allocation for the whole model, filled through two pinned
- * buffers, so that reading the file and copying to the device overlap.
+ * buffers, so that reading the file and copying to the device overlap; cuda_weights_dummy: the same
+ * with matrices that the device makes up.
  */
 #include "cuda/backend.cuh"
 
@@ -16,6 +17,7 @@ struct upload {
     unsigned char *stage[2];
     cudaStream_t stream[2];
     uint32_t turn;
+    bool invent; /* matrices are made up */
     size_t done, total;
     weights_progress *progress;
     void *arg;
@@ -31,13 +33,19 @@ struct device_weights {
     uint32_t n_host;
 };
 
+static unsigned char *room(struct upload *u, size_t bytes)
+{
+    unsigned char *at = u->dev ? u->dev + u->used : NULL;
+    u->used += (bytes + 255) / 256 * 256 + 256;
+    return at;
+}
+
 /* The device's copy of bytes; on the first walk only a size is noted. */
 static const void *send(struct upload *u, const void *from, size_t bytes)
 {
     if (!from || !bytes)
         return NULL;
-    unsigned char *to = u->dev ? u->dev + u->used : NULL;
-    u->used += (bytes + 255) / 256 * 256 + 256;
+    unsigned char *to = room(u, bytes);
     for (size_t i = 0; to && i < bytes && u->code == cudaSuccess;) {
         size_t n = bytes - i < STAGE_BYTES ? bytes - i : (size_t)STAGE_BYTES;
         uint32_t t = u->turn++ % 2;
@@ -54,8 +62,62 @@ static const void *send(struct upload *u, const void *from, size_t bytes)
     return to ? to : from;
 }
 
+/* Values of about a normal distribution (the sum of four uniform numbers), variance 1 / n_in. FP8:
+ * as codes under a power of two that the largest, 3.5 deviations, fits. */
+static __global__ void invent_kernel(void *data, size_t n, bool fp8, float deviation, float unit,
+                                     uint64_t seed)
+{
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
+        uint64_t x = (seed + i) * 0x9E3779B97F4A7C15u;
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+        x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+        x ^= x >> 31;
+        float sum = (float)(x & 0xFFFF) + (float)(x >> 16 & 0xFFFF) + (float)(x >> 32 & 0xFFFF) +
+                    (float)(x >> 48);
+        float v = (sum - 131070.0f) * (1.0f / 37837.0f) * deviation; /* 65536 sqrt(4 / 12) */
+        if (fp8)
+            ((uint8_t *)data)[i] = e4m3_round(v / unit);
+        else
+            ((uint16_t *)data)[i] = bf16_round(v);
+    }
+}
+static __global__ void repeat_kernel(float *to, size_t n, float value)
+{
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x)
+        to[i] = value;
+}
+
+static struct matrix invent_matrix(struct upload *u, const struct matrix *m)
+{
+    struct matrix out = *m;
+    size_t n = (size_t)m->n_out * m->n_in, bytes = n * dtype_bytes(m->dtype);
+    size_t blocks = (size_t)parts_of(m->n_out, 128) * parts_of(m->n_in, 128);
+    bool fp8 = m->dtype == DT_F8_E4M3;
+    float deviation = 1.0f / sqrtf((float)m->n_in), unit = 1.0f;
+    while (fp8 && unit * 448.0f >= 7.0f * deviation)
+        unit *= 0.5f;
+    unsigned char *data = room(u, bytes), *scale = fp8 ? room(u, blocks * sizeof(float)) : NULL;
+    out.data = data ? data : m->data;
+    out.scale = scale ? (const float *)scale : m->scale;
+    if (!data || u->code != cudaSuccess)
+        return out;
+    CUDA_LAUNCH(invent_kernel, 2048, 256, 0, u->stream[0], (void *)data, n, fp8, deviation, unit,
+                (uint64_t)u->used);
+    if (fp8)
+        CUDA_LAUNCH(repeat_kernel, 64, 256, 0, u->stream[0], (float *)scale, blocks, unit);
+    u->code = cudaGetLastError();
+    u->done += bytes;
+    if (u->progress)
+        u->progress(u->arg, u->done, u->total);
+    return out;
+}
+
 static struct matrix send_matrix(struct upload *u, const struct matrix *m)
 {
+    if (u->invent && m->data)
+        return invent_matrix(u, m);
     struct matrix out = *m;
     if (!m->data)
         return out;
@@ -191,11 +253,12 @@ static bool make_tables(struct device_weights *d, const struct model_config *cfg
     return d->w.layer != NULL;
 }
 
-enum err_code cuda_weights_upload(struct weights **out, const struct weights *from,
-                                  const struct model_config *cfg, uint32_t device,
-                                  weights_progress *progress, void *arg, struct err *e)
+static enum err_code bring(struct weights **out, const struct weights *from, bool invent,
+                           const struct model_config *cfg, uint32_t device,
+                           weights_progress *progress, void *arg, struct err *e)
 {
     struct upload u = {};
+    u.invent = invent;
     void *at = NULL;
     struct device_weights *d = (struct device_weights *)calloc(1, sizeof *d);
     if (!d || !make_tables(d, cfg)) {
@@ -214,8 +277,9 @@ enum err_code cuda_weights_upload(struct weights **out, const struct weights *fr
         u.code = cudaMalloc(&at, u.total + 512); /* vector loads may look past the end */
     if (u.code != cudaSuccess) {
         cuda_weights_close(&d->w);
-        return err_set(e, ERR_NOMEM, "%zu bytes of weights on cuda:%u: %s", u.total, device,
-                       cudaGetErrorString(u.code));
+        return err_set(e, ERR_NOMEM,
+                       "%zu MiB of weights on cuda:%u: %s; --device cpu runs without a GPU",
+                       u.total >> 20, device, cudaGetErrorString(u.code));
     }
     d->dev = u.dev = (unsigned char *)at;
     for (int t = 0; t < 2 && u.code == cudaSuccess; t++) {
@@ -244,4 +308,18 @@ enum err_code cuda_weights_upload(struct weights **out, const struct weights *fr
     d->w.file_bytes = from->file_bytes;
     *out = &d->w;
     return ERR_OK;
+}
+
+enum err_code cuda_weights_upload(struct weights **out, const struct weights *from,
+                                  const struct model_config *cfg, uint32_t device,
+                                  weights_progress *progress, void *arg, struct err *e)
+{
+    return bring(out, from, false, cfg, device, progress, arg, e);
+}
+
+enum err_code cuda_weights_dummy(struct weights **out, const struct weights *shapes,
+                                 const struct model_config *cfg, uint32_t device,
+                                 weights_progress *progress, void *arg, struct err *e)
+{
+    return bring(out, shapes, true, cfg, device, progress, arg, e);
 }

@@ -256,6 +256,7 @@ static enum err_code check_vocabulary(const struct engine *en, struct err *e)
 /* There only in a build with the GPU back end. */
 #pragma weak cuda_ops_open
 #pragma weak cuda_weights_upload
+#pragma weak cuda_weights_dummy
 #pragma weak cuda_weights_close
 
 static enum err_code open_ops(struct engine *en, struct err *e)
@@ -267,8 +268,8 @@ static enum err_code open_ops(struct engine *en, struct err *e)
     if (!cuda_ops_open)
         return err_set(e, ERR_INVALID, "cuda:%u: this build has no GPU back end (make cuda)",
                        device);
-    if (cuda_weights_upload(&en->device_weights, en->weights, &en->cfg, device, o->progress,
-                            o->progress_arg, e))
+    if ((o->load_dummy ? cuda_weights_dummy : cuda_weights_upload)(
+            &en->device_weights, en->weights, &en->cfg, device, o->progress, o->progress_arg, e))
         return e->code;
     return cuda_ops_open(&en->ops, &en->cfg, &en->detail.limits, device, e);
 }
@@ -293,7 +294,8 @@ static enum err_code open_model(struct engine *en, struct err *e)
         plan_make(&en->detail, o, &en->cfg, weight_bytes, tok_bytes, e))
         return e->code;
     if (o->load_dummy
-            ? weights_dummy(&en->weights, &en->cfg, dummy_dtype(&en->cfg), 1, e)
+            ? (o->cuda_device < 0 ? weights_dummy : weights_dummy_shapes)(
+                  &en->weights, &en->cfg, dummy_dtype(&en->cfg), 1, e)
             : weights_open(&en->weights, o->model_dir, &en->cfg, o->progress, o->progress_arg, e))
         return e->code;
     if (open_ops(en, e) || forward_create(&en->forward, en->ops,

@@ -18,6 +18,7 @@
 #include "request.h"
 #include "text/chat_format.h"
 #include "text/chat_json.h"
+#include "text/guide_vocab.h"
 #include "text/output_parser.h"
 #include "text/tokenizer.h"
 

@@ -2,6 +2,7 @@
 #include "request.h"
 
 #include "base/fault.h"
+#include "grammar/grammar.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +12,9 @@ struct gen_request *gen_request_new(void)
     struct gen_request *r = FAULT("request.new") ? NULL : calloc(1, sizeof *r);
     if (!r)
         return NULL;
-    arena_init(&r->arena, 8192);
+    arena_init(&r->arena, 1024); /* a longer prompt has a block of its own */
     r->n = 1;
+    r->grammar_after_id = UINT32_MAX;
     r->sample = (struct sample_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     return r;
 }
@@ -21,6 +23,7 @@ void gen_request_free(struct gen_request *r)
 {
     if (!r)
         return;
+    grammar_close(r->grammar);
     arena_free(&r->arena);
     free(r);
 }

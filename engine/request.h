@@ -11,6 +11,9 @@
 #include "base/mailbox.h"
 #include "model/sample.h"
 
+struct grammar;     /* grammar/grammar.h */
+struct guide_vocab; /* text/guide_vocab.h */
+
 struct req_id { /* a stale id finds nothing: gen differs */
     uint32_t slot, gen;
 };
@@ -54,8 +57,13 @@ struct gen_request {
     int32_t priority;      /* lower runs first, as in the field; 0 is usual */
     uint32_t tenant;       /* who asks, below REQUEST_TENANTS; waiting ones share by weight */
     uint32_t weight;       /* of the tenant; 0 is 1 */
-    uint64_t cache_salt;   /* prefixes are shared among equal salts only */
-    uint64_t submitted_us; /* set by engine_submit() */
+    /* What the output must be, in the order of sched/guide.h. */
+    struct grammar *grammar; /* NULL: anything; held by the request */
+    const struct guide_vocab *guide_vocab;
+    bool grammar_after_thinking; /* it begins behind `</think>` */
+    uint32_t grammar_after_id; /* it begins behind this token, should that come; UINT32_MAX: none */
+    uint64_t cache_salt;       /* prefixes are shared among equal salts only */
+    uint64_t submitted_us;     /* set by engine_submit() */
 };
 
 /* A zeroed request with its arena; NULL when there is no memory. */

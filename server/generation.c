@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "guide.h"
 #include "http.h"
 #include "loop.h"
 
@@ -28,6 +29,7 @@ struct param_env server_env(const struct server *sv)
                               .kv_tokens = plan->kv_tokens,
                               .knows_model = knows_model,
                               .knows_arg = sv,
+                              .guides = sv->guides,
                               .default_model = sv->name};
 }
 
@@ -82,9 +84,14 @@ static bool make_requests(struct generation *g)
 /* Any thread; touches only g and the call's body. */
 static void read_request(struct generation *g)
 {
-    g->ok = params_read(&g->p, g->shape->api, g->call->body.s, g->call->body.n, &g->env, &g->ae) &&
-            make_requests(g);
+    g->ok = params_read(&g->p, g->shape->api, g->call->body.s, g->call->body.n, &g->env, &g->ae);
+    g->was_read = true;
     buf_free(&g->call->body);
+}
+
+static void prepare(struct generation *g)
+{
+    g->ok = g->ok && guide_make(&g->p, &g->env, &g->ae) && make_requests(g);
 }
 
 static bool remember(struct server *sv, struct req_id id, struct call *c, uint32_t prompt)
@@ -161,7 +168,9 @@ static void after_reading(struct call *c)
 static void on_work(uv_work_t *w)
 {
     struct call *c = w->data;
-    read_request(c->gen);
+    if (!c->gen->was_read)
+        read_request(c->gen);
+    prepare(c->gen);
 }
 
 static void on_work_done(uv_work_t *w, int status)
@@ -193,8 +202,11 @@ void generation_begin(struct call *c, const struct api_shape *shape)
              (unsigned long long)(hash_mix(~number) >> 32));
     if (c->body.n <= LONG_TEXT) {
         read_request(g);
-        after_reading(c);
-        return;
+        if (!g->ok || !guide_is_new(&g->p, &g->env)) {
+            prepare(g);
+            after_reading(c);
+            return;
+        }
     }
     c->working = true;
     c->work.data = c;
@@ -252,10 +264,10 @@ static bool hear(struct choice *ch, const struct gen_event *ev)
     return !reply_failed(&ch->said);
 }
 
-/* It ends when the engine says so, or with the one call that it may make. */
+/* It ends when the engine says so, or with the one call that it may make, if that is whole. */
 static void end_choice(struct choice *ch, const struct gen_event *ev)
 {
-    if (ch->said.full) {
+    if (ch->said.full && (ev->kind != GEN_CHOICE || ch->said.n_complete)) {
         ch->finish = FINISH_STOP;
         ch->stop_reason = -1;
     } else if (ev->kind == GEN_CHOICE) {

@@ -66,7 +66,7 @@ struct generation {
     struct param_env env;
     struct params p;
     struct api_error ae;
-    bool ok;                      /* params_read said yes */
+    bool was_read, ok;            /* ok: all that was done so far went well */
     struct gen_request **request; /* until submitted */
     struct prompt_run *run;       /* [n_prompts] */
     uint32_t n_live;

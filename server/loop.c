@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "base/thread.h"
 #include "generation.h"
+#include "guide.h"
 #include "http.h"
 #include "progress.h"
 
@@ -272,6 +273,8 @@ enum err_code server_open(struct server **out, const struct settings *settings,
         snprintf(sv->name, sizeof sv->name, "ember");
     if (auth_open(&sv->auth, settings->key_file, settings->api_key, e))
         goto free_server;
+    if (guides_open(&sv->guides, e))
+        goto close_auth;
     if (uv_loop_init(&sv->loop)) {
         err_set(e, ERR_IO, "cannot start the event loop");
         goto close_auth;
@@ -302,6 +305,7 @@ close_loop:
     uv_run(&sv->loop, UV_RUN_DEFAULT);
     uv_loop_close(&sv->loop);
 close_auth:
+    guides_close(sv->guides);
     auth_close(sv->auth);
 free_server:
     free(sv);
@@ -332,6 +336,7 @@ void server_close(struct server *sv)
     uv_run(&sv->loop, UV_RUN_DEFAULT); /* text workers end here, too */
     if (sv->engine)
         sv->api->close(sv->engine);
+    guides_close(sv->guides);
     int busy = uv_loop_close(&sv->loop);
     assert(busy == 0);
     auth_close(sv->auth);

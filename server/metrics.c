@@ -3,6 +3,8 @@
  */
 #include "api.h"
 #include "base/clock.h"
+#include "grammar/cache.h"
+#include "guide.h"
 #include "http.h"
 #include "tls.h"
 #include "version.h"
@@ -274,6 +276,24 @@ static void keys(struct buf *b, const struct server *sv)
              offsetof(struct auth_key, n_answer_tokens));
 }
 
+static void grammars(struct buf *b, const struct server *sv)
+{
+    struct grammar_cache_counts n = guides_counts(sv->guides);
+    head(b, "gaze_grammars_total", "counter", "Forms of answers that were asked for.");
+    buf_fmt(b, "gaze_grammars_total{result=\"cached\"} %llu\n", (unsigned long long)n.hits);
+    buf_fmt(b, "gaze_grammars_total{result=\"compiled\"} %llu\n",
+            (unsigned long long)(n.misses - n.refused));
+    buf_fmt(b, "gaze_grammars_total{result=\"refused\"} %llu\n", (unsigned long long)n.refused);
+    head(b, "gaze_grammar_compile_seconds_total", "counter", "Time spent compiling them.");
+    buf_fmt(b, "gaze_grammar_compile_seconds_total %.6f\n", (double)n.make_us * 1e-6);
+    head(b, "gaze_grammar_cache_evictions_total", "counter", "Compiled ones that were forgotten.");
+    buf_fmt(b, "gaze_grammar_cache_evictions_total %llu\n", (unsigned long long)n.evicted);
+    head(b, "gaze_grammar_cache_entries", "gauge", "Compiled ones that are kept.");
+    buf_fmt(b, "gaze_grammar_cache_entries %u\n", n.entries);
+    head(b, "gaze_grammar_cache_bytes", "gauge", "Their memory.");
+    buf_fmt(b, "gaze_grammar_cache_bytes %zu\n", n.bytes);
+}
+
 void api_metrics(struct call *c)
 {
     struct server *sv = c->sv;
@@ -289,6 +309,7 @@ void api_metrics(struct call *c)
         memory_plan(b, sv);
     }
     front_end(b, sv);
+    grammars(b, sv);
     keys(b, sv);
     spans(b, sv);
     process(b, sv);

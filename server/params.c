@@ -1,10 +1,12 @@
 /* params.c - see params.h: the fields in the order of the API's documentation. */
 #include "params.h"
+#include "guide.h"
 #include "messages.h"
 
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/rng.h"
+#include "grammar/grammar.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -290,23 +292,10 @@ static bool read_sparse(struct params *p, const struct field_reader *r, const st
  */
 static bool refuse_unkept(const struct field_reader *r)
 {
-    static const char *const keys[] = {
-        "structured_outputs", "guided_json",           "guided_regex", "guided_choice",
-        "guided_grammar",     "thinking_token_budget", "return_gaze",  "use_beam_search"};
-    const cJSON *format = field_get(r, "response_format");
+    static const char *const keys[] = {"thinking_token_budget", "return_gaze", "use_beam_search"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (field_get(r, keys[i]) && !cJSON_IsFalse(field_get(r, keys[i])))
             return field_fail(r, keys[i], "not supported by this server");
-    if (format) {
-        const char *type = NULL;
-        struct field_reader f = {format, "response_format.", r->ae};
-        if (!cJSON_IsObject(format))
-            return field_fail(r, "response_format", "expected an object");
-        if (!field_text(&f, "type", &type))
-            return false;
-        if (!type || strcmp(type, "text") != 0)
-            return field_fail(r, "response_format", "only {\"type\": \"text\"} is supported");
-    }
     return true;
 }
 
@@ -414,7 +403,7 @@ static bool read_fields(struct params *p, cJSON *root, const struct param_env *e
         p->like.sample.want_logprob = true; /* the best are chosen by it */
     return (p->api == API_CHAT ? prompt_from_chat(p, root, env, ae)
                                : prompt_from_completion(p, root, env, ae)) &&
-           check_lengths(p, env, ae);
+           check_lengths(p, env, ae) && guide_read(p, root, env, ae);
 }
 
 bool params_read(struct params *p, enum api_kind api, const char *body, size_t bytes,
@@ -422,7 +411,7 @@ bool params_read(struct params *p, enum api_kind api, const char *body, size_t b
 {
     cJSON *root;
     *p = (struct params){.api = api == API_MESSAGES ? API_CHAT : api};
-    arena_init(&p->arena, 4096);
+    arena_init(&p->arena, 1024);
     p->like.sample = (struct sample_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     if (!params_parse_json(&root, body, bytes, ae))
         return false;
@@ -436,6 +425,10 @@ void params_free(struct params *p)
 {
     cJSON_Delete(p->tools);
     p->tools = NULL;
+    cJSON_Delete(p->guide.tree);
+    p->guide.tree = NULL;
+    grammar_close(p->like.grammar);
+    p->like.grammar = NULL;
     arena_free(&p->arena);
 }
 
@@ -473,6 +466,8 @@ struct gen_request *params_request(const struct params *p, uint32_t i, const str
     struct arena arena = g->arena;
     *g = p->like;
     g->arena = arena;
+    if (g->grammar)
+        (void)grammar_ref(g->grammar);
     g->n_prompt = p->prompt[i].n;
     g->prompt = copy(g, p->prompt[i].id, g->n_prompt * sizeof *g->prompt, &ok);
     g->max_tokens = p->max_tokens == UINT32_MAX ? most_tokens(p, g->n_prompt, env) : p->max_tokens;

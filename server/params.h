@@ -27,6 +27,7 @@ struct param_env {
     bool (*knows_model)(const void *arg, const char *name);
     const void *knows_arg;
     const char *default_model; /* when the request names none */
+    struct guides *guides;     /* guide.h; NULL: no answer is held to a form */
 };
 
 struct params_prompt {
@@ -34,6 +35,18 @@ struct params_prompt {
     uint32_t n;
     const char *text; /* completions: as sent, or decoded from ids; not NUL-terminated */
     size_t text_bytes;
+};
+
+/* The form that an answer must have: guide.h. */
+enum guide_kind { GUIDE_NONE, GUIDE_REGEX, GUIDE_CHOICE, GUIDE_EBNF, GUIDE_OBJECT, GUIDE_SCHEMA };
+struct guide_spec {
+    enum guide_kind kind;
+    bool strict, calls; /* calls: tool calls are held to their syntax */
+    const char *param;  /* the field that asked for it */
+    const cJSON *value; /* its value */
+    cJSON *tree;        /* owned: value is in it */
+    const char *key;    /* what the cache knows it by; NULL: no grammar */
+    size_t key_bytes;
 };
 
 struct params {
@@ -52,7 +65,9 @@ struct params {
     const char *opening;                    /* the beginning of the answer, in the prompt */
     struct params_prompt *prompt;
     uint32_t n_prompts;
-    struct gen_request like; /* all that the prompts share; its arena is not used */
+    struct guide_spec guide;
+    struct gen_request
+        like; /* all that the prompts share; its arena is not used, but its grammar held */
 };
 
 /* Reads a body. false: *ae says why. p is zeroed by it and to be freed in any case. */

@@ -131,6 +131,7 @@ struct server {
     uint64_t id_seed; /* for request ids */
     struct auth *auth;
     struct otlp *otlp; /* NULL: no collector */
+    struct guides *guides;
 
     uv_loop_t loop;
     uv_async_t engine_wake; /* events, or the end of loading */

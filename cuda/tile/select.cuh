@@ -30,12 +30,22 @@ static __device__ struct selection select_largest(const float *x, uint32_t n, ui
                 atomicAdd(&count[key >> shift & 255u], 1u);
         }
         __syncthreads();
-        if (threadIdx.x == 0) {
-            uint32_t bin = 255, above = 0;
-            while (above + count[bin] < left)
-                above += count[bin--];
-            state[0] = bin;
-            state[1] = left - above;
+        if (threadIdx.x < 32) { /* a lane has 8 bins, the largest keys' the first */
+            uint32_t top = 255 - 8 * threadIdx.x, mine = 0, upto;
+            for (uint32_t i = 0; i < 8; i++)
+                mine += count[top - i];
+            upto = mine;
+            for (uint32_t d = 1; d < 32; d *= 2) {
+                uint32_t before = __shfl_up_sync(WARP_ALL, upto, d);
+                upto += threadIdx.x >= d ? before : 0;
+            }
+            if (upto - mine < left && left <= upto) {
+                uint32_t above = upto - mine;
+                while (above + count[top] < left)
+                    above += count[top--];
+                state[0] = top;
+                state[1] = left - above;
+            }
         }
         __syncthreads();
         prefix = prefix << 8 | state[0];

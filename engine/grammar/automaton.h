@@ -87,6 +87,7 @@ enum { PRODUCTIVE = 1, NULLABLE = 2, REACHED = 4 };
 
 struct grammar {
     atomic_uint holders;
+    atomic_size_t bytes; /* of all, as of the last call that could make states */
     const struct grammar_vocab *vocab;
     /* The graph, as the builder left it, and what is known of each node. Written by compile alone.
      */
@@ -105,7 +106,8 @@ struct grammar {
     /* What was reached so far. Under the lock. */
     pthread_mutex_t lock;
     struct grammar_matcher *matchers; /* a list: their states are kept when others are forgotten */
-    size_t max_bytes;                 /* beyond: what no matcher needs is forgotten */
+    size_t graph_bytes;
+    size_t max_bytes; /* beyond: what no matcher needs is forgotten */
     struct kept_mask kept[N_KEPT_MASKS];
     uint32_t search; /* how many pairs may still be looked at; none left: failed */
     bool failed;
@@ -188,7 +190,7 @@ uint32_t scope_n_finished(const struct grammar *g, uint32_t at);
 
 /* compact.c: makes room when the automaton has grown too large: keeps the states that the n
  * pointers name, which get new numbers, and forgets the others. */
-bool automaton_large(const struct grammar *g);
+bool automaton_large(struct grammar *g); /* counts its bytes anew */
 void automaton_compact(struct grammar *g, uint32_t **state, size_t n);
 
 /* The tokens that may follow (mask.c). */

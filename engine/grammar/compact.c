@@ -14,9 +14,16 @@ static size_t automaton_bytes(const struct grammar *g)
            ((size_t)s->string_of.n_slots + s->set_of.n_slots) * 12 + g->n_tables * (size_t)1024;
 }
 
-bool automaton_large(const struct grammar *g)
+bool automaton_large(struct grammar *g)
 {
-    return automaton_bytes(g) > g->max_bytes;
+    size_t bytes = automaton_bytes(g);
+    atomic_store_explicit(&g->bytes, g->graph_bytes + bytes, memory_order_relaxed);
+    return bytes > g->max_bytes;
+}
+
+size_t grammar_bytes(const struct grammar *g)
+{
+    return atomic_load_explicit(&g->bytes, memory_order_relaxed);
 }
 
 /* From an old automaton into a new one; 0 in the maps: not there yet. */

@@ -401,6 +401,9 @@ enum err_code grammar_compile(struct grammar **out, const struct grammar_vocab *
         !g->set || !g->known || !g->start_a || !g->start_b)
         err_set(e, ERR_NOMEM, "no memory for a grammar of %u parts", b->n_nodes);
     else if (automaton_open(g, e) == ERR_OK && compile(g, root, e) == ERR_OK) {
+        g->graph_bytes = sizeof *g + b->n_nodes * (sizeof *b->node + 29) +
+                         b->n_parts * sizeof *b->part + b->n_text + b->n_sets * sizeof *b->set;
+        (void)automaton_large(g);
         *out = g;
         return ERR_OK;
     }

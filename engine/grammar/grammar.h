@@ -27,6 +27,9 @@ MUST_CHECK enum err_code grammar_vocab_open(struct grammar_vocab **out, uint32_t
                                                                  size_t *n),
                                             const void *arg, struct err *e);
 void grammar_vocab_close(struct grammar_vocab *v);
+/* Takes the tokens that begin with these bytes, and have more, out of mask. */
+void grammar_vocab_without_longer(const struct grammar_vocab *v, const char *p, size_t bytes,
+                                  uint32_t *mask);
 
 struct grammar; /* opaque; counted: several requests share one */
 /* The language of node `root`. vocab is borrowed for the grammar's life. ERR_INVALID: empty
@@ -36,6 +39,7 @@ MUST_CHECK enum err_code grammar_compile(struct grammar **out, const struct gram
                                          struct err *e);
 struct grammar *grammar_ref(struct grammar *g); /* one more holder; any thread */
 void grammar_close(struct grammar *g);          /* one holder less; the last frees it */
+size_t grammar_bytes(const struct grammar *g);  /* that it takes, about; it grows with use */
 
 struct grammar_matcher; /* opaque */
 MUST_CHECK enum err_code grammar_matcher_open(struct grammar_matcher **out, struct grammar *g,

@@ -20,6 +20,7 @@ struct inventor {
     struct weights *w;
     enum dtype dtype;
     uint64_t seed;
+    bool shapes;         /* matrices without values */
     float normal[TABLE]; /* mean 0, variance 1, none beyond MOST */
 };
 #define MOST 4.0f
@@ -89,6 +90,13 @@ static enum err_code invent_matrix(struct weights_source *s, const char *name, e
         .dtype = use == PARAM_PLAIN ? DT_BF16 : v->dtype, .n_out = n_out, .n_in = n_in};
     size_t n = (size_t)n_out * n_in, size = dtype_bytes(m.dtype);
     float std = 1 / sqrtf((float)n_in); /* outputs as large as inputs */
+    if (v->shapes) {
+        static const float nothing[1024];
+        m.data = nothing;
+        m.scale = m.dtype == DT_F8_E4M3 ? nothing : NULL;
+        *out = m;
+        return ERR_OK;
+    }
     void *data = big_alloc(v->w, n * size);
     if (!data)
         return err_set(e, ERR_NOMEM, "%s: %zu random weights", name, n);
@@ -132,11 +140,12 @@ static enum err_code invent_vector(struct weights_source *s, const char *name, e
     return ERR_OK;
 }
 
-enum err_code weights_dummy(struct weights **out, const struct model_config *cfg, enum dtype dtype,
-                            uint64_t seed, struct err *e)
+static enum err_code invent(struct weights **out, const struct model_config *cfg, enum dtype dtype,
+                            uint64_t seed, bool shapes, struct err *e)
 {
     assert(dtype == DT_BF16 || dtype == DT_F8_E4M3);
-    struct inventor v = {.source = {invent_matrix, invent_vector}, .dtype = dtype, .seed = seed};
+    struct inventor v = {
+        .source = {invent_matrix, invent_vector}, .dtype = dtype, .seed = seed, .shapes = shapes};
     struct rng r = {seed};
     for (int i = 0; i < TABLE; i++)
         v.normal[i] = fminf(fmaxf(rng_normal(&r), -MOST), MOST);
@@ -148,4 +157,16 @@ enum err_code weights_dummy(struct weights **out, const struct model_config *cfg
     }
     *out = v.w;
     return ERR_OK;
+}
+
+enum err_code weights_dummy(struct weights **out, const struct model_config *cfg, enum dtype dtype,
+                            uint64_t seed, struct err *e)
+{
+    return invent(out, cfg, dtype, seed, false, e);
+}
+
+enum err_code weights_dummy_shapes(struct weights **out, const struct model_config *cfg,
+                                   enum dtype dtype, uint64_t seed, struct err *e)
+{
+    return invent(out, cfg, dtype, seed, true, e);
 }

@@ -206,6 +206,12 @@ enum err_code forward_step(struct forward *f, enum lane l, const struct step *s,
     struct ops *o = f->ops;
     assert(s->n_rows >= 1 && s->n_rows <= o->limits.max_rows[l]);
     o->begin(o, l, s);
+    if (o->recall && o->recall(o, l, f, f->cfg->has_indexer && step_selects(s))) {
+        uint64_t since_us = clock_us();
+        enum err_code recalled = o->finish(o, l, e);
+        end_phase(f, l, PHASE_WAIT, &since_us);
+        return recalled;
+    }
     const act *x = forward_layers(f, l, s);
     uint64_t t = clock_us();
     for (uint32_t i = 0; i < s->n_out; i += o->limits.max_out_rows) {

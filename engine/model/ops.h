@@ -91,6 +91,10 @@ struct ops {
     /* Opens a step in a lane: its arrays stay as they are until finish(). */
     void (*begin)(struct ops *o, enum lane l, const struct step *s);
     MUST_CHECK enum err_code (*finish)(struct ops *o, enum lane l, struct err *e);
+    /* Steps of one shape are the same ops with the same arguments, and a back end may keep what it
+     * queues for them. Asked after begin(); true: all of the step is queued, only finish() is left.
+     * whose and variant: what besides the step decides the ops. NULL: nothing is kept. */
+    bool (*recall)(struct ops *o, enum lane l, const void *whose, uint32_t variant);
 
     /* x[n, hidden] = rows of w; ids beyond its rows are a bug of the caller. */
     void (*embed)(struct ops *o, enum lane l, const struct matrix *w, act *x);

@@ -65,6 +65,11 @@ MUST_CHECK enum err_code weights_open(struct weights **out, const char *dir,
  * ERR_NOMEM. */
 MUST_CHECK enum err_code weights_dummy(struct weights **out, const struct model_config *cfg,
                                        enum dtype dtype, uint64_t seed, struct err *e);
+/* The same without the matrices' values: each has its type and sizes, and data and scale point at
+ * 4096 bytes that nobody may read as a matrix. For a back end that makes them up in its own memory.
+ */
+MUST_CHECK enum err_code weights_dummy_shapes(struct weights **out, const struct model_config *cfg,
+                                              enum dtype dtype, uint64_t seed, struct err *e);
 void weights_close(struct weights *w);
 
 /* Bytes of parameters that weights_open() would map for cfg if every matrix had this dtype (for

@@ -32,7 +32,7 @@ void batch_want_token(struct batch *b, struct sequence *seq, uint32_t row)
     assert(q->seq_slot == seq->index);
     sequence_ban(seq);
     b->out_row[b->n_out] = row;
-    b->sample[b->n_out] = (struct sample_row){.p = &seq->ask->sample,
+    b->sample[b->n_out] = (struct sample_row){.p = &seq->sample,
                                               .position = seq->n_tokens,
                                               .stream = seq->choice,
                                               .history = seq->token,

@@ -31,6 +31,46 @@ static bool collect_end_ids(struct sequence *s, struct gen_request *r, const uin
     return true;
 }
 
+/* Whether the output ends with all of the word but its last token. */
+static bool word_is_next(const struct sequence *s, const struct token_span *word)
+{
+    uint32_t before = word->n - 1, n_out = sequence_n_output(s);
+    return before <= n_out &&
+           memcmp(s->token + s->n_tokens - before, word->id, before * sizeof *s->token) == 0;
+}
+
+void sequence_ban(struct sequence *s)
+{
+    const struct gen_request *r = s->ask;
+    s->n_banned = 0;
+    for (uint32_t i = 0; i < r->n_bad_words; i++) {
+        const struct token_span *word = &r->bad_word[i];
+        if (word->n && word_is_next(s, word))
+            s->banned[s->n_banned++] = word->id[word->n - 1];
+    }
+    if (sequence_n_output(s) >= r->min_tokens)
+        return;
+    memcpy(s->banned + s->n_banned, s->end_id, s->n_end * sizeof *s->banned);
+    s->n_banned += s->n_end;
+}
+
+/* What the sampler may choose from next. */
+static enum err_code next_mask(struct sequence *s, bool *over, struct err *e)
+{
+    s->sample = s->ask->sample;
+    const struct guide_rules rules = {.allowed = s->sample.allowed,
+                                      .banned = s->banned,
+                                      .n_banned = s->n_banned,
+                                      .end_id = s->end_id,
+                                      .n_end = s->n_end,
+                                      .may_end = sequence_n_output(s) >= s->ask->min_tokens};
+    if (guide_fill(&s->guide, &rules, over, e))
+        return e->code;
+    if (guide_masks(&s->guide))
+        s->sample.allowed = s->guide.mask;
+    return ERR_OK;
+}
+
 enum err_code sequence_open(struct sequence *s, struct gen_request *r, uint32_t choice,
                             const uint32_t *eos, uint32_t n_eos, const struct tokenizer *tok,
                             struct err *e)
@@ -56,6 +96,12 @@ enum err_code sequence_open(struct sequence *s, struct gen_request *r, uint32_t 
     memcpy(s->token, r->prompt, r->n_prompt * sizeof *s->token);
     s->stop = (struct stop_list){
         .text = r->stop, .bytes = r->stop_bytes, .n = r->n_stop, .include = r->include_stop};
+    if (guide_open(&s->guide, r, e))
+        return e->code;
+    sequence_ban(s);
+    bool over;
+    if (next_mask(s, &over, e))
+        return e->code;
     if (tok && detok_create(&s->detok, tok, &s->stop, !r->keep_special, e))
         return e->code;
     return ERR_OK;
@@ -67,30 +113,8 @@ void sequence_close(struct sequence *s)
     assert(s->n_nodes == 0);
     if (s->detok)
         detok_destroy(s->detok);
+    guide_close(&s->guide);
     *s = (struct sequence){.index = s->index};
-}
-
-/* Whether the output ends with all of the word but its last token. */
-static bool word_is_next(const struct sequence *s, const struct token_span *word)
-{
-    uint32_t before = word->n - 1, n_out = sequence_n_output(s);
-    return before <= n_out &&
-           memcmp(s->token + s->n_tokens - before, word->id, before * sizeof *s->token) == 0;
-}
-
-void sequence_ban(struct sequence *s)
-{
-    const struct gen_request *r = s->ask;
-    s->n_banned = 0;
-    for (uint32_t i = 0; i < r->n_bad_words; i++) {
-        const struct token_span *word = &r->bad_word[i];
-        if (word->n && word_is_next(s, word))
-            s->banned[s->n_banned++] = word->id[word->n - 1];
-    }
-    if (sequence_n_output(s) >= r->min_tokens)
-        return;
-    memcpy(s->banned + s->n_banned, s->end_id, s->n_end * sizeof *s->banned);
-    s->n_banned += s->n_end;
 }
 
 /* The place of token among the end ids; n_end when it is none. */
@@ -125,6 +149,16 @@ enum err_code sequence_put(struct sequence *s, uint32_t token, struct seq_text *
             out->stop_reason = -2 - (int32_t)index;
         }
     }
+    bool over = false;
+    if (out->finish == FINISH_NONE && guide_put(&s->guide, token, e))
+        return e->code;
+    if (out->finish == FINISH_NONE && s->guide.state != GUIDE_OFF) {
+        sequence_ban(s);
+        if (next_mask(s, &over, e))
+            return e->code;
+    }
+    if (over)
+        out->finish = FINISH_STOP;
     if (out->finish == FINISH_NONE && sequence_n_output(s) == r->max_tokens)
         out->finish = FINISH_LENGTH;
     return ERR_OK;

@@ -12,6 +12,8 @@
  *     FINISH_STOP; the token counts, its text goes out only with include_stop
  *   a stop string, complete in a token after the first min_tokens: FINISH_STOP
  *   max_tokens: FINISH_LENGTH
+ * Where a grammar steers, an end id comes only where the text is whole; and once it is whole and
+ * nothing can follow, it ends without one: FINISH_STOP, whatever min_tokens says.
  * A bad word is matched within the output, not across the border of the prompt.
  *
  * Thread:    the scheduler's. While a step runs, its worker reads token[], page[] and banned[].
@@ -21,6 +23,7 @@
 #define GAZE_SCHED_SEQUENCE_H
 
 #include "request.h"
+#include "sched/guide.h"
 #include "sched/kv_pool.h"
 #include "sched/prefix_cache.h"
 #include "text/detok.h"
@@ -56,6 +59,8 @@ struct sequence {
     uint32_t n_banned;
     struct stop_list stop;
     struct detok *detok; /* NULL: no text */
+    struct guide guide;
+    struct sample_params sample; /* the request's, within the guide's mask */
 
     uint64_t last_token_us, kv_since_us;
     double kv_page_us; /* pages held, integrated over time, up to kv_since_us */

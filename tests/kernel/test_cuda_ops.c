@@ -12,7 +12,7 @@
 
 #include <math.h>
 
-enum { ROWS = 70, CONTEXT = 256, PAGES = 8, VOCAB = 1500 };
+enum { ROWS = 70, CONTEXT = 448, PAGES = 8, VOCAB = 1500 };
 
 static struct model_config config(void)
 {
@@ -51,6 +51,7 @@ static struct model_config config(void)
 
 struct pair { /* the two back ends */
     struct model_config c;
+    enum precision precision; /* the GPU's */
     struct ops *cpu, *gpu;
     struct rng r;
 };
@@ -68,9 +69,9 @@ static void pair_open(struct pair *p, enum latent_form lf, enum index_form xf)
                              .max_context = CONTEXT,
                              .max_out_rows = 16,
                              .n_threads = 1};
-    p->c = config();
     p->r = (struct rng){test_seed()};
     CHECK_OK(cpu_ops_open(&p->cpu, &p->c, &lim, &e), e);
+    lim.precision = p->precision;
     CHECK_OK(cuda_ops_open(&p->gpu, &p->c, &lim, 0, &e), e);
 }
 
@@ -115,7 +116,7 @@ static void run_attention(struct pair *p, bool gpu, uint32_t n, uint32_t chunk, 
 {
     const struct model_config *c = &p->c;
     struct ops *o = gpu ? p->gpu : p->cpu;
-    uint32_t page[PAGES] = {5, 2, 7, 0};
+    uint32_t page[PAGES] = {5, 2, 7, 0, 6, 1, 4, 3};
     size_t lat = c->kv_lora_rank + c->rope_dim, ldq = c->n_heads * model_qk_dim(c);
     size_t ldi = c->index_heads * c->index_dim, ldo = c->n_heads * c->v_dim, k = c->index_topk;
     for (uint32_t at = 0; at < n; at += chunk) {
@@ -171,11 +172,64 @@ static void run_attention(struct pair *p, bool gpu, uint32_t n, uint32_t chunk, 
     }
 }
 
-static void check_attention(enum latent_form lf, enum index_form xf, double tolerance)
+/* A matrix of a type on both sides, and its values in double. */
+static struct matrix random_matrix(struct pair *p, enum dtype t, uint32_t n_out, uint32_t n_in,
+                                   double *value)
 {
-    enum { N = 70 };
-    struct pair p;
-    pair_open(&p, lf, xf);
+    size_t n = (size_t)n_out * n_in, blocks = (n_in + 127) / 128;
+    size_t n_scales = (n_out + 127) / 128 * blocks;
+    unsigned char *data = malloc(n * dtype_bytes(t));
+    float *scale = malloc(n_scales * sizeof *scale);
+    CHECK(data && scale);
+    for (size_t i = 0; i < n_scales; i++)
+        scale[i] = 0.5f + 0.01f * (float)(i % 7);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t code = (uint32_t)rng_next(&p->r);
+        if (t == DT_BF16) {
+            float x = rng_normal(&p->r);
+            uint32_t bits;
+            memcpy(&bits, &x, 4);
+            bits &= 0xFFFF0000u;
+            memcpy(&x, &bits, 4);
+            ((uint16_t *)(void *)data)[i] = (uint16_t)(bits >> 16);
+            value[i] = (double)x;
+        } else { /* codes of values under 2, denormals among them */
+            uint32_t e = code >> 3 & 7, m = code & 7;
+            double x = e ? ldexp(1.0 + m / 8.0, (int)e - 7) : ldexp(m / 8.0, -6);
+            data[i] = (unsigned char)(code & 0xBF);
+            value[i] =
+                (code & 0x80 ? -x : x) * (double)scale[i / n_in / 128 * blocks + i % n_in / 128];
+        }
+    }
+    struct matrix w = {up(data, n * dtype_bytes(t)), t, NULL, n_out, n_in};
+    if (t == DT_F8_E4M3)
+        w.scale = up(scale, n_scales * sizeof *scale);
+    free(data);
+    free(scale);
+    return w;
+}
+
+struct attention_case {
+    enum precision precision;
+    enum latent_form lf;
+    enum index_form xf;
+    uint32_t n, heads, kv_lora, index_heads, top_k;
+    double tolerance;
+    enum dtype kv_b;   /* DT_F32 is 0 */
+    uint32_t per_head; /* nope and v; 0: the config's */
+};
+
+static void check_attention(const struct attention_case *t)
+{
+    const uint32_t N = t->n;
+    struct pair p = {.c = config(), .precision = t->precision};
+    p.c.n_heads = t->heads;
+    p.c.kv_lora_rank = t->kv_lora;
+    p.c.index_heads = t->index_heads;
+    p.c.index_topk = t->top_k;
+    if (t->per_head)
+        p.c.nope_dim = p.c.v_dim = t->per_head;
+    pair_open(&p, t->lf, t->xf);
     const struct model_config *c = &p.c;
     size_t ldo = c->n_heads * c->v_dim, ws = c->n_heads * (c->nope_dim + c->v_dim);
     float *kv = random_row(&p, N * (c->kv_lora_rank + c->rope_dim)), *gain = random_row(&p, 256);
@@ -185,41 +239,66 @@ static void check_attention(enum latent_form lf, enum index_form xf, double tole
     float *w = random_row(&p, ws * c->kv_lora_rank), *out[3];
     int32_t *sel[3];
     struct matrix host = {w, DT_F32, NULL, (uint32_t)ws, c->kv_lora_rank}, dev = host;
-    dev.data = up(w, 4 * ws * c->kv_lora_rank);
+    if (t->kv_b == DT_F32) {
+        dev.data = up(w, 4 * ws * c->kv_lora_rank);
+    } else {
+        double *value = malloc(ws * c->kv_lora_rank * sizeof *value);
+        CHECK(value != NULL);
+        dev = random_matrix(&p, t->kv_b, (uint32_t)ws, c->kv_lora_rank, value);
+        for (size_t i = 0; i < ws * c->kv_lora_rank; i++)
+            w[i] = (float)value[i];
+        free(value);
+    }
     for (int i = 0; i < 3; i++) {
         out[i] = calloc(N * ldo, 4);
         sel[i] = calloc(N * c->index_topk, 4);
     }
-    run_attention(&p, false, N, N, kv, key, q, iq, iw, gain, host, out[0], sel[0]);
-    run_attention(&p, true, N, N, kv, key, q, iq, iw, gain, dev, out[1], sel[1]);
+    run_attention(&p, false, N, ROWS, kv, key, q, iq, iw, gain, host, out[0], sel[0]);
+    run_attention(&p, true, N, ROWS, kv, key, q, iq, iw, gain, dev, out[1], sel[1]);
     run_attention(&p, true, N, 13, kv, key, q, iq, iw, gain, dev, out[2], sel[2]);
     CHECK_MSG(!memcmp(out[1], out[2], 4 * N * ldo), "chunks change a row's bits");
-    size_t selecting = (size_t)c->index_topk * c->index_topk; /* earlier rows see all */
+    size_t selecting = (size_t)c->index_topk * c->index_topk; /* rows before see all */
     uint32_t other = 0;
     for (size_t i = selecting; i < N * (size_t)c->index_topk; i++)
         other += sel[0][i] != sel[1][i];
     double d = distance(out[0], out[1], N * ldo);
-    printf("     latent %d index %d: distance %.2e, %u selected entries differ\n", lf, xf, d,
-           other);
+    printf("     latent %d index %d, %u heads: distance %.2e, %u selected entries differ\n", t->lf,
+           t->xf, t->heads, d, other);
     CHECK_MSG(other == 0, "%u entries of the selections differ", other);
-    CHECK_MSG(d <= tolerance, "distance %g", d);
+    CHECK_MSG(d <= t->tolerance, "distance %g", d);
     pair_close(&p);
 }
 
 /* Sums of some hundred fp32 products in two orders: 2^-24 times a few dozen. */
 TEST_LIMIT(attention_exact, 120)
 {
-    check_attention(LATENT_F32, INDEX_EXACT, 2e-5);
+    check_attention(&(struct attention_case){PRECISION_EXACT, LATENT_F32, INDEX_EXACT, 70, 5, 136,
+                                             3, 40, 2e-5, DT_F32, 0});
 }
 /* A value between two codes may fall either way: 2^-4 of one of 136 values. */
 TEST_LIMIT(attention_fp8, 120)
 {
-    check_attention(LATENT_FP8, INDEX_FP8, 5e-3);
+    check_attention(&(struct attention_case){PRECISION_EXACT, LATENT_FP8, INDEX_FP8, 70, 5, 136, 3,
+                                             40, 5e-3, DT_F32, 0});
+}
+/* The tensor cores' path against the CPU's fp32: queries and weights to 17 bits of mantissa, 2^-17
+ * of the terms. Rows that see one split and several, tiles that are full and not, heads of one tile
+ * and of several blocks. */
+TEST_LIMIT(attention_tensor, 240)
+{
+    static const struct attention_case cases[] = {
+        {PRECISION_FAST, LATENT_FP8, INDEX_FP8, 140, 5, 128, 3, 96, 5e-3, DT_F32, 0},
+        {PRECISION_FAST, LATENT_BF16, INDEX_FP8, 140, 37, 144, 20, 96, 5e-3, DT_F32, 0},
+        {PRECISION_FAST, LATENT_FP8, INDEX_FP8, 350, 18, 64, 17, 330, 5e-3, DT_F32, 0},
+        {PRECISION_FAST, LATENT_FP8, INDEX_FP8, 70, 3, 256, 3, 60, 5e-3, DT_F8_E4M3, 128},
+        {PRECISION_FAST, LATENT_BF16, INDEX_FP8, 70, 5, 144, 3, 60, 5e-3, DT_BF16, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_attention(&cases[i]);
 }
 
 TEST_LIMIT(linear_sizes, 120)
 {
-    struct pair p;
+    struct pair p = {.c = config(), .precision = PRECISION_EXACT};
     pair_open(&p, LATENT_F32, INDEX_EXACT);
     const uint32_t sizes[] = {1, 31, 32, 33, 63, 64, 65, 70};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -244,11 +323,77 @@ TEST_LIMIT(linear_sizes, 120)
     pair_close(&p);
 }
 
+/* The fast precision's products: activations to 17 bits of mantissa, sums in fp32, so 2^-17 of the
+ * terms' size and 2^-24 times the square root of their number: 1e-5 of the largest output. A row
+ * has the same bits among any number of others, whichever tile and however many blocks share K. */
+TEST_LIMIT(linear_fast, 240)
+{
+    enum { MOST = 200 };
+    static const uint32_t sizes[][2] = {{200, 1040}, {64, 520}, {130, 24}, {72, 100}, {300, 256}};
+    static const uint32_t rows[] = {1, 7, 8, 9, 16, 17, 33, 64, 65, 128, 129, MOST};
+    struct pair p;
+    struct err e;
+    if (!cuda_device_count())
+        TEST_SKIP("no GPU here");
+    struct ops_limits lim = {.precision = PRECISION_FAST,
+                             .latent = LATENT_BF16,
+                             .index = INDEX_FP8,
+                             .n_pages = PAGES,
+                             .max_rows = {MOST, MOST},
+                             .max_context = CONTEXT,
+                             .max_out_rows = 16,
+                             .n_threads = 1};
+    p.c = config();
+    p.r = (struct rng){test_seed()};
+    CHECK_OK(cuda_ops_open(&p.gpu, &p.c, &lim, 0, &e), e);
+    for (size_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
+        uint32_t n_out = sizes[i / 2][0], n_in = sizes[i / 2][1];
+        double *value = malloc(sizeof *value * n_out * n_in);
+        float *x = random_row(&p, (size_t)MOST * n_in), *all = malloc(4 * (size_t)MOST * n_out);
+        float *some = malloc(4 * (size_t)MOST * n_out), *want = malloc(4 * (size_t)MOST * n_out);
+        CHECK(value && all && some && want);
+        struct matrix w = random_matrix(&p, i % 2 ? DT_BF16 : DT_F8_E4M3, n_out, n_in, value);
+        void *dx = up(x, 4 * (size_t)MOST * n_in), *dy = cuda_test_alloc(4 * (size_t)MOST * n_out);
+        for (uint32_t r = 0; r < MOST; r++)
+            for (uint32_t o = 0; o < n_out; o++) {
+                double sum = 0;
+                for (uint32_t k = 0; k < n_in; k++)
+                    sum += (double)x[(size_t)r * n_in + k] * value[(size_t)o * n_in + k];
+                want[(size_t)r * n_out + o] = (float)sum;
+            }
+        p.gpu->linear(p.gpu, LANE_DECODE, &w, dx, MOST, dy, false);
+        cuda_test_read(all, dy, 4 * (size_t)MOST * n_out);
+        double d = distance(want, all, (size_t)MOST * n_out);
+        printf("     %u x %u %s: distance %.1e\n", n_out, n_in, i % 2 ? "bf16" : "e4m3", d);
+        CHECK_MSG(d <= 1e-5, "%u x %u: distance %g", n_out, n_in, d);
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+            uint32_t n = rows[k], from = MOST - n;
+            memset(some, 0xFF, 4 * (size_t)n * n_out);
+            cuda_test_write(dy, some, 4 * (size_t)n * n_out);
+            p.gpu->linear(p.gpu, LANE_DECODE, &w, (float *)dx + (size_t)from * n_in, n, dy, false);
+            cuda_test_read(some, dy, 4 * (size_t)n * n_out);
+            CHECK_MSG(!memcmp(some, all + (size_t)from * n_out, 4 * (size_t)n * n_out),
+                      "%u x %u: other bits among %u rows", n_out, n_in, n);
+        }
+        cuda_test_free(dx);
+        cuda_test_free(dy);
+        cuda_test_free((void *)(uintptr_t)w.data);
+        if (w.scale)
+            cuda_test_free((void *)(uintptr_t)w.scale);
+        free(value);
+        free(x);
+        free(all);
+        free(some);
+        free(want);
+    }
+    p.gpu->close(p.gpu);
+}
+
 /* The same token wherever the draw is further from a boundary than rounding: all but one in 400. */
 TEST_LIMIT(sample_as_the_cpu, 120)
 {
     enum { N = 16 };
-    struct pair p;
+    struct pair p = {.c = config(), .precision = PRECISION_EXACT};
     pair_open(&p, LATENT_F32, INDEX_EXACT);
     uint32_t other = 0, total = 0;
     for (int round = 0; round < 4; round++) {

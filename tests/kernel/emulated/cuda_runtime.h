@@ -38,6 +38,9 @@ struct uint2 {
 struct uint4 {
     unsigned x, y, z, w;
 };
+struct float2 {
+    float x, y;
+};
 struct float4 {
     float x, y, z, w;
 };
@@ -47,7 +50,9 @@ void emulated_launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t s,
                      const std::function<void()> &body);
 void *emulated_shared(void);
 void emulated_exchange(const void *mine, size_t bytes, void *all); /* all[32 * bytes] */
-void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]);
+void emulated_mma(float c[4], const uint32_t a[4], const uint32_t b[2], bool f16);
+uint16_t emulated_f16(float x);
+void emulated_ldmatrix(uint32_t r[4], const void *row, bool transposed);
 void __syncthreads(void);
 void __syncwarp(unsigned mask = 0xFFFFFFFFu);
 
@@ -62,6 +67,20 @@ template <typename T> static inline T __shfl_xor_sync(unsigned, T x, int mask)
     T all[32];
     emulated_exchange(&x, sizeof x, all);
     return all[(threadIdx.x % 32) ^ (unsigned)mask];
+}
+template <typename T> static inline T __shfl_up_sync(unsigned, T x, unsigned by)
+{
+    T all[32];
+    emulated_exchange(&x, sizeof x, all);
+    return threadIdx.x % 32 >= by ? all[threadIdx.x % 32 - by] : x;
+}
+static inline unsigned __match_any_sync(unsigned, unsigned x)
+{
+    unsigned all[32], bits = 0;
+    emulated_exchange(&x, sizeof x, all);
+    for (int i = 0; i < 32; i++)
+        bits |= (unsigned)(all[i] == x) << i;
+    return bits;
 }
 static inline unsigned __ballot_sync(unsigned, int flag)
 {
@@ -88,9 +107,20 @@ static inline int __popc(unsigned x)
 {
     return __builtin_popcount(x);
 }
+static inline int __ffs(int x)
+{
+    return __builtin_ffs(x);
+}
 static inline unsigned __umulhi(unsigned a, unsigned b)
 {
     return (unsigned)((uint64_t)a * b >> 32);
+}
+static inline void __threadfence(void)
+{
+}
+template <typename T> static inline T __ldcg(const T *p)
+{
+    return *p;
 }
 template <typename T> static inline T atomicAdd(T *p, T x)
 {
@@ -114,11 +144,8 @@ typedef enum {
 } cudaError_t;
 #define CUDART_VERSION 13000
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum {
-    cudaStreamNonBlocking = 1,
-    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
-    cudaHostAllocDefault = 0
-};
+enum { cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaDeviceProp {
     char name[256];
     int major, minor;

@@ -109,27 +109,53 @@ void emulated_exchange(const void *mine, size_t bytes, void *all)
     __syncwarp();
 }
 
-static float half_of(uint32_t x, int high)
+static float half_of(uint32_t x, int high, bool f16)
 {
-    return __uint_as_float((high ? x >> 16 : x & 0xFFFFu) << 16);
+    uint16_t bits = (uint16_t)(high ? x >> 16 : x);
+    if (!f16)
+        return __uint_as_float((uint32_t)bits << 16);
+    _Float16 h;
+    memcpy(&h, &bits, sizeof h);
+    return (float)h;
 }
 
-void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+uint16_t emulated_f16(float x)
+{
+    _Float16 h = (_Float16)x;
+    uint16_t bits;
+    memcpy(&bits, &h, sizeof bits);
+    return bits;
+}
+
+void emulated_mma(float c[4], const uint32_t a[4], const uint32_t b[2], bool f16)
 {
     warp *w = &warps[now / 32];
     unsigned l = now % 32, g = l / 4, t = l % 4;
     for (unsigned i = 0; i < 4; i++)
         for (unsigned h = 0; h < 2; h++)
-            w->a[g + 8 * (i % 2)][2 * t + 8 * (i / 2) + h] = half_of(a[i], h);
+            w->a[g + 8 * (i % 2)][2 * t + 8 * (i / 2) + h] = half_of(a[i], h, f16);
     for (unsigned i = 0; i < 2; i++)
         for (unsigned h = 0; h < 2; h++)
-            w->b[2 * t + 8 * i + h][g] = half_of(b[i], h);
+            w->b[2 * t + 8 * i + h][g] = half_of(b[i], h, f16);
     __syncwarp();
     for (unsigned i = 0; i < 4; i++) {
         float sum = c[i];
         for (unsigned k = 0; k < 16; k++)
             sum += w->a[g + 8 * (i / 2)][k] * w->b[k][2 * t + i % 2];
         c[i] = sum;
+    }
+    __syncwarp();
+}
+
+void emulated_ldmatrix(uint32_t r[4], const void *row, bool transposed)
+{
+    const uint16_t *all[32];
+    unsigned l = now % 32, g = l / 4, t = l % 4;
+    emulated_exchange(&row, sizeof row, all);
+    for (unsigned i = 0; i < 4; i++) {
+        const uint16_t *const *m = all + 8 * i;
+        r[i] = transposed ? m[2 * t][g] | (uint32_t)m[2 * t + 1][g] << 16
+                          : m[g][2 * t] | (uint32_t)m[g][2 * t + 1] << 16;
     }
     __syncwarp();
 }

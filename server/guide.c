@@ -1,0 +1,560 @@
+/* guide.c - see guide.h. */
+#include "guide.h"
+
+#include "base/json.h"
+#include "grammar/cache.h"
+#include "grammar/ebnf.h"
+#include "grammar/regex.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_CHOICES = 10000, CACHE_ENTRIES = 512 };
+static const size_t cache_bytes = (size_t)256 << 20;
+
+struct guides {
+    pthread_mutex_t lock;
+    struct guide_vocab *vocab; /* made when it is first needed */
+    struct grammar_cache *cache;
+};
+
+enum err_code guides_open(struct guides **out, struct err *e)
+{
+    struct guides *gs = calloc(1, sizeof *gs);
+    if (!gs)
+        return err_set(e, ERR_NOMEM, "no memory for grammars");
+    if (grammar_cache_open(&gs->cache, CACHE_ENTRIES, cache_bytes, e)) {
+        free(gs);
+        return e->code;
+    }
+    pthread_mutex_init(&gs->lock, NULL);
+    *out = gs;
+    return ERR_OK;
+}
+
+void guides_close(struct guides *gs)
+{
+    if (!gs)
+        return;
+    grammar_cache_close(gs->cache);
+    guide_vocab_close(gs->vocab);
+    pthread_mutex_destroy(&gs->lock);
+    free(gs);
+}
+
+struct grammar_cache_counts guides_counts(struct guides *gs)
+{
+    return grammar_cache_get_counts(gs->cache);
+}
+
+static enum err_code get_vocab(const struct param_env *env, const struct guide_vocab **out,
+                               struct err *e)
+{
+    struct guides *gs = env->guides;
+    e->code = ERR_OK;
+    pthread_mutex_lock(&gs->lock);
+    if (gs->vocab || !guide_vocab_open(&gs->vocab, env->tok, env->model->vocab_size, e))
+        *out = gs->vocab;
+    pthread_mutex_unlock(&gs->lock);
+    return e->code;
+}
+
+static bool no_memory(struct api_error *ae)
+{
+    struct err e = {.code = ERR_NOMEM};
+    api_fail_err(ae, &e);
+    return false;
+}
+
+/* --- fields -------------------------------------------------------------------------------------
+ */
+
+/* One of the fields that ask for a form; a second one is an error. */
+static bool set(struct params *p, const struct field_reader *r, const char *key,
+                enum guide_kind kind, const cJSON *value)
+{
+    struct guide_spec *s = &p->guide;
+    size_t n = strlen(r->prefix) + strlen(key);
+    if (s->kind != GUIDE_NONE)
+        return field_fail(r, key, "not together with %s", s->param);
+    char *param = arena_alloc(&p->arena, n + 1);
+    if (!param)
+        return no_memory(r->ae);
+    memcpy(param, r->prefix, strlen(r->prefix));
+    memcpy(param + strlen(r->prefix), key, strlen(key) + 1);
+    s->param = param;
+    s->kind = kind;
+    s->value = value;
+    return true;
+}
+
+static bool set_text(struct params *p, const struct field_reader *r, const char *key,
+                     enum guide_kind kind)
+{
+    const char *text = NULL;
+    if (!field_get(r, key))
+        return true;
+    if (!field_text(r, key, &text) || !set(p, r, key, kind, field_get(r, key)))
+        return false;
+    return *text || field_fail(r, key, "it is empty");
+}
+
+static bool set_choice(struct params *p, const struct field_reader *r, const char *key)
+{
+    const cJSON *v = field_get(r, key);
+    if (!v)
+        return true;
+    int n = cJSON_IsArray(v) ? cJSON_GetArraySize(v) : 0;
+    if (n < 1 || n > MAX_CHOICES)
+        return field_fail(r, key, "expected an array of 1 to %d strings", MAX_CHOICES);
+    for (const cJSON *one = v->child; one; one = one->next)
+        if (!cJSON_IsString(one) || !one->valuestring[0])
+            return field_fail(r, key, "expected strings that are not empty");
+    return set(p, r, key, GUIDE_CHOICE, v);
+}
+
+/* A schema, or its text. */
+static bool set_schema(struct params *p, const struct field_reader *r, const char *key)
+{
+    const cJSON *v = field_get(r, key);
+    if (!v)
+        return true;
+    if (cJSON_IsString(v) && p->guide.kind == GUIDE_NONE) {
+        struct err e;
+        size_t n = strlen(v->valuestring);
+        if (json_parse(&p->guide.tree, v->valuestring, n, JSON_MAX_DEPTH, &e) ||
+            chat_json_keep_numbers(p->guide.tree, v->valuestring, n, &e)) {
+            if (e.code == ERR_INVALID)
+                return field_fail(r, key, "not JSON: %s", e.msg);
+            return no_memory(r->ae);
+        }
+        v = p->guide.tree;
+    }
+    if (!cJSON_IsObject(v) && !cJSON_IsBool(v) && p->guide.kind == GUIDE_NONE)
+        return field_fail(r, key, "expected a schema: an object, true or false");
+    return set(p, r, key, GUIDE_SCHEMA, v);
+}
+
+static bool set_object(struct params *p, const struct field_reader *r, const char *key)
+{
+    bool on = false;
+    return field_bool(r, key, &on) && (!on || set(p, r, key, GUIDE_OBJECT, NULL));
+}
+
+static bool read_format(struct params *p, const struct field_reader *r)
+{
+    const cJSON *format = field_get(r, "response_format");
+    struct field_reader f = {format, "response_format.", r->ae};
+    struct field_reader s = {NULL, "response_format.json_schema.", r->ae};
+    const char *type = NULL;
+    if (!format)
+        return true;
+    if (!cJSON_IsObject(format))
+        return field_fail(r, "response_format", "expected an object");
+    if (!field_text(&f, "type", &type))
+        return false;
+    if (type && !strcmp(type, "text"))
+        return true;
+    if (type && !strcmp(type, "json_object"))
+        return set(p, r, "response_format", GUIDE_OBJECT, NULL);
+    if (!type || strcmp(type, "json_schema") != 0)
+        return field_fail(&f, "type", "expected \"text\", \"json_object\" or \"json_schema\"");
+    s.root = field_get(&f, "json_schema");
+    if (!cJSON_IsObject(s.root))
+        return field_fail(&f, "json_schema", "expected an object with a schema");
+    if (!field_get(&s, "schema"))
+        return field_fail(&s, "schema", "this field is required");
+    return field_bool(&s, "strict", &p->guide.strict) && set_schema(p, &s, "schema");
+}
+
+static bool read_structured(struct params *p, const struct field_reader *r)
+{
+    const cJSON *v = field_get(r, "structured_outputs");
+    struct field_reader s = {v, "structured_outputs.", r->ae};
+    if (!v)
+        return true;
+    if (!cJSON_IsObject(v))
+        return field_fail(r, "structured_outputs", "expected an object");
+    if (field_get(&s, "structural_tag"))
+        return field_fail(&s, "structural_tag", "not supported by this server");
+    if (!set_schema(p, &s, "json") || !set_text(p, &s, "regex", GUIDE_REGEX) ||
+        !set_choice(p, &s, "choice") || !set_text(p, &s, "grammar", GUIDE_EBNF) ||
+        !set_object(p, &s, "json_object"))
+        return false;
+    return p->guide.kind != GUIDE_NONE ||
+           field_fail(r, "structured_outputs",
+                      "expected one of json, regex, choice, grammar and json_object");
+}
+
+/* --- tool calls ---------------------------------------------------------------------------------
+ */
+
+/* Formats whose calls are JSON between markers. */
+struct call_syntax {
+    const char *format;
+    const char *section, *call; /* open the calls, and each of them */
+    const char *before;         /* the name, plain text or markup */
+    bool numbered;              /* ":n" behind the name */
+    const char *after, *end;    /* the name; the arguments */
+    const char *between;        /* two calls, where it may stand */
+    const char *last;           /* closes the calls */
+};
+static const struct call_syntax syntaxes[] = {
+    {"deepseek-v3", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "function<｜tool▁sep｜>",
+     false, "\n```json\n", "\n```<｜tool▁call▁end｜>", "\n", "<｜tool▁calls▁end｜>"},
+    {"deepseek-v3.1", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "", false,
+     "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", NULL, "<｜tool▁calls▁end｜>"},
+    {"deepseek-v3.2-exp", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "", false,
+     "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", NULL, "<｜tool▁calls▁end｜>"},
+    {"kimi-k2", "<|tool_calls_section_begin|>", "<|tool_call_begin|>", "functions.", true,
+     "<|tool_call_argument_begin|>", "<|tool_call_end|>", NULL, "<|tool_calls_section_end|>"}};
+
+static const struct call_syntax *syntax_of(const struct param_env *env)
+{
+    for (size_t i = 0; i < sizeof syntaxes / sizeof *syntaxes; i++)
+        if (!strcmp(syntaxes[i].format, chat_format_name(env->format)))
+            return &syntaxes[i];
+    return NULL;
+}
+
+static uint32_t marker_id(const struct param_env *env, const char *marker)
+{
+    uint32_t id = tokenizer_find(env->tok, marker, strlen(marker));
+    return id != UINT32_MAX && tokenizer_is_added(env->tok, id) ? id : UINT32_MAX;
+}
+
+/* The whole request's form as a text: what the cache knows it by. */
+static bool write_key(struct params *p, const struct param_env *env, struct api_error *ae)
+{
+    static const char *const names[] = {"none", "regex", "choice", "ebnf", "object", "schema"};
+    struct guide_spec *s = &p->guide;
+    struct chat_buf b = {.arena = &p->arena};
+    chat_buf_str(&b, names[s->kind]);
+    chat_buf_str(&b, s->strict ? "!" : " ");
+    if (s->value)
+        chat_json_dump(&b, s->value);
+    if (s->calls) {
+        chat_buf_str(&b, " calls ");
+        chat_buf_str(&b, chat_format_name(env->format));
+        chat_buf_str(&b, p->one_call ? " one " : " ");
+        chat_buf_str(&b, p->opening ? p->opening : "");
+        chat_json_dump(&b, p->tools);
+    }
+    if (b.failed)
+        return no_memory(ae);
+    s->key = b.s;
+    s->key_bytes = b.n;
+    return true;
+}
+
+bool guide_read(struct params *p, cJSON *root, const struct param_env *env, struct api_error *ae)
+{
+    struct field_reader r = {root, "", ae};
+    struct guide_spec *s = &p->guide;
+    if (!env->guides)
+        return true;
+    if (!read_format(p, &r) || !read_structured(p, &r) || !set_schema(p, &r, "guided_json") ||
+        !set_text(p, &r, "guided_regex", GUIDE_REGEX) || !set_choice(p, &r, "guided_choice") ||
+        !set_text(p, &r, "guided_grammar", GUIDE_EBNF) || !set_object(p, &r, "guided_json_object"))
+        return false;
+    const struct call_syntax *calls = p->tools ? syntax_of(env) : NULL;
+    s->calls = calls && marker_id(env, calls->section) != UINT32_MAX;
+    if (p->call_required)
+        s->kind = GUIDE_NONE; /* the answer is a call */
+    if (s->kind != GUIDE_NONE && p->tools && !s->calls)
+        return field_fail(&r, s->param,
+                          "not together with tools for this model, whose calls cannot be told from "
+                          "text (\"tool_choice\": \"none\")");
+    if (s->kind != GUIDE_NONE && p->thinking_open && marker_id(env, "</think>") == UINT32_MAX)
+        return field_fail(&r, s->param,
+                          "not with thinking: in this vocabulary no token ends it "
+                          "(\"thinking\": {\"type\": \"disabled\"})");
+    if (s->kind == GUIDE_NONE && !s->calls)
+        return true;
+    if (s->value && s->value != s->tree) { /* the request's tree goes, what is needed stays */
+        cJSON *copy = cJSON_Duplicate(s->value, true);
+        if (!copy)
+            return no_memory(ae);
+        cJSON_Delete(s->tree);
+        s->value = s->tree = copy;
+    }
+    return write_key(p, env, ae);
+}
+
+/* --- compiling ----------------------------------------------------------------------------------
+ */
+
+struct making {
+    const struct params *p;
+    const struct param_env *env;
+    const struct guide_vocab *vocab;
+    struct grammar_builder *b;
+    gb_node any_object; /* GB_NEVER: not made yet */
+};
+
+static const char object_text[] =
+    "root ::= \"{\" (pair (\",\" \" \"? pair)*)? \"}\"\n"
+    "pair ::= string \":\" \" \"? value\n"
+    "value ::= root | \"[\" (value (\",\" \" \"? value)*)? \"]\" | string | number | \"true\" | "
+    "\"false\" | \"null\"\n"
+    "string ::= \"\\\"\" char* \"\\\"\"\n"
+    "char ::= [^\"\\\\\\x00-\\x1F] | \"\\\\\" ([\"\\\\/bfnrt] | \"u\" code)\n"
+    "code ::= [0-9abcefABCEF] hex hex hex | [dD] [0-7] hex hex | "
+    "[dD] [89abAB] hex hex \"\\\\u\" [dD] [c-fC-F] hex hex\n"
+    "hex ::= [0-9a-fA-F]\n"
+    "number ::= \"-\"? (\"0\" | [1-9] [0-9]{0,17}) (\".\" [0-9]{1,17})? ([eE] [+-]? [0-9]{1,3})?\n";
+
+static enum err_code make_object(struct making *m, gb_node *out, struct err *e)
+{
+    e->code = ERR_OK;
+    if (m->any_object == GB_NEVER &&
+        grammar_ebnf(&m->any_object, m->b, object_text, sizeof object_text - 1, e))
+        return e->code;
+    *out = m->any_object;
+    return ERR_OK;
+}
+
+static enum err_code make_schema(struct making *m, const cJSON *schema, bool strict, gb_node *out,
+                                 struct err *e)
+{
+    (void)schema;
+    (void)strict;
+    (void)out;
+    (void)m;
+    return err_set(e, ERR_INVALID, "schemas are not supported by this server");
+}
+
+static enum err_code make_choice(struct making *m, const cJSON *array, gb_node *out, struct err *e)
+{
+    size_t n = (size_t)cJSON_GetArraySize(array), i = 0;
+    const char **text = calloc(n, sizeof *text);
+    size_t *bytes = calloc(n, sizeof *bytes);
+    if (text && bytes) {
+        for (const cJSON *v = array->child; v; v = v->next, i++) {
+            text[i] = v->valuestring;
+            bytes[i] = strlen(text[i]);
+        }
+        *out = grammar_choice(m->b, text, bytes, n);
+        (void)gb_error(m->b, e);
+    } else {
+        err_set(e, ERR_NOMEM, "no memory for %zu choices", n);
+    }
+    free(text);
+    free(bytes);
+    return e->code;
+}
+
+/* With the u flag, for \p{...} and \u{...}; what that refuses, as a needless escape, without. */
+static enum err_code make_regex(struct making *m, const char *text, gb_node *out, struct err *e)
+{
+    struct err plain = {0};
+    size_t n = strlen(text);
+    if (grammar_regex(out, m->b, text, n, REGEX_UNICODE, e) == ERR_INVALID &&
+        grammar_regex(out, m->b, text, n, 0, &plain) == ERR_OK)
+        e->code = ERR_OK;
+    return e->code;
+}
+
+static enum err_code make_content(struct making *m, gb_node *out, struct err *e)
+{
+    const struct guide_spec *s = &m->p->guide;
+    const char *text = s->value && cJSON_IsString(s->value) ? s->value->valuestring : "";
+    *out = GB_NEVER;
+    e->code = ERR_OK;
+    switch (s->kind) {
+    case GUIDE_NONE:
+        break;
+    case GUIDE_REGEX:
+        return make_regex(m, text, out, e);
+    case GUIDE_CHOICE:
+        return make_choice(m, s->value, out, e);
+    case GUIDE_EBNF:
+        return grammar_ebnf(out, m->b, text, strlen(text), e);
+    case GUIDE_OBJECT:
+        return make_object(m, out, e);
+    case GUIDE_SCHEMA:
+        return make_schema(m, s->value, s->strict, out, e);
+    }
+    return ERR_OK;
+}
+
+static enum err_code add_markup(struct making *m, gb_node *list, size_t *n, const char *markup,
+                                struct err *e)
+{
+    return guide_vocab_markup(&list[(*n)++], m->b, m->vocab, markup, e);
+}
+
+static const cJSON *function_of(const cJSON *tool)
+{
+    return json_get(tool, "function");
+}
+
+static enum err_code make_arguments(struct making *m, const cJSON *tool, gb_node *out,
+                                    struct err *e)
+{
+    const cJSON *f = function_of(tool), *schema = json_get(f, "parameters");
+    if (cJSON_IsTrue(json_get(f, "strict")) && cJSON_IsObject(schema))
+        return make_schema(m, schema, true, out, e);
+    return make_object(m, out, e);
+}
+
+/* One tool's call: [before name after] arguments end. */
+static enum err_code make_call(struct making *m, const struct call_syntax *s, const cJSON *tool,
+                               bool named, gb_node *out, struct err *e)
+{
+    gb_node part[8];
+    size_t n = 0;
+    const char *name = cJSON_GetStringValue(json_get(function_of(tool), "name"));
+    if (!name)
+        name = "";
+    if (!named) {
+        if (*s->before && add_markup(m, part, &n, s->before, e))
+            return e->code;
+        part[n++] = gb_bytes(m->b, name, strlen(name));
+        if (s->numbered) {
+            static const uint64_t digits[4] = {(uint64_t)0x3FF << '0'};
+            part[n++] = gb_bytes(m->b, ":", 1);
+            part[n++] = gb_repeat(m->b, gb_byte_set(m->b, digits), 1, 4);
+        }
+        if (add_markup(m, part, &n, s->after, e))
+            return e->code;
+    }
+    if (make_arguments(m, tool, &part[n++], e) || add_markup(m, part, &n, s->end, e))
+        return e->code;
+    *out = gb_seq(m->b, part, n);
+    return gb_error(m->b, e);
+}
+
+/* A call of any tool, from its name on. */
+static enum err_code make_any_call(struct making *m, const struct call_syntax *s, gb_node *out,
+                                   struct err *e)
+{
+    size_t n = 0, max = (size_t)cJSON_GetArraySize(m->p->tools);
+    gb_node *one = malloc((max + 1) * sizeof *one);
+    if (!one)
+        return err_set(e, ERR_NOMEM, "no memory for %zu tools", max);
+    e->code = ERR_OK;
+    for (const cJSON *t = m->p->tools->child; t && !e->code; t = t->next)
+        (void)make_call(m, s, t, false, &one[n++], e);
+    *out = gb_alt(m->b, one, n);
+    free(one);
+    return e->code;
+}
+
+static const cJSON *called_tool(const struct params *p)
+{
+    const cJSON *t = p->tools->child;
+    while (p->call_name && t && t->next) {
+        const char *name = cJSON_GetStringValue(json_get(function_of(t), "name"));
+        if (name && !strcmp(name, p->call_name))
+            break;
+        t = t->next;
+    }
+    return t;
+}
+
+/* What follows the marker that opens calls; or where one is required, what follows the opening that
+ * the prompt ends with. */
+static enum err_code make_calls(struct making *m, gb_node *out, struct err *e)
+{
+    const struct params *p = m->p;
+    const struct call_syntax *s = syntax_of(m->env);
+    bool named = p->call_required && (p->call_name || !p->tools->child->next);
+    gb_node call, first, more[3], all[4];
+    size_t n_more = 0, n = 0;
+    if (make_any_call(m, s, &call, e))
+        return e->code;
+    first = call;
+    if (named && make_call(m, s, called_tool(p), true, &first, e))
+        return e->code;
+    if (!p->call_required && add_markup(m, all, &n, s->call, e))
+        return e->code;
+    if (p->call_required && !named && *s->before) { /* the opening has it already */
+        size_t at = strlen(p->opening), k = strlen(s->before);
+        if (at >= k && !strcmp(p->opening + at - k, s->before)) {
+            struct call_syntax rest = *s;
+            rest.before = "";
+            if (make_any_call(m, &rest, &first, e))
+                return e->code;
+        }
+    }
+    all[n++] = first;
+    if (!p->one_call) {
+        if (s->between)
+            more[n_more++] = gb_repeat(m->b, gb_bytes(m->b, s->between, strlen(s->between)), 0, 1);
+        if (add_markup(m, more, &n_more, s->call, e))
+            return e->code;
+        more[n_more++] = call;
+        all[n++] = gb_repeat(m->b, gb_seq(m->b, more, n_more), 0, GB_UNBOUNDED);
+    }
+    if (add_markup(m, all, &n, s->last, e))
+        return e->code;
+    *out = gb_seq(m->b, all, n);
+    return gb_error(m->b, e);
+}
+
+static enum err_code make_root(struct making *m, gb_node *out, struct err *e)
+{
+    const struct guide_spec *s = &m->p->guide;
+    gb_node content = GB_NEVER, calls = GB_NEVER, marker;
+    if (s->calls && make_calls(m, &calls, e))
+        return e->code;
+    if (s->kind == GUIDE_NONE) {
+        *out = calls;
+        return ERR_OK;
+    }
+    if (make_content(m, &content, e))
+        return e->code;
+    if (s->calls) {
+        if (guide_vocab_markup(&marker, m->b, m->vocab, syntax_of(m->env)->section, e))
+            return e->code;
+        calls = gb_seq(m->b, (gb_node[]){marker, calls}, 2);
+    }
+    *out = gb_alt(m->b, (gb_node[]){content, calls}, 2);
+    return gb_error(m->b, e);
+}
+
+static enum err_code make_grammar(void *arg, struct grammar **out, struct err *e)
+{
+    struct making *m = arg;
+    gb_node root = GB_NEVER;
+    if (gb_open(&m->b, e))
+        return e->code;
+    enum err_code code = make_root(m, &root, e);
+    if (code == ERR_OK)
+        code = grammar_compile(out, m->vocab->vocab, m->b, root, e);
+    gb_close(m->b);
+    return code;
+}
+
+bool guide_is_new(const struct params *p, const struct param_env *env)
+{
+    const struct guide_spec *s = &p->guide;
+    return s->key && !grammar_cache_has(env->guides->cache, s->key, s->key_bytes);
+}
+
+bool guide_make(struct params *p, const struct param_env *env, struct api_error *ae)
+{
+    const struct guide_spec *s = &p->guide;
+    struct making m = {.p = p, .env = env};
+    struct gen_request *like = &p->like;
+    struct err e = {0};
+    if (!s->key)
+        return true;
+    if (!get_vocab(env, &m.vocab, &e) &&
+        !grammar_cache_get(env->guides->cache, &like->grammar, s->key, s->key_bytes, make_grammar,
+                           &m, &e)) {
+        like->guide_vocab = m.vocab;
+        like->grammar_after_thinking = s->kind != GUIDE_NONE && p->thinking_open;
+        like->grammar_after_id = UINT32_MAX;
+        if (s->kind == GUIDE_NONE && !p->call_required)
+            like->grammar_after_id = marker_id(env, syntax_of(env)->section);
+        return true;
+    }
+    const char *param = s->kind == GUIDE_NONE ? "tools" : s->param;
+    if (e.code == ERR_INVALID)
+        return api_fail(ae, 400, param, "invalid_value", "%s: %s", param, e.msg);
+    api_fail_err(ae, &e);
+    return false;
+}

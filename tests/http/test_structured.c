@@ -1,0 +1,415 @@
+/* test_structured.c - answers held to a form, by the real engine with the bundled model.
+ *
+ * Goal:   whatever is asked for, in whatever company, the content is of the language: streamed or
+ *         not, alone or among others, with thinking, tools, several choices and every rule that
+ *         has a say in the next token.
+ * Method: the model is small and has its own mind, so a form that it would not choose by itself
+ *         shows that it was held to it; each answer is checked by a reader of its own. */
+#include "rig.h"
+
+#include <ctype.h>
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#define CHAT "/v1/chat/completions"
+#define ASK(text) "\"messages\":[{\"role\":\"user\",\"content\":\"" text "\"}]"
+#define USER ASK("Tell me about the sea.")
+#define GREEDY "\"temperature\":0,\"max_tokens\":120"
+#define THINK "\"thinking\":{\"type\":\"enabled\"}"
+#define TOOL(name, strict)                                                                         \
+    "{\"type\":\"function\",\"function\":{\"name\":\"" name "\"," strict "\"parameters\":{"        \
+    "\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"}}}}}"
+#define TOOLS "\"tools\":[" TOOL("get_weather", "") "," TOOL("find_boat", "") "]"
+
+static void start(struct rig *r)
+{
+    struct err e = {0};
+    rig_prepare(r);
+    rig_set(r, "model", "config/models/ember");
+    rig_set(r, "max-context", "2048");
+    rig_set(r, "max-seqs", "16");
+    CHECK_OK(server_open(&r->sv, &r->settings, &engine_api_real, &e), e);
+    r->port = r->sv->port;
+    CHECK_OK(thread_start(&r->thread, "server", rig_main, r, &e), e);
+    for (int i = 0; i < 4000; i++) {
+        char *a = rig_get(r, "/health");
+        bool ok = strstr(a, " 200 ") != NULL;
+        free(a);
+        if (ok)
+            return;
+        usleep(5000);
+    }
+    CHECK(!"the server does not come up");
+}
+
+/* --- readers ------------------------------------------------------------------------------------
+ */
+
+/* The whole text, by another engine of patterns. */
+static bool matches(const char *pattern, const char *text)
+{
+    int number;
+    PCRE2_SIZE at;
+    char whole[512];
+    snprintf(whole, sizeof whole, "^(?:%s)$", pattern);
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)whole, PCRE2_ZERO_TERMINATED,
+                                     PCRE2_UTF | PCRE2_DOLLAR_ENDONLY, &number, &at, NULL);
+    CHECK(code != NULL);
+    pcre2_match_data *m = pcre2_match_data_create_from_pattern(code, NULL);
+    int n = pcre2_match(code, (PCRE2_SPTR)text, strlen(text), 0, 0, m, NULL);
+    pcre2_match_data_free(m);
+    pcre2_code_free(code);
+    return n > 0;
+}
+
+static bool is_object(const char *text)
+{
+    cJSON *v = NULL;
+    struct err e;
+    bool ok = !json_parse(&v, text, strlen(text), 128, &e) && cJSON_IsObject(v);
+    cJSON_Delete(v);
+    return ok;
+}
+
+struct form {
+    const char *field;
+    const char *pattern; /* NULL: an object */
+};
+static const struct form forms[] = {
+    {"\"structured_outputs\":{\"regex\":\"[0-9]{3}-[0-9]{4}\"}", "[0-9]{3}-[0-9]{4}"},
+    {"\"guided_regex\":\"(?:[A-Z][a-z]{2,8} ){3}\\\\p{Lu}+!\"", "(?:[A-Z][a-z]{2,8} ){3}[A-Z]+!"},
+    {"\"structured_outputs\":{\"choice\":[\"perhaps\",\"the 7 seas\",\"Zürich\"]}",
+     "perhaps|the 7 seas|Zürich"},
+    {"\"guided_choice\":[\"a\",\"ab\",\"abc\"]", "a|ab|abc"},
+    {"\"structured_outputs\":{\"grammar\":\"root ::= \\\"<\\\" word (\\\", \\\" word){1,3} "
+     "\\\">\\\"\\n"
+     "word ::= [a-z]+ [0-9]\"}",
+     "<[a-z]+[0-9](, [a-z]+[0-9]){1,3}>"},
+    {"\"guided_grammar\":\"root ::= \\\"(\\\" root \\\")\\\" | \\\"x\\\" [yz]\"",
+     "(\\((?1)\\)|x[yz])"},
+    {"\"guided_regex\":\"(?=.*[0-9])(?!.*7)[a-z0-9]{6}\"", "(?=.*[0-9])(?!.*7)[a-z0-9]{6}"},
+    {"\"response_format\":{\"type\":\"json_object\"}", NULL},
+    {"\"structured_outputs\":{\"json_object\":true}", NULL},
+};
+enum { N_FORMS = sizeof forms / sizeof *forms };
+
+/* Whole, or cut by the limit of tokens: then nothing is said of it. */
+static bool fits(const struct form *f, const char *content, const char *finish)
+{
+    if (!strcmp(finish, "length"))
+        return true;
+    return !strcmp(finish, "stop") &&
+           (f->pattern ? matches(f->pattern, content) : is_object(content));
+}
+
+static cJSON *ask(struct rig *r, const char *path, const char *body)
+{
+    char *a = rig_post(r, path, body);
+    CHECK_MSG(status_of(a) == 200, "%s\n%s", body, a);
+    cJSON *v = body_of(a);
+    free(a);
+    return v;
+}
+
+static void body_for(char *out, size_t room, const struct form *f, const char *rest)
+{
+    snprintf(out, room, "{%s,%s%s}", f->field, rest, "");
+}
+
+/* --- alone, streamed, together ------------------------------------------------------------------
+ */
+
+TEST(structured_every_form)
+{
+    struct rig r;
+    char body[1024], content[N_FORMS][4096];
+    int whole = 0;
+    start(&r);
+    for (int i = 0; i < N_FORMS; i++) {
+        body_for(body, sizeof body, &forms[i], USER "," GREEDY);
+        cJSON *v = ask(&r, CHAT, body);
+        snprintf(content[i], sizeof content[i], "%s", text_at(v, "choices.0.message.content"));
+        const char *finish = text_at(v, "choices.0.finish_reason");
+        CHECK_MSG(fits(&forms[i], content[i], finish), "%s: %s (%s)", forms[i].field, content[i],
+                  finish);
+        whole += !strcmp(finish, "stop");
+        cJSON_Delete(v);
+    }
+    CHECK_MSG(whole >= N_FORMS - 2, "%d of %d ended by themselves", whole, N_FORMS);
+    for (int i = 0; i < N_FORMS; i++) { /* a stream says the same bytes */
+        static cJSON *ev[600];
+        bool done;
+        struct buf text = {0};
+        body_for(body, sizeof body, &forms[i], USER "," GREEDY ",\"stream\":true");
+        char *a = rig_stream(&r, CHAT, body);
+        int n = events_of(a, ev, 600, &done);
+        CHECK(done);
+        for (int k = 0; k < n; k++) {
+            const cJSON *d = at(ev[k], "choices.0.delta.content");
+            if (cJSON_IsString(d))
+                buf_str(&text, d->valuestring);
+            cJSON_Delete(ev[k]);
+        }
+        CHECK_MSG(!strcmp(text.s ? text.s : "", content[i]), "%s: %s", content[i], text.s);
+        buf_free(&text);
+        free(a);
+    }
+    int fd[16]; /* and so does a crowd */
+    for (int i = 0; i < 16; i++) {
+        body_for(body, sizeof body, &forms[i % N_FORMS], USER "," GREEDY);
+        fd[i] = client_open(&r);
+        client_post(fd[i], CHAT, body);
+    }
+    for (int i = 0; i < 16; i++) {
+        char *a = client_answer(fd[i]);
+        close(fd[i]);
+        CHECK(status_of(a) == 200);
+        cJSON *v = body_of(a);
+        CHECK_MSG(!strcmp(text_at(v, "choices.0.message.content"), content[i % N_FORMS]), "%s",
+                  text_at(v, "choices.0.message.content"));
+        cJSON_Delete(v);
+        free(a);
+    }
+    rig_stop(&r);
+}
+
+/* At temperature 1.5 nearly anything may come: all of it is of the form. */
+TEST(structured_several_choices)
+{
+    struct rig r;
+    char body[1024];
+    start(&r);
+    for (int i = 0; i < N_FORMS; i++) {
+        body_for(body, sizeof body, &forms[i],
+                 USER ",\"n\":4,\"seed\":5,\"temperature\":1.5,\"max_tokens\":150");
+        cJSON *v = ask(&r, CHAT, body);
+        const cJSON *choices = at(v, "choices");
+        CHECK(cJSON_GetArraySize(choices) == 4);
+        for (const cJSON *c = choices->child; c; c = c->next)
+            CHECK_MSG(fits(&forms[i], text_at(c, "message.content"), text_at(c, "finish_reason")),
+                      "%s: %s", forms[i].field, text_at(c, "message.content"));
+        cJSON_Delete(v);
+    }
+    rig_stop(&r);
+}
+
+/* Reasoning is free, what follows it is not; and the answer never ends inside it. */
+TEST(structured_after_thinking)
+{
+    struct rig r;
+    char body[1024];
+    int thought = 0;
+    start(&r);
+    for (int i = 0; i < N_FORMS; i++) {
+        body_for(body, sizeof body, &forms[i],
+                 ASK("What is 3 + 4?") "," THINK ",\"seed\":1,\"max_tokens\":600");
+        cJSON *v = ask(&r, CHAT, body);
+        const char *finish = text_at(v, "choices.0.finish_reason");
+        const char *content = text_at(v, "choices.0.message.content");
+        CHECK_MSG(fits(&forms[i], content, finish), "%s: %s (%s)", forms[i].field, content, finish);
+        CHECK(cJSON_IsString(at(v, "choices.0.message.reasoning_content")));
+        thought += !strcmp(finish, "stop");
+        cJSON_Delete(v);
+    }
+    CHECK_MSG(thought >= N_FORMS / 2, "%d", thought);
+    rig_stop(&r);
+}
+
+/* --- with the other rules of the next token -----------------------------------------------------
+ */
+
+static void expect(struct rig *r, const char *fields, const char *pattern, const char *finish)
+{
+    char body[2048];
+    snprintf(body, sizeof body, "{" USER ",%s}", fields);
+    cJSON *v = ask(r, CHAT, body);
+    const char *content = text_at(v, "choices.0.message.content");
+    CHECK_MSG(matches(pattern, content), "%s: %s", fields, content);
+    CHECK_MSG(!strcmp(text_at(v, "choices.0.finish_reason"), finish), "%s: %s", fields,
+              text_at(v, "choices.0.finish_reason"));
+    cJSON_Delete(v);
+}
+
+TEST(structured_with_other_rules)
+{
+    struct rig r;
+    start(&r);
+    /* A text that can go no further ends, whatever should keep it from ending. */
+    expect(&r, "\"guided_choice\":[\"yes\"],\"min_tokens\":50," GREEDY, "yes", "stop");
+    expect(&r, "\"guided_choice\":[\"yes\"],\"ignore_eos\":true," GREEDY, "yes", "stop");
+    /* One that can does, until then. */
+    expect(&r, "\"guided_regex\":\"[a-z]*\",\"min_tokens\":30,\"max_tokens\":40,\"temperature\":0",
+           "[a-z]{30,}", "length");
+    expect(&r, "\"guided_regex\":\"[a-z ]+\",\"stop\":[\"e\"]," GREEDY, "[a-df-z ]*", "stop");
+    expect(&r,
+           "\"guided_regex\":\"[ab]{4}\",\"presence_penalty\":2,\"frequency_penalty\":2," GREEDY,
+           "[ab]{4}", "stop");
+    expect(&r, "\"guided_regex\":\"[ab]{4}\",\"top_k\":1,\"seed\":3,\"max_tokens\":20", "[ab]{4}",
+           "stop");
+    expect(&r, "\"guided_choice\":[\"no\",\"yes\"],\"bad_words\":[\"no\",\"n\"]," GREEDY, "yes",
+           "stop");
+    rig_stop(&r);
+}
+
+TEST(structured_log_probabilities)
+{
+    struct rig r;
+    start(&r);
+    cJSON *v = ask(&r, CHAT,
+                   "{" USER "," GREEDY ",\"guided_regex\":\"[0-9]{8}\",\"logprobs\":true,"
+                   "\"top_logprobs\":3}");
+    const cJSON *content = at(v, "choices.0.logprobs.content");
+    struct buf text = {0};
+    CHECK(cJSON_GetArraySize(content) >= 1);
+    for (const cJSON *t = content ? content->child : NULL; t; t = t->next) {
+        CHECK(number_at(t, "logprob") <= 0 && cJSON_GetArraySize(at(t, "top_logprobs")) == 3);
+        buf_str(&text, text_at(t, "token"));
+    }
+    CHECK_MSG(!strncmp(text.s, text_at(v, "choices.0.message.content"), 8), "%s", text.s);
+    buf_free(&text);
+    cJSON_Delete(v);
+    v = ask(&r, "/v1/completions",
+            "{\"prompt\":\"The sea\",\"max_tokens\":40,\"guided_regex\":\" is [a-z]{4}\\\\.\"}");
+    CHECK_MSG(matches(" is [a-z]{4}\\.", text_at(v, "choices.0.text")), "%s",
+              text_at(v, "choices.0.text"));
+    cJSON_Delete(v);
+    rig_stop(&r);
+}
+
+/* --- tools --------------------------------------------------------------------------------------
+ */
+
+static void check_call(const cJSON *call, const char *names)
+{
+    CHECK_MSG(matches(names, text_at(call, "function.name")), "%s", text_at(call, "function.name"));
+    CHECK_MSG(is_object(text_at(call, "function.arguments")), "%s",
+              text_at(call, "function.arguments"));
+}
+
+TEST(structured_tool_calls)
+{
+    struct rig r;
+    start(&r);
+    static const char *const choices[] = {
+        "\"required\"", "{\"type\":\"function\",\"function\":{\"name\":\"find_boat\"}}",
+        "{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"required\",\"tools\":[{\"type\":"
+        "\"function\",\"function\":{\"name\":\"find_boat\"}}]}}"};
+    for (int i = 0; i < 3; i++)
+        for (int hot = 0; hot < 4; hot++) {
+            char body[2048];
+            snprintf(body, sizeof body,
+                     "{" USER "," TOOLS ",\"tool_choice\":%s,\"temperature\":%d,\"seed\":%d,"
+                     "\"parallel_tool_calls\":%s,\"max_tokens\":400}",
+                     choices[i], hot ? 1 : 0, hot, hot & 1 ? "true" : "false");
+            cJSON *v = ask(&r, CHAT, body);
+            const cJSON *calls = at(v, "choices.0.message.tool_calls");
+            bool cut = !strcmp(text_at(v, "choices.0.finish_reason"), "length");
+            CHECK(cut || !strcmp(text_at(v, "choices.0.finish_reason"), "tool_calls"));
+            CHECK(cut || cJSON_GetArraySize(calls) >= 1);
+            CHECK(hot & 1 || cJSON_GetArraySize(calls) <= 1);
+            for (const cJSON *c = calls && !cut ? calls->child : NULL; c; c = c->next)
+                check_call(c, i && c == calls->child ? "find_boat" : "find_boat|get_weather");
+            cJSON_Delete(v);
+        }
+    /* Where the model may choose, it calls well or says what was asked for. */
+    int called = 0;
+    for (int seed = 0; seed < 6; seed++) {
+        char body[2048];
+        snprintf(body, sizeof body,
+                 "{" ASK("What is the weather in Paris?") "," TOOLS ",\"seed\":%d,"
+                                                          "\"guided_regex\":\"[a-z]{3,20}\",\"max_"
+                                                          "tokens\":300}",
+                 seed);
+        cJSON *v = ask(&r, CHAT, body);
+        const cJSON *calls = at(v, "choices.0.message.tool_calls");
+        const char *finish = text_at(v, "choices.0.finish_reason");
+        for (const cJSON *c = calls ? calls->child : NULL; c; c = c->next)
+            if (strcmp(finish, "length") != 0)
+                check_call(c, "find_boat|get_weather");
+        called += calls != NULL;
+        CHECK(calls || matches("[a-z]{3,20}", text_at(v, "choices.0.message.content")));
+        cJSON_Delete(v);
+    }
+    CHECK_MSG(called > 0, "it never called");
+    rig_stop(&r);
+}
+
+/* --- refusals, cancels, numbers -----------------------------------------------------------------
+ */
+
+TEST(structured_refusals)
+{
+    static const struct {
+        const char *fields, *param;
+    } bad[] = {
+        {"\"guided_regex\":\"(a\"", "guided_regex"},
+        {"\"guided_regex\":\"(a)\\\\1\"", "guided_regex"},
+        {"\"guided_regex\":\"\"", "guided_regex"},
+        {"\"guided_regex\":7", "guided_regex"},
+        {"\"guided_regex\":\"(?!a)a\"", "guided_regex"},
+        {"\"guided_choice\":[]", "guided_choice"},
+        {"\"guided_choice\":[\"a\",\"\"]", "guided_choice"},
+        {"\"guided_choice\":[1]", "guided_choice"},
+        {"\"guided_grammar\":\"root ::= root \\\"a\\\"\"", "guided_grammar"},
+        {"\"guided_grammar\":\"root ::= other\"", "guided_grammar"},
+        {"\"guided_grammar\":\"a ::= \\\"a\\\"\"", "guided_grammar"},
+        {"\"structured_outputs\":{}", "structured_outputs"},
+        {"\"structured_outputs\":[]", "structured_outputs"},
+        {"\"structured_outputs\":{\"regex\":\"a\",\"choice\":[\"a\"]}",
+         "structured_outputs.choice"},
+        {"\"structured_outputs\":{\"structural_tag\":\"{}\"}", "structured_outputs.structural_tag"},
+        {"\"guided_regex\":\"a\",\"response_format\":{\"type\":\"json_object\"}", "guided_regex"},
+        {"\"response_format\":{\"type\":\"json_schema\"}", "response_format.json_schema"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\"}}",
+         "response_format.json_schema.schema"},
+        {"\"response_format\":{\"type\":\"xml\"}", "response_format.type"},
+        {"\"guided_json\":\"{\"", "guided_json"},
+        {"\"guided_json\":7", "guided_json"},
+    };
+    struct rig r;
+    start(&r);
+    for (int twice = 0; twice < 2; twice++) /* a refusal that is kept says the same */
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+            char body[1024];
+            snprintf(body, sizeof body, "{" USER ",%s}", bad[i].fields);
+            char *a = rig_post(&r, CHAT, body);
+            CHECK_MSG(status_of(a) == 400, "%s: %s", bad[i].fields, a);
+            cJSON *v = body_of(a);
+            CHECK_MSG(!strcmp(text_at(v, "error.param"), bad[i].param), "%s: %s", bad[i].fields, a);
+            CHECK(!strncmp(text_at(v, "error.message"), bad[i].param, strlen(bad[i].param)));
+            cJSON_Delete(v);
+            free(a);
+        }
+    /* No token is left for the first place: it fails alone, and says why. */
+    char *a = rig_post(&r, CHAT,
+                       "{" USER ",\"guided_choice\":[\"yes\"],\"allowed_token_ids\":[5000,5001]}");
+    CHECK_MSG(status_of(a) == 400 && strstr(a, "no token is left"), "%s", a);
+    free(a);
+    rig_stop(&r);
+}
+
+TEST(structured_cancel_and_metrics)
+{
+    struct rig r;
+    start(&r);
+    int fd[8];
+    for (int i = 0; i < 8; i++) { /* clients that leave in the middle */
+        fd[i] = client_open(&r);
+        client_post(fd[i], CHAT,
+                    "{" USER ",\"guided_regex\":\"[a-z ]{200,}\",\"stream\":true,"
+                    "\"max_tokens\":500}");
+    }
+    for (int i = 0; i < 8; i++) {
+        free(client_read(fd[i], "data: ", 5000));
+        close(fd[i]);
+    }
+    expect(&r, "\"guided_regex\":\"[0-9]{3}\"," GREEDY, "[0-9]{3}", "stop");
+    for (int i = 0; i < 20; i++)
+        expect(&r, "\"guided_regex\":\"[0-9]{3}\"," GREEDY, "[0-9]{3}", "stop");
+    char *a = rig_get(&r, "/metrics");
+    CHECK_MSG(strstr(a, "gaze_grammars_total{result=\"compiled\"} 2\n"), "%s", a);
+    CHECK_MSG(strstr(a, "gaze_grammars_total{result=\"cached\"} 27\n"), "%s", a);
+    CHECK(strstr(a, "gaze_grammar_cache_entries 2\n"));
+    free(a);
+    rig_stop(&r);
+}
