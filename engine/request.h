@@ -48,6 +48,10 @@ struct gen_request {
     size_t stop_bytes[REQUEST_MAX_STOP];
     uint32_t n_stop;
     bool include_stop; /* include_stop_str_in_output */
+    /* Reasoning may be bounded: after max_thinking tokens of it comes think_end. */
+    bool limit_thinking;
+    bool thinking_open; /* the output begins inside it; else with think_begin */
+    uint32_t max_thinking, think_begin, think_end;
     bool keep_special; /* special tokens show in the text (skip_special_tokens false) */
     const struct token_span *bad_word;
     uint32_t n_bad_words;

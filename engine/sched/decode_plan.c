@@ -31,6 +31,8 @@ void batch_want_token(struct batch *b, struct sequence *seq, uint32_t row)
     assert(b->n_out < b->max_out);
     assert(q->seq_slot == seq->index);
     sequence_ban(seq);
+    uint32_t forced;
+    bool given = sequence_forced(seq, &forced);
     b->out_row[b->n_out] = row;
     b->sample[b->n_out] = (struct sample_row){.p = &seq->sample,
                                               .position = seq->n_tokens,
@@ -39,7 +41,9 @@ void batch_want_token(struct batch *b, struct sequence *seq, uint32_t row)
                                               .n_prompt = seq->n_prompt,
                                               .n_history = seq->n_tokens,
                                               .banned = seq->banned,
-                                              .n_banned = seq->n_banned};
+                                              .n_banned = seq->n_banned,
+                                              .given = given,
+                                              .given_token = forced};
     b->n_out++;
     q->n_out++;
 }

@@ -54,6 +54,33 @@ void sequence_ban(struct sequence *s)
     s->n_banned += s->n_end;
 }
 
+bool sequence_forced(const struct sequence *s, uint32_t *id)
+{
+    *id = s->ask->think_end;
+    return s->thinking && s->n_thought >= s->ask->max_thinking;
+}
+
+/* After token, with the text that it brought. */
+static void count_thinking(struct sequence *s, uint32_t token, const struct seq_text *out)
+{
+    static const char mark[] = "</think>";
+    const struct gen_request *r = s->ask;
+    if (!r->limit_thinking)
+        return;
+    if (!s->thinking) {
+        s->thinking = token == r->think_begin;
+        return;
+    }
+    s->n_thought++;
+    s->thinking = token != r->think_end;
+    for (size_t i = 0; i < out->bytes && s->thinking; i++) {
+        char c = out->text[i];
+        s->n_spelled = c == mark[s->n_spelled] ? s->n_spelled + 1 : c == mark[0];
+        if (s->n_spelled == sizeof mark - 1)
+            s->thinking = false;
+    }
+}
+
 /* What the sampler may choose from next. */
 static enum err_code next_mask(struct sequence *s, bool *over, struct err *e)
 {
@@ -83,6 +110,7 @@ enum err_code sequence_open(struct sequence *s, struct gen_request *r, uint32_t 
                            .ask = r,
                            .n_prompt = r->n_prompt,
                            .n_tokens = r->n_prompt,
+                           .thinking = r->limit_thinking && r->thinking_open,
                            .max_nodes = n_pages};
     s->token = arena_alloc(a, n_tokens * sizeof *s->token);
     s->table = (struct block_table){.page = arena_alloc(a, n_pages * sizeof *s->table.page),
@@ -149,6 +177,7 @@ enum err_code sequence_put(struct sequence *s, uint32_t token, struct seq_text *
             out->stop_reason = -2 - (int32_t)index;
         }
     }
+    count_thinking(s, token, out);
     bool over = false;
     if (out->finish == FINISH_NONE && guide_put(&s->guide, token, e))
         return e->code;

@@ -14,6 +14,8 @@
  *   max_tokens: FINISH_LENGTH
  * Where a grammar steers, an end id comes only where the text is whole; and once it is whole and
  * nothing can follow, it ends without one: FINISH_STOP, whatever min_tokens says.
+ * Where reasoning is bounded, sequence_forced() says when the token that ends it must come; a model
+ * that spells `</think>` in other tokens has ended it, too.
  * A bad word is matched within the output, not across the border of the prompt.
  *
  * Thread:    the scheduler's. While a step runs, its worker reads token[], page[] and banned[].
@@ -59,6 +61,9 @@ struct sequence {
     uint32_t n_banned;
     struct stop_list stop;
     struct detok *detok; /* NULL: no text */
+    bool thinking;       /* inside reasoning that is bounded */
+    uint32_t n_thought;  /* tokens of it */
+    unsigned n_spelled;  /* bytes of "</think>" that the text ends with */
     struct guide guide;
     struct sample_params sample; /* the request's, within the guide's mask */
 
@@ -83,6 +88,8 @@ static inline uint32_t sequence_n_output(const struct sequence *s)
     return s->n_tokens - s->n_prompt;
 }
 
+/* Whether the next token is known: *id. */
+bool sequence_forced(const struct sequence *s, uint32_t *id);
 /* Writes banned[0, n_banned): ids that must not be chosen next. */
 void sequence_ban(struct sequence *s);
 

@@ -81,6 +81,46 @@ TEST(sequence_ends_by_end_and_stop_ids)
     }
 }
 
+/* Of n tokens of reasoning the next one is known; then nothing is, and a budget binds only where
+ * reasoning is open. */
+TEST(sequence_ends_thinking_in_time)
+{
+    struct rig g;
+    uint32_t id;
+    for (int open = 0; open < 2; open++) {
+        rig_make(&g);
+        g.r->limit_thinking = true;
+        g.r->thinking_open = open;
+        g.r->max_thinking = 2;
+        g.r->think_begin = 40;
+        g.r->think_end = 41;
+        rig_open(&g);
+        if (!open) {
+            CHECK(!sequence_forced(&g.s, &id) && put(&g, 10).finish == FINISH_NONE);
+            CHECK(!sequence_forced(&g.s, &id) && put(&g, 40).finish == FINISH_NONE);
+        }
+        for (uint32_t i = 0; i < 2; i++)
+            CHECK(!sequence_forced(&g.s, &id) && put(&g, 10 + i).finish == FINISH_NONE);
+        CHECK(sequence_forced(&g.s, &id) && id == 41);
+        CHECK(put(&g, 41).finish == FINISH_NONE);
+        for (uint32_t i = 0; i < 2; i++)
+            CHECK(!sequence_forced(&g.s, &id) && put(&g, 10).finish == FINISH_NONE);
+        CHECK(!sequence_forced(&g.s, &id));
+        rig_close(&g);
+    }
+    rig_make(&g); /* without a budget */
+    g.r->thinking_open = true;
+    rig_open(&g);
+    CHECK(!sequence_forced(&g.s, &id));
+    rig_close(&g);
+    rig_make(&g); /* it may be nothing at all */
+    g.r->limit_thinking = g.r->thinking_open = true;
+    g.r->think_end = 41;
+    rig_open(&g);
+    CHECK(sequence_forced(&g.s, &id) && id == 41);
+    rig_close(&g);
+}
+
 TEST(sequence_an_end_id_wins_over_length)
 {
     struct rig g;
