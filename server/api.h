@@ -8,6 +8,10 @@
 void api_chat(struct call *c);
 void api_messages(struct call *c);
 void api_count_tokens(struct call *c); /* of a message */
+void api_responses(struct call *c);
+void api_response(struct call *c); /* /v1/responses/{id} */
+void api_response_delete(struct call *c);
+void api_response_cancel(struct call *c);
 void api_completions(struct call *c);
 void api_models(struct call *c);
 void api_model(struct call *c); /* /v1/models/{id} */

@@ -21,7 +21,7 @@ static bool method_matches(const struct route *r, const char *method)
 
 const struct route *door_route(const struct call *c, const char **allow, const char **handler)
 {
-    bool get = false, post = false;
+    bool get = false, post = false, drop = false;
     *handler = "none";
     for (const struct route *r = http_routes; r->path; r++) {
         if (!path_matches(r, c->path))
@@ -31,11 +31,13 @@ const struct route *door_route(const struct call *c, const char **allow, const c
             return r;
         get |= !strcmp(r->method, "GET");
         post |= !strcmp(r->method, "POST");
+        drop |= !strcmp(r->method, "DELETE");
     }
-    *allow = get && post ? "GET, HEAD, POST, OPTIONS"
-             : get       ? "GET, HEAD, OPTIONS"
-             : post      ? "POST, OPTIONS"
-                         : NULL;
+    *allow = drop          ? "GET, HEAD, POST, DELETE, OPTIONS"
+             : get && post ? "GET, HEAD, POST, OPTIONS"
+             : get         ? "GET, HEAD, OPTIONS"
+             : post        ? "POST, OPTIONS"
+                           : NULL;
     return NULL;
 }
 

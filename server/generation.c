@@ -30,7 +30,13 @@ struct param_env server_env(const struct server *sv)
                               .knows_model = knows_model,
                               .knows_arg = sv,
                               .guides = sv->guides,
-                              .default_model = sv->name};
+                              .default_model = sv->name,
+                              .responses = sv->responses};
+}
+
+uint64_t generation_owner(const struct call *c)
+{
+    return c->key ? hash_bytes(2, c->key->name, strlen(c->key->name)) : 0;
 }
 
 static bool no_memory(struct generation *g)
@@ -149,6 +155,8 @@ static void submit_all(struct generation *g)
         generation_fail(c, &ae);
     } else if (g->p.stream) {
         http_stream(c);
+        if (g->shape->begin)
+            g->shape->begin(g);
     }
 }
 
@@ -195,6 +203,7 @@ void generation_begin(struct call *c, const struct api_shape *shape)
     g->call = c;
     g->shape = shape;
     g->env = server_env(sv);
+    g->env.owner = generation_owner(c);
     g->created_s = clock_unix_s();
     g->think_end_id = tokenizer_find(g->env.tok, "</think>", 8);
     uint64_t number = hash_mix(sv->id_seed++);
@@ -423,7 +432,9 @@ void generation_fail(struct call *c, const struct api_error *ae)
         return;
     if (c->streaming) {
         struct buf b = {0};
-        if (http_speaks_messages(c)) {
+        if (c->gen && c->gen->shape->fail) {
+            c->gen->shape->fail(c->gen, ae);
+        } else if (http_speaks_messages(c)) {
             api_error_messages_json(&b, ae, c->request_id);
             sse_event(&c->sse, "error", &b);
         } else {
@@ -492,6 +503,8 @@ void generation_free(struct call *c)
         reply_free(&g->choice[i].said);
         free(g->choice[i].out);
     }
+    if (g->shape->release)
+        g->shape->release(g);
     free(g->request);
     free(g->run);
     free(g->choice);

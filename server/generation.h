@@ -46,7 +46,11 @@ struct api_shape {
     void (*chunk)(struct generation *g, uint32_t index, const struct piece *piece);
     void (*usage_chunk)(struct generation *g);
     void (*progress_chunk)(struct generation *g);
-    void (*end)(struct generation *g); /* NULL: usage_chunk where it was asked for, then [DONE] */
+    void (*begin)(struct generation *g); /* NULL: nothing before the first piece */
+    void (*end)(struct generation *g);   /* NULL: usage_chunk where it was asked for, then [DONE] */
+    /* NULL: the error as one event. */
+    void (*fail)(struct generation *g, const struct api_error *ae);
+    void (*release)(struct generation *g); /* of own; NULL: there is none */
     /* Not a stream: the whole answer into call->answer. */
     void (*answer)(struct generation *g);
 };
@@ -77,6 +81,7 @@ struct generation {
     char id[40];
     uint64_t created_s, submitted_us;
     uint32_t prompt_tokens; /* given to the engine */
+    void *own;              /* the shape's */
 };
 
 void generation_begin(struct call *c, const struct api_shape *shape); /* a route's handler */
@@ -88,6 +93,7 @@ void generation_cancel(struct call *c); /* its engine requests; harmless without
 void generation_ping(struct call *c);   /* a comment into a silent stream */
 void generation_free(struct call *c);
 struct param_env server_env(const struct server *sv);
+uint64_t generation_owner(const struct call *c); /* by the client's key; 0: without one */
 
 /* answer.c: parts that the shapes share. */
 void answer_usage(struct jo *j, const struct generation *g);

@@ -291,7 +291,7 @@ static void add_headers(struct call *c, struct MHD_Response *r)
                    "x-ratelimit-reset-tokens");
         if (!strcmp(c->method, "OPTIONS")) {
             add_header(r, "Access-Control-Allow-Methods",
-                       c->allow ? c->allow : "GET, POST, OPTIONS");
+                       c->allow ? c->allow : "GET, POST, DELETE, OPTIONS");
             add_header(r, "Access-Control-Allow-Headers",
                        "Authorization, Content-Type, x-request-id, x-api-key, anthropic-version, "
                        "traceparent, tracestate");

@@ -9,6 +9,7 @@
 #include "guide.h"
 #include "http.h"
 #include "progress.h"
+#include "response_store.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -271,8 +272,12 @@ enum err_code server_open(struct server **out, const struct settings *settings,
         goto free_server;
     if (!settings->model[0] && !settings->served_name[0])
         snprintf(sv->name, sizeof sv->name, "ember");
-    if (auth_open(&sv->auth, settings->key_file, settings->api_key, e))
+    if (settings->stored_responses &&
+        response_store_open(&sv->responses, (uint32_t)settings->stored_responses,
+                            (size_t)settings->response_memory, e))
         goto free_server;
+    if (auth_open(&sv->auth, settings->key_file, settings->api_key, e))
+        goto close_responses;
     if (guides_open(&sv->guides, e))
         goto close_auth;
     if (uv_loop_init(&sv->loop)) {
@@ -307,6 +312,8 @@ close_loop:
 close_auth:
     guides_close(sv->guides);
     auth_close(sv->auth);
+close_responses:
+    response_store_close(sv->responses);
 free_server:
     free(sv);
     return e->code;
@@ -340,6 +347,7 @@ void server_close(struct server *sv)
     int busy = uv_loop_close(&sv->loop);
     assert(busy == 0);
     auth_close(sv->auth);
+    response_store_close(sv->responses);
     free(sv->slot);
     free(sv);
 }

@@ -2,78 +2,16 @@
 #include "messages.h"
 
 #include "base/json.h"
+#include "convert.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct conversion {
-    cJSON *from, *to; /* the two requests */
-    cJSON *messages;  /* of `to` */
-    struct api_error *ae;
-    bool failed; /* no memory */
-};
-
-static bool no_memory(struct api_error *ae)
-{
-    struct err e = {.code = ERR_NOMEM};
-    api_fail_err(ae, &e);
-    return false;
-}
-
-/* Takes value; gives it back for further use, NULL without memory. */
-static cJSON *add(struct conversion *c, cJSON *object, const char *key, cJSON *value)
-{
-    bool ok =
-        object && value &&
-        (key ? cJSON_AddItemToObject(object, key, value) : cJSON_AddItemToArray(object, value));
-    if (ok)
-        return value;
-    cJSON_Delete(value);
-    c->failed = true;
-    return NULL;
-}
-
-/* A value moves from one tree to the other; its numbers keep their spelling. */
-static void move(struct conversion *c, cJSON *from, const char *key, cJSON *to, const char *as)
-{
-    const cJSON *v = json_get(from, key);
-    if (v && !cJSON_IsNull(v))
-        add(c, to, as, cJSON_DetachItemViaPointer(from, (cJSON *)(uintptr_t)v));
-}
-
-static const char *type_of(const cJSON *block)
-{
-    const cJSON *type = json_get(block, "type");
-    return cJSON_IsString(type) ? type->valuestring : "";
-}
-
-static cJSON *new_message(struct conversion *c, const char *role)
-{
-    cJSON *m = add(c, c->messages, NULL, cJSON_CreateObject());
-    add(c, m, "role", cJSON_CreateString(role));
-    return m;
-}
-
-/* The text of a block to the message's content parts. */
-static bool add_text(struct conversion *c, const struct field_reader *r, const cJSON *block,
-                     cJSON *message)
-{
-    const cJSON *text = json_get(block, "text");
-    cJSON *parts = (cJSON *)(uintptr_t)json_get(message, "content");
-    if (!cJSON_IsString(text))
-        return field_fail(r, "text", "expected a string");
-    if (!parts)
-        parts = add(c, message, "content", cJSON_CreateArray());
-    cJSON *part = add(c, parts, NULL, cJSON_CreateObject());
-    add(c, part, "type", cJSON_CreateString("text"));
-    add(c, part, "text", cJSON_CreateString(text->valuestring));
-    return true;
-}
-
 static bool refuse_block(const struct field_reader *r, const cJSON *block, const char *known)
 {
-    return field_fail(r, "type", "\"%.40s\" is not supported here, only %s", type_of(block), known);
+    return field_fail(r, "type", "\"%.40s\" is not supported here, only %s", convert_type(block),
+                      known);
 }
 
 /* A string, or text blocks, as the content of message. */
@@ -83,7 +21,7 @@ static bool add_plain(struct conversion *c, cJSON *value, const char *path, cJSO
     char prefix[96];
     int i = 0;
     if (cJSON_IsString(value)) {
-        add(c, message, "content", cJSON_CreateString(value->valuestring));
+        convert_add(c, message, "content", cJSON_CreateString(value->valuestring));
         return true;
     }
     if (!cJSON_IsArray(value))
@@ -91,9 +29,9 @@ static bool add_plain(struct conversion *c, cJSON *value, const char *path, cJSO
     for (const cJSON *b = value->child; b; b = b->next, i++) {
         snprintf(prefix, sizeof prefix, "%.80s[%d].", path, i);
         r.prefix = prefix;
-        if (strcmp(type_of(b), "text") != 0)
+        if (strcmp(convert_type(b), "text") != 0)
             return refuse_block(&r, b, "text");
-        if (!add_text(c, &r, b, message))
+        if (!convert_text(c, &r, b, message))
             return false;
     }
     return true;
@@ -105,10 +43,10 @@ static bool add_result(struct conversion *c, const struct field_reader *r, const
     char path[96];
     if (!cJSON_IsString(id))
         return field_fail(r, "tool_use_id", "expected a string");
-    cJSON *m = new_message(c, "tool");
-    add(c, m, "tool_call_id", cJSON_CreateString(id->valuestring));
+    cJSON *m = convert_message(c, "tool");
+    convert_add(c, m, "tool_call_id", cJSON_CreateString(id->valuestring));
     if (!content || cJSON_IsNull(content)) {
-        add(c, m, "content", cJSON_CreateString(""));
+        convert_add(c, m, "content", cJSON_CreateString(""));
         return true;
     }
     snprintf(path, sizeof path, "%scontent", r->prefix);
@@ -127,13 +65,13 @@ static bool add_use(struct conversion *c, const struct field_reader *r, cJSON *b
     if (!cJSON_IsObject(json_get(block, "input")))
         return field_fail(r, "input", "expected an object");
     if (!calls)
-        calls = add(c, message, "tool_calls", cJSON_CreateArray());
-    cJSON *call = add(c, calls, NULL, cJSON_CreateObject());
-    add(c, call, "id", cJSON_CreateString(id->valuestring));
-    add(c, call, "type", cJSON_CreateString("function"));
-    cJSON *function = add(c, call, "function", cJSON_CreateObject());
-    add(c, function, "name", cJSON_CreateString(name->valuestring));
-    move(c, block, "input", function, "arguments");
+        calls = convert_add(c, message, "tool_calls", cJSON_CreateArray());
+    cJSON *call = convert_add(c, calls, NULL, cJSON_CreateObject());
+    convert_add(c, call, "id", cJSON_CreateString(id->valuestring));
+    convert_add(c, call, "type", cJSON_CreateString("function"));
+    cJSON *function = convert_add(c, call, "function", cJSON_CreateObject());
+    convert_add(c, function, "name", cJSON_CreateString(name->valuestring));
+    convert_move(c, block, "input", function, "arguments");
     return true;
 }
 
@@ -145,7 +83,7 @@ static bool add_thinking(struct conversion *c, const struct field_reader *r, con
         return field_fail(r, "thinking", "expected a string");
     if (had)
         return field_fail(r, "type", "a message may hold one thinking block");
-    add(c, message, "reasoning_content", cJSON_CreateString(text->valuestring));
+    convert_add(c, message, "reasoning_content", cJSON_CreateString(text->valuestring));
     return true;
 }
 
@@ -153,7 +91,7 @@ static bool add_thinking(struct conversion *c, const struct field_reader *r, con
 static bool add_user(struct conversion *c, const struct field_reader *r, const cJSON *block,
                      cJSON **message)
 {
-    const char *type = type_of(block);
+    const char *type = convert_type(block);
     if (!strcmp(type, "tool_result")) {
         *message = NULL;
         return add_result(c, r, block);
@@ -161,18 +99,18 @@ static bool add_user(struct conversion *c, const struct field_reader *r, const c
     if (strcmp(type, "text") != 0)
         return refuse_block(r, block, "text and tool_result");
     if (!*message)
-        *message = new_message(c, "user");
-    return add_text(c, r, block, *message);
+        *message = convert_message(c, "user");
+    return convert_text(c, r, block, *message);
 }
 
 static bool add_assistant(struct conversion *c, const struct field_reader *r, cJSON *block,
                           cJSON **message)
 {
-    const char *type = type_of(block);
+    const char *type = convert_type(block);
     if (!*message)
-        *message = new_message(c, "assistant");
+        *message = convert_message(c, "assistant");
     if (!strcmp(type, "text"))
-        return add_text(c, r, block, *message);
+        return convert_text(c, r, block, *message);
     if (!strcmp(type, "tool_use"))
         return add_use(c, r, block, *message);
     if (!strcmp(type, "thinking"))
@@ -194,7 +132,8 @@ static bool add_turn(struct conversion *c, cJSON *m, int i)
     if (!user && strcmp(role, "assistant") != 0)
         return field_fail(&r, "role", "expected \"user\" or \"assistant\"");
     if (cJSON_IsString(content)) {
-        add(c, new_message(c, role), "content", cJSON_CreateString(content->valuestring));
+        convert_add(c, convert_message(c, role), "content",
+                    cJSON_CreateString(content->valuestring));
         return true;
     }
     if (!cJSON_IsArray(content) || !content->child)
@@ -219,15 +158,15 @@ static bool add_messages(struct conversion *c)
         return field_fail(&r, "messages", "this field is required");
     if (!cJSON_IsArray(messages) || !messages->child)
         return field_fail(&r, "messages", "expected an array with at least one message");
-    c->messages = add(c, c->to, "messages", cJSON_CreateArray());
-    if (system && !add_plain(c, system, "system", new_message(c, "system")))
+    c->messages = convert_add(c, c->to, "messages", cJSON_CreateArray());
+    if (system && !add_plain(c, system, "system", convert_message(c, "system")))
         return false;
     for (cJSON *m = messages->child, *next; m; m = next, i++) {
         next = m->next;
         if (!add_turn(c, m, i))
             return false;
         if (!next && !strcmp(json_get(m, "role")->valuestring, "assistant"))
-            add(c, c->to, "continue_final_message", cJSON_CreateTrue());
+            convert_add(c, c->to, "continue_final_message", cJSON_CreateTrue());
     }
     return true;
 }
@@ -242,7 +181,7 @@ static bool add_tools(struct conversion *c)
         return true;
     if (!cJSON_IsArray(tools))
         return field_fail(&r, "tools", "expected an array");
-    cJSON *list = add(c, c->to, "tools", cJSON_CreateArray());
+    cJSON *list = convert_add(c, c->to, "tools", cJSON_CreateArray());
     for (cJSON *t = tools->child; t; t = t->next, i++) {
         snprintf(prefix, sizeof prefix, "tools[%d].", i);
         struct field_reader tool = {t, prefix, c->ae};
@@ -256,12 +195,13 @@ static bool add_tools(struct conversion *c)
             return field_fail(&tool, "name", "this field is required");
         if (!cJSON_IsObject(field_get(&tool, "input_schema")))
             return field_fail(&tool, "input_schema", "expected an object");
-        cJSON *to = add(c, list, NULL, cJSON_CreateObject());
-        add(c, to, "type", cJSON_CreateString("function"));
-        cJSON *function = add(c, to, "function", cJSON_CreateObject());
-        move(c, t, "name", function, "name");
-        move(c, t, "description", function, "description");
-        move(c, t, "input_schema", function, "parameters");
+        cJSON *to = convert_add(c, list, NULL, cJSON_CreateObject());
+        convert_add(c, to, "type", cJSON_CreateString("function"));
+        cJSON *function = convert_add(c, to, "function", cJSON_CreateObject());
+        convert_move(c, t, "name", function, "name");
+        convert_move(c, t, "description", function, "description");
+        convert_move(c, t, "input_schema", function, "parameters");
+        convert_move(c, t, "strict", function, "strict");
     }
     return true;
 }
@@ -281,19 +221,20 @@ static bool add_choice(struct conversion *c)
         !field_bool(&r, "disable_parallel_tool_use", &single))
         return false;
     if (single)
-        add(c, c->to, "parallel_tool_calls", cJSON_CreateFalse());
+        convert_add(c, c->to, "parallel_tool_calls", cJSON_CreateFalse());
     if (!strcmp(type, "tool")) {
         if (!name)
             return field_fail(&r, "name", "this field is required");
-        cJSON *to = add(c, c->to, "tool_choice", cJSON_CreateObject());
-        add(c, to, "type", cJSON_CreateString("function"));
-        add(c, add(c, to, "function", cJSON_CreateObject()), "name", cJSON_CreateString(name));
+        cJSON *to = convert_add(c, c->to, "tool_choice", cJSON_CreateObject());
+        convert_add(c, to, "type", cJSON_CreateString("function"));
+        convert_add(c, convert_add(c, to, "function", cJSON_CreateObject()), "name",
+                    cJSON_CreateString(name));
         return true;
     }
     bool any = !strcmp(type, "any");
     if (!any && strcmp(type, "auto") != 0 && strcmp(type, "none") != 0)
         return field_fail(&r, "type", "expected \"auto\", \"any\", \"tool\" or \"none\"");
-    add(c, c->to, "tool_choice", cJSON_CreateString(any ? "required" : type));
+    convert_add(c, c->to, "tool_choice", cJSON_CreateString(any ? "required" : type));
     return true;
 }
 
@@ -310,11 +251,35 @@ static bool add_thinking_mode(struct conversion *c)
     bool on = !strcmp(type, "enabled") || !strcmp(type, "adaptive");
     if (!on && strcmp(type, "disabled") != 0)
         return field_fail(&r, "type", "expected \"enabled\", \"adaptive\" or \"disabled\"");
-    if (field_get(&r,
-                  "budget_tokens")) /* a bound taken in silence would promise what is not kept */
-        return field_fail(&r, "budget_tokens", "not supported by this server; leave it out");
-    add(c, add(c, c->to, "thinking", cJSON_CreateObject()), "type",
-        cJSON_CreateString(on ? "enabled" : "disabled"));
+    cJSON *to = convert_add(c, c->to, "thinking", cJSON_CreateObject());
+    convert_add(c, to, "type", cJSON_CreateString(on ? "enabled" : "disabled"));
+    if (on)
+        convert_move(c, (cJSON *)(uintptr_t)thinking, "budget_tokens", to, "budget_tokens");
+    return true;
+}
+
+/* {"type": "json_schema", "schema"}, as output_format or in output_config. */
+static bool add_format(struct conversion *c)
+{
+    struct field_reader top = {c->from, "", c->ae};
+    const cJSON *config = field_get(&top, "output_config");
+    struct field_reader in = {config, "output_config.", c->ae};
+    cJSON *format = (cJSON *)(uintptr_t)field_get(&in, "format");
+    const char *prefix = format ? "output_config.format." : "output_format.";
+    if (config && !cJSON_IsObject(config))
+        return field_fail(&top, "output_config", "expected an object");
+    if (!format)
+        format = (cJSON *)(uintptr_t)field_get(&top, "output_format");
+    struct field_reader r = {format, prefix, c->ae};
+    if (!format)
+        return true;
+    if (strcmp(convert_type(format), "json_schema") != 0)
+        return field_fail(&r, "type", "expected \"json_schema\"");
+    cJSON *to = convert_add(c, c->to, "response_format", cJSON_CreateObject());
+    convert_add(c, to, "type", cJSON_CreateString("json_schema"));
+    cJSON *schema = convert_add(c, to, "json_schema", cJSON_CreateObject());
+    convert_add(c, schema, "name", cJSON_CreateString("output"));
+    convert_move(c, format, "schema", schema, "schema");
     return true;
 }
 
@@ -322,39 +287,28 @@ static bool add_numbers(struct conversion *c, bool counting)
 {
     static const char *const same[] = {"model", "max_tokens", "stream",   "top_p",     "top_k",
                                        "seed",  "sparse",     "priority", "cache_salt"};
-    static const char *const unkept[] = {"output_format", "output_config"};
     struct field_reader r = {c->from, "", c->ae};
     const cJSON *stop = field_get(&r, "stop_sequences");
     double temperature = 1;
-    for (size_t i = 0; i < sizeof unkept / sizeof *unkept; i++)
-        if (field_get(&r, unkept[i]))
-            return field_fail(&r, unkept[i], "not supported by this server");
     if (!counting && !field_get(&r, "max_tokens"))
         return field_fail(&r, "max_tokens", "this field is required");
     if (!field_number(&r, "temperature", 0, 1, false, &temperature))
         return false;
     if (stop && !cJSON_IsArray(stop))
         return field_fail(&r, "stop_sequences", "expected an array of strings");
-    move(c, c->from, "temperature", c->to, "temperature");
-    move(c, c->from, "stop_sequences", c->to, "stop");
+    convert_move(c, c->from, "temperature", c->to, "temperature");
+    convert_move(c, c->from, "stop_sequences", c->to, "stop");
     for (size_t i = 0; i < sizeof same / sizeof *same; i++)
-        move(c, c->from, same[i], c->to, same[i]);
+        convert_move(c, c->from, same[i], c->to, same[i]);
     return true;
 }
 
 bool messages_to_chat(cJSON **root, bool counting, struct api_error *ae)
 {
-    struct conversion c = {.from = *root, .ae = ae};
-    c.to = cJSON_CreateObject();
-    if (!c.to)
-        return no_memory(ae);
-    bool ok = add_messages(&c) && add_tools(&c) && add_choice(&c) && add_thinking_mode(&c) &&
-              add_numbers(&c, counting) && (!c.failed || no_memory(ae));
-    if (!ok) {
-        cJSON_Delete(c.to);
+    struct conversion c;
+    if (!convert_begin(&c, *root, ae))
         return false;
-    }
-    cJSON_Delete(*root);
-    *root = c.to;
-    return true;
+    bool ok = add_messages(&c) && add_tools(&c) && add_choice(&c) && add_thinking_mode(&c) &&
+              add_format(&c) && add_numbers(&c, counting);
+    return convert_end(&c, root, ok);
 }

@@ -7,6 +7,7 @@
  *   a last assistant turn   is continued
  *   tools, tool_choice      functions; any: required, tool: named; disable_parallel_tool_use
  *   stop_sequences          stop
+ *   output_config.format    response_format (output_format is the same)
  *
  * Thinking is off unless it is asked for, as that interface has it. Fields of the chat endpoint
  * that the interface does not know are left out, but for sparse, seed, priority and cache_salt.

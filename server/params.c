@@ -2,6 +2,7 @@
 #include "params.h"
 #include "guide.h"
 #include "messages.h"
+#include "responses.h"
 
 #include "base/hash.h"
 #include "base/json.h"
@@ -292,11 +293,31 @@ static bool read_sparse(struct params *p, const struct field_reader *r, const st
  */
 static bool refuse_unkept(const struct field_reader *r)
 {
-    static const char *const keys[] = {"thinking_token_budget", "return_gaze", "use_beam_search"};
+    static const char *const keys[] = {"return_gaze", "use_beam_search"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (field_get(r, keys[i]) && !cJSON_IsFalse(field_get(r, keys[i])))
             return field_fail(r, keys[i], "not supported by this server");
     return true;
+}
+
+/* thinking_token_budget, or the same as thinking.budget_tokens; after the prompt. */
+static bool read_budget(struct params *p, const struct field_reader *r, const struct param_env *env)
+{
+    const cJSON *thinking = field_get(r, "thinking");
+    struct field_reader t = {cJSON_IsObject(thinking) ? thinking : NULL, "thinking.", r->ae};
+    uint32_t budget = UINT32_MAX;
+    if (!field_u32(&t, "budget_tokens", 0, INT32_MAX, &budget) ||
+        !field_u32(r, "thinking_token_budget", 0, INT32_MAX, &budget))
+        return false;
+    if (budget == UINT32_MAX)
+        return true;
+    p->like.limit_thinking = true;
+    p->like.thinking_open = p->thinking_open;
+    p->like.max_thinking = budget;
+    p->like.think_begin = tokenizer_find(env->tok, "<think>", 7);
+    p->like.think_end = tokenizer_find(env->tok, "</think>", 8);
+    return p->like.think_end != UINT32_MAX ||
+           field_fail(r, "thinking_token_budget", "this model has no token that ends reasoning");
 }
 
 static bool read_counts(struct params *p, const struct field_reader *r, const struct param_env *env)
@@ -403,20 +424,23 @@ static bool read_fields(struct params *p, cJSON *root, const struct param_env *e
         p->like.sample.want_logprob = true; /* the best are chosen by it */
     return (p->api == API_CHAT ? prompt_from_chat(p, root, env, ae)
                                : prompt_from_completion(p, root, env, ae)) &&
-           check_lengths(p, env, ae) && guide_read(p, root, env, ae);
+           read_budget(p, &r, env) && check_lengths(p, env, ae) && guide_read(p, root, env, ae);
 }
 
 bool params_read(struct params *p, enum api_kind api, const char *body, size_t bytes,
                  const struct param_env *env, struct api_error *ae)
 {
     cJSON *root;
-    *p = (struct params){.api = api == API_MESSAGES ? API_CHAT : api};
+    *p = (struct params){.api = api == API_COMPLETIONS ? api : API_CHAT};
     arena_init(&p->arena, 1024);
     p->like.sample = (struct sample_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     if (!params_parse_json(&root, body, bytes, ae))
         return false;
     bool ok = (api != API_MESSAGES || messages_to_chat(&root, false, ae)) &&
+              (api != API_RESPONSES || responses_to_chat(&root, p, env, ae)) &&
               read_fields(p, root, env, ae);
+    if (!ok && api == API_RESPONSES)
+        responses_rename(ae);
     cJSON_Delete(root);
     return ok;
 }

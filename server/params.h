@@ -15,7 +15,14 @@
 
 enum { PARAMS_MAX_VALUES = 1000000, PARAMS_MAX_PROMPTS = 1024, PARAMS_MAX_CHOICES = 4096 };
 
-enum api_kind { API_CHAT, API_COMPLETIONS, API_MESSAGES /* read as API_CHAT: messages.h */ };
+enum api_kind {
+    API_CHAT,
+    API_COMPLETIONS,
+    API_MESSAGES,
+    API_RESPONSES /* these two are read as API_CHAT: messages.h, responses.h */
+};
+
+struct response_store; /* response_store.h */
 
 /* What a request is checked against. */
 struct param_env {
@@ -26,8 +33,10 @@ struct param_env {
     uint64_t kv_tokens; /* of the whole pool; 0: no bound */
     bool (*knows_model)(const void *arg, const char *name);
     const void *knows_arg;
-    const char *default_model; /* when the request names none */
-    struct guides *guides;     /* guide.h; NULL: no answer is held to a form */
+    const char *default_model;        /* when the request names none */
+    struct response_store *responses; /* NULL: nothing is kept */
+    uint64_t owner;                   /* of what is kept: who asks */
+    struct guides *guides;            /* guide.h; NULL: no answer is held to a form */
 };
 
 struct params_prompt {
@@ -49,6 +58,12 @@ struct guide_spec {
     size_t key_bytes;
 };
 
+struct responses_params { /* of /v1/responses */
+    bool store;
+    const char *talk; /* where store: the conversation as an array of chat messages */
+    const char *echo; /* fields that the answer repeats: ",\"tools\":[...],..." */
+};
+
 struct params {
     enum api_kind api;
     struct arena arena;
@@ -65,6 +80,7 @@ struct params {
     const char *opening;                    /* the beginning of the answer, in the prompt */
     struct params_prompt *prompt;
     uint32_t n_prompts;
+    struct responses_params responses;
     struct guide_spec guide;
     struct gen_request
         like; /* all that the prompts share; its arena is not used, but its grammar held */

@@ -130,7 +130,8 @@ struct server {
     uint64_t created_s, begun_us;
     uint64_t id_seed; /* for request ids */
     struct auth *auth;
-    struct otlp *otlp; /* NULL: no collector */
+    struct otlp *otlp;                /* NULL: no collector */
+    struct response_store *responses; /* NULL: none are kept */
     struct guides *guides;
 
     uv_loop_t loop;

@@ -33,12 +33,13 @@ struct settings {
     uint64_t open_metrics; /* 1: /metrics asks for no key */
     uint64_t insecure;     /* 1: a public address may do without a key */
     uint64_t body_limit, header_limit, max_connections;
-    uint64_t keep_alive_s;     /* an idle connection is closed after so long */
-    uint64_t slow_client_s;    /* a sender or reader that stalls so long is cut off */
-    uint64_t sse_ping_s;       /* a comment goes out when a stream was silent for so long */
-    uint64_t stream_buffer;    /* bytes that one stream may hold for a slow reader */
-    uint64_t drain_s;          /* running requests get so long after SIGTERM */
-    char *owned[SETTINGS_MAX]; /* strings that settings_free() frees */
+    uint64_t keep_alive_s;  /* an idle connection is closed after so long */
+    uint64_t slow_client_s; /* a sender or reader that stalls so long is cut off */
+    uint64_t sse_ping_s;    /* a comment goes out when a stream was silent for so long */
+    uint64_t stream_buffer; /* bytes that one stream may hold for a slow reader */
+    uint64_t stored_responses, response_memory; /* answers of /v1/responses: how many, bytes */
+    uint64_t drain_s;                           /* running requests get so long after SIGTERM */
+    char *owned[SETTINGS_MAX];                  /* strings that settings_free() frees */
 };
 
 /* Defaults, then the file (path NULL: the first that exists of <binary>/../share/gaze/gaze.json and

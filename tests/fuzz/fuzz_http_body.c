@@ -7,9 +7,22 @@
 #include "server/fields.c"
 #include "server/json_out.c"
 #include "server/params.c"
-#define no_memory messages_no_memory /* each file has its own */
-#include "server/messages.c"
+#define no_memory convert_no_memory /* each file has its own */
+#include "server/convert.c"
 #undef no_memory
+#define add_tools messages_add_tools
+#define add_choice messages_add_choice
+#define add_numbers messages_add_numbers
+#include "server/messages.c"
+#undef add_tools
+#undef add_choice
+#undef add_numbers
+#define copy store_copy
+#define find store_find
+#include "server/response_store.c"
+#undef copy
+#undef find
+#include "server/responses.c"
 #define no_memory prompt_no_memory
 #include "server/prompt.c"
 #undef no_memory
@@ -101,7 +114,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                             .default_model = "m"};
     if (!size)
         return 0;
-    enum api_kind api = data[0] == 'm' ? API_MESSAGES : data[0] & 1 ? API_CHAT : API_COMPLETIONS;
+    enum api_kind api = data[0] == 'm'   ? API_MESSAGES
+                        : data[0] == 'r' ? API_RESPONSES
+                        : data[0] & 1    ? API_CHAT
+                                         : API_COMPLETIONS;
     if (params_read(&p, api, (const char *)data + 1, size - 1, &env, &ae)) {
         assert(!ae.status);
         check_request(&p, &env);

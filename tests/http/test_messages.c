@@ -153,7 +153,7 @@ TEST(errors_have_the_other_shape)
                   "tool_choice.type");
     check_refused(&r,
                   "{\"max_tokens\":9," USER
-                  ",\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":1024}}",
+                  ",\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":-1}}",
                   400, bad, "thinking.budget_tokens");
     check_refused(&r,
                   "{\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":"
