@@ -46,6 +46,7 @@ struct sim {
     uint32_t gen[SIM_MAX_SLOTS];
     struct sim_record *at[SIM_MAX_SLOTS]; /* by slot; NULL: free */
     uint32_t n_inside;
+    uint64_t busy_us;          /* of all steps that ended */
     bool check;                /* invariants after each turn */
     uint64_t n_planned;        /* prefill steps so far */
     uint32_t oldest, n_passed; /* the prompt first in order of service; steps without it */
@@ -131,6 +132,7 @@ static inline void sim_emit(void *arg, struct gen_event *ev)
 static inline void sim_done(void *arg, struct batch *b)
 {
     struct sim *m = arg;
+    m->busy_us += b->end_us - b->start_us;
     scheduler_step_done(m->s, b, m->now_us);
 }
 

@@ -631,3 +631,44 @@ TEST(sched_create_without_memory)
     CHECK(n_failed >= 8);
     fake_executor_free(&f);
 }
+
+/* Goal:   what requests are told of their share of the device adds up to the time it was busy.
+ * Method: prompts of all lengths, some with several choices, some cancelled, both lanes at once. A
+ * request's share is rounded down to a microsecond. */
+TEST(sched_shares_of_busy_time_add_up)
+{
+    enum { N = 60 };
+    static struct sim_record rec[N];
+    static uint32_t *prompt[N];
+    struct sim m;
+    struct rng g = {77};
+    uint64_t sum_us = 0;
+    sim_open(&m, large, 5);
+    m.f.cost[LANE_DECODE] = (struct fake_cost){.step_us = 900, .token_us = 37};
+    m.f.cost[LANE_PREFILL] = (struct fake_cost){.step_us = 300, .token_us = 11, .depth_us = 2};
+    for (uint32_t i = 0; i < N; i++) {
+        uint32_t n = 1 + rng_below(&g, 3000);
+        prompt[i] = sim_prompt(100 + i, n);
+        struct sim_wish w = {.prompt = prompt[i],
+                             .n_prompt = n,
+                             .n = 1 + rng_below(&g, 4),
+                             .max_tokens = 1 + rng_below(&g, 60),
+                             .seed = i,
+                             .ignore_eos = true};
+        CHECK(sim_submit(&m, &rec[i], &w));
+        for (uint32_t k = rng_below(&g, 30); k; k--)
+            sim_next(&m, m.now_us + 100000);
+        if (i && rng_below(&g, 6) == 0 && !rec[i - 1].ended)
+            sim_cancel(&m, &rec[i - 1]);
+    }
+    sim_finish(&m);
+    for (uint32_t i = 0; i < N; i++) {
+        CHECK(rec[i].ended && !rec[i].failed);
+        sum_us += rec[i].usage.busy_us;
+        sim_record_free(&rec[i]);
+        free(prompt[i]);
+    }
+    printf("  busy %.3f s, shares %.3f s\n", (double)m.busy_us * 1e-6, (double)sum_us * 1e-6);
+    CHECK(m.busy_us > 1000000 && sum_us <= m.busy_us && m.busy_us - sum_us <= N);
+    sim_close(&m);
+}
