@@ -13,6 +13,7 @@ void api_response(struct call *c); /* /v1/responses/{id} */
 void api_response_delete(struct call *c);
 void api_response_cancel(struct call *c);
 void api_completions(struct call *c);
+void api_openapi(struct call *c); /* what this server takes and gives, as a document */
 void api_models(struct call *c);
 void api_model(struct call *c); /* /v1/models/{id} */
 void api_tokenize(struct call *c);

@@ -6,6 +6,7 @@
 #include "http.h"
 #include "loop.h"
 #include "messages.h"
+#include "schema.h"
 #include "version.h"
 
 #include <math.h>
@@ -32,6 +33,7 @@ static void run_work(struct text_work *w)
     const char *model = w->env.default_model;
     arena_init(&a, 4096);
     w->ok = params_parse_json(&root, w->call->body.s, w->call->body.n, &w->ae);
+    w->ok = w->ok && schema_check(w->call->route->body, root, &w->ae);
     if (w->ok) {
         r.root = root;
         w->ok = field_text(&r, "model", &model);
@@ -160,7 +162,7 @@ static bool count_tokens(struct text_work *w, cJSON **root, struct arena *a)
     struct params p = {.api = API_CHAT};
     struct jo j = {.b = &w->answer};
     (void)a;
-    if (!messages_to_chat(root, true, &w->ae))
+    if (!messages_to_chat(root, &w->ae))
         return false;
     arena_init(&p.arena, 4096);
     bool ok = prompt_from_chat(&p, *root, &w->env, &w->ae);

@@ -25,23 +25,19 @@ const cJSON *field_get(const struct field_reader *r, const char *key)
     return v && !cJSON_IsNull(v) ? v : NULL;
 }
 
-bool field_number(const struct field_reader *r, const char *key, double min, double max,
-                  bool above_min, double *out)
+bool field_number(const struct field_reader *r, const char *key, double *out)
 {
     const cJSON *v = field_get(r, key);
     if (!v)
         return true;
     if (!cJSON_IsNumber(v))
         return field_fail(r, key, "expected a number");
-    double x = v->valuedouble;
-    if (!(x >= min && x <= max) || (above_min && x == min))
-        return field_fail(r, key, "%g is outside %s%g, %g]", x, above_min ? "(" : "[", min, max);
-    *out = x;
+    *out = v->valuedouble;
     return true;
 }
 
-bool field_int(const struct field_reader *r, const char *key, int64_t min, int64_t max,
-               int64_t *out)
+static bool read_int(const struct field_reader *r, const char *key, double min, double max,
+                     int64_t *out)
 {
     const cJSON *v = field_get(r, key);
     if (!v)
@@ -49,17 +45,27 @@ bool field_int(const struct field_reader *r, const char *key, int64_t min, int64
     double x = cJSON_IsNumber(v) ? v->valuedouble : 0.5;
     if (x != floor(x) || !isfinite(x))
         return field_fail(r, key, "expected an integer");
-    if (x < (double)min || x > (double)max)
-        return field_fail(r, key, "%.0f is outside %lld..%lld", x, (long long)min, (long long)max);
+    if (x < min || x > max)
+        return field_fail(r, key, "%.0f is outside %.0f..%.0f", x, min, max);
     *out = (int64_t)x;
     return true;
 }
 
-bool field_u32(const struct field_reader *r, const char *key, uint32_t min, uint32_t max,
-               uint32_t *out)
+bool field_int(const struct field_reader *r, const char *key, int64_t *out)
+{
+    return read_int(r, key, -9007199254740992.0, 9007199254740992.0, out); /* exact in a double */
+}
+
+bool field_u32(const struct field_reader *r, const char *key, uint32_t *out)
+{
+    return field_u32_within(r, key, 0, UINT32_MAX, out);
+}
+
+bool field_u32_within(const struct field_reader *r, const char *key, uint32_t min, uint32_t max,
+                      uint32_t *out)
 {
     int64_t v = *out;
-    if (!field_int(r, key, min, max, &v))
+    if (!read_int(r, key, min, max, &v))
         return false;
     *out = (uint32_t)v;
     return true;

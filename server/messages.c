@@ -283,17 +283,12 @@ static bool add_format(struct conversion *c)
     return true;
 }
 
-static bool add_numbers(struct conversion *c, bool counting)
+static bool add_numbers(struct conversion *c)
 {
     static const char *const same[] = {"model", "max_tokens", "stream",   "top_p",     "top_k",
                                        "seed",  "sparse",     "priority", "cache_salt"};
     struct field_reader r = {c->from, "", c->ae};
     const cJSON *stop = field_get(&r, "stop_sequences");
-    double temperature = 1;
-    if (!counting && !field_get(&r, "max_tokens"))
-        return field_fail(&r, "max_tokens", "this field is required");
-    if (!field_number(&r, "temperature", 0, 1, false, &temperature))
-        return false;
     if (stop && !cJSON_IsArray(stop))
         return field_fail(&r, "stop_sequences", "expected an array of strings");
     convert_move(c, c->from, "temperature", c->to, "temperature");
@@ -303,12 +298,12 @@ static bool add_numbers(struct conversion *c, bool counting)
     return true;
 }
 
-bool messages_to_chat(cJSON **root, bool counting, struct api_error *ae)
+bool messages_to_chat(cJSON **root, struct api_error *ae)
 {
     struct conversion c;
     if (!convert_begin(&c, *root, ae))
         return false;
     bool ok = add_messages(&c) && add_tools(&c) && add_choice(&c) && add_thinking_mode(&c) &&
-              add_format(&c) && add_numbers(&c, counting);
+              add_format(&c) && add_numbers(&c);
     return convert_end(&c, root, ok);
 }

@@ -19,8 +19,7 @@
 
 #include "params.h"
 
-/* Replaces *root, which stays the caller's; on false it is what it was, or partly emptied.
- * counting: the request is only measured, so max_tokens may be missing. */
-bool messages_to_chat(cJSON **root, bool counting, struct api_error *ae);
+/* Replaces *root, which stays the caller's; on false it is what it was, or partly emptied. */
+bool messages_to_chat(cJSON **root, struct api_error *ae);
 
 #endif

@@ -3,6 +3,7 @@
 #include "guide.h"
 #include "messages.h"
 #include "responses.h"
+#include "schema.h"
 
 #include "base/hash.h"
 #include "base/json.h"
@@ -55,13 +56,11 @@ static bool read_sampling(struct params *p, const struct field_reader *r,
     double temperature = m->temperature, top_p = m->top_p > 0 ? m->top_p : 1, min_p = 0;
     double presence = 0, frequency = 0, repetition = 1;
     int64_t top_k = m->top_k;
-    if (!field_number(r, "temperature", 0, 2, false, &temperature) ||
-        !field_number(r, "top_p", 0, 1, true, &top_p) ||
-        !field_int(r, "top_k", -1, INT32_MAX, &top_k) ||
-        !field_number(r, "min_p", 0, 1, false, &min_p) ||
-        !field_number(r, "presence_penalty", -2, 2, false, &presence) ||
-        !field_number(r, "frequency_penalty", -2, 2, false, &frequency) ||
-        !field_number(r, "repetition_penalty", 0, 10, true, &repetition))
+    if (!field_number(r, "temperature", &temperature) || !field_number(r, "top_p", &top_p) ||
+        !field_int(r, "top_k", &top_k) || !field_number(r, "min_p", &min_p) ||
+        !field_number(r, "presence_penalty", &presence) ||
+        !field_number(r, "frequency_penalty", &frequency) ||
+        !field_number(r, "repetition_penalty", &repetition))
         return false;
     s->temperature = (float)temperature;
     s->top_p = (float)top_p;
@@ -219,20 +218,19 @@ static bool read_logprobs(struct params *p, const struct field_reader *r)
 {
     int64_t top = -1;
     if (p->api == API_CHAT) {
-        if (!field_bool(r, "logprobs", &p->logprobs) ||
-            !field_int(r, "top_logprobs", 0, SAMPLE_MAX_TOP, &top))
+        if (!field_bool(r, "logprobs", &p->logprobs) || !field_int(r, "top_logprobs", &top))
             return false;
         if (top > 0 && !p->logprobs)
             return field_fail(r, "top_logprobs", "only with logprobs: true");
         p->n_top = top > 0 ? (uint32_t)top : 0;
     } else {
-        if (!field_int(r, "logprobs", 0, SAMPLE_MAX_TOP, &top))
+        if (!field_int(r, "logprobs", &top))
             return false;
         p->logprobs = top >= 0;
         p->n_top = top > 0 ? (uint32_t)top : 0;
     }
     top = -1;
-    if (!field_int(r, "prompt_logprobs", 0, SAMPLE_MAX_TOP, &top))
+    if (!field_int(r, "prompt_logprobs", &top))
         return false;
     p->prompt_logprobs = top >= 0;
     p->n_prompt_top = top > 0 ? (uint32_t)top : 0;
@@ -280,7 +278,7 @@ static bool read_sparse(struct params *p, const struct field_reader *r, const st
         return field_fail(r, "sparse", "expected an object");
     if (!env->model->has_indexer)
         return field_fail(r, "sparse", "this model has no indexer");
-    if (!field_u32(&s, "top_k", 1, env->model->index_topk, &top_k) ||
+    if (!field_u32_within(&s, "top_k", 1, env->model->index_topk, &top_k) ||
         !field_text(&s, "mode", &mode))
         return false;
     if (strcmp(mode, "dense") != 0 && strcmp(mode, "sparse") != 0)
@@ -306,8 +304,7 @@ static bool read_budget(struct params *p, const struct field_reader *r, const st
     const cJSON *thinking = field_get(r, "thinking");
     struct field_reader t = {cJSON_IsObject(thinking) ? thinking : NULL, "thinking.", r->ae};
     uint32_t budget = UINT32_MAX;
-    if (!field_u32(&t, "budget_tokens", 0, INT32_MAX, &budget) ||
-        !field_u32(r, "thinking_token_budget", 0, INT32_MAX, &budget))
+    if (!field_u32(&t, "budget_tokens", &budget) || !field_u32(r, "thinking_token_budget", &budget))
         return false;
     if (budget == UINT32_MAX)
         return true;
@@ -329,17 +326,15 @@ static bool read_counts(struct params *p, const struct field_reader *r, const st
     uint32_t least = p->api == API_COMPLETIONS && p->echo ? 0 : 1;
     p->n = p->best_of = 1;
     p->max_tokens = p->api == API_COMPLETIONS ? 16 : UINT32_MAX;
-    if (!field_u32(r, "max_tokens", least, INT32_MAX, &p->max_tokens) ||
-        (p->api == API_CHAT &&
-         !field_u32(r, "max_completion_tokens", 1, INT32_MAX, &p->max_tokens)) ||
-        !field_u32(r, "min_tokens", 0, INT32_MAX, &g->min_tokens) ||
-        !field_u32(r, "n", 1, REQUEST_MAX_N, &p->n))
+    if (!field_u32_within(r, "max_tokens", least, INT32_MAX, &p->max_tokens) ||
+        (p->api == API_CHAT && !field_u32(r, "max_completion_tokens", &p->max_tokens)) ||
+        !field_u32(r, "min_tokens", &g->min_tokens) || !field_u32(r, "n", &p->n))
         return false;
     if (g->min_tokens > p->max_tokens)
         return field_fail(r, "min_tokens", "%u is more than max_tokens, %u", g->min_tokens,
                           p->max_tokens);
     p->best_of = p->n;
-    if (p->api == API_COMPLETIONS && !field_u32(r, "best_of", 1, REQUEST_MAX_N, &p->best_of))
+    if (p->api == API_COMPLETIONS && !field_u32(r, "best_of", &p->best_of))
         return false;
     if (p->best_of < p->n)
         return field_fail(r, "best_of", "%u is less than n, %u", p->best_of, p->n);
@@ -353,8 +348,8 @@ static bool read_counts(struct params *p, const struct field_reader *r, const st
     if (!field_bool(r, "ignore_eos", &g->ignore_eos) ||
         !field_bool(r, "include_stop_str_in_output", &g->include_stop) ||
         !field_bool(r, "skip_special_tokens", &skip_special) ||
-        !field_int(r, "priority", INT32_MIN, INT32_MAX, &priority) ||
-        !field_text(r, "cache_salt", &salt) || !field_text(r, "user", &user))
+        !field_int(r, "priority", &priority) || !field_text(r, "cache_salt", &salt) ||
+        !field_text(r, "user", &user))
         return false;
     g->keep_special = !skip_special;
     g->priority = (int32_t)priority;
@@ -430,13 +425,18 @@ static bool read_fields(struct params *p, cJSON *root, const struct param_env *e
 bool params_read(struct params *p, enum api_kind api, const char *body, size_t bytes,
                  const struct param_env *env, struct api_error *ae)
 {
+    static const struct body_schema *const schemas[] = {[API_CHAT] = &schema_chat,
+                                                        [API_COMPLETIONS] = &schema_completion,
+                                                        [API_MESSAGES] = &schema_messages,
+                                                        [API_RESPONSES] = &schema_responses};
     cJSON *root;
     *p = (struct params){.api = api == API_COMPLETIONS ? api : API_CHAT};
     arena_init(&p->arena, 1024);
     p->like.sample = (struct sample_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     if (!params_parse_json(&root, body, bytes, ae))
         return false;
-    bool ok = (api != API_MESSAGES || messages_to_chat(&root, false, ae)) &&
+    bool ok = schema_check(schemas[api], root, ae) &&
+              (api != API_MESSAGES || messages_to_chat(&root, ae)) &&
               (api != API_RESPONSES || responses_to_chat(&root, p, env, ae)) &&
               read_fields(p, root, env, ae);
     if (!ok && api == API_RESPONSES)

@@ -102,12 +102,12 @@ struct field_reader {
     const char *prefix; /* "" or "stream_options." for the error's param */
     struct api_error *ae;
 };
-bool field_number(const struct field_reader *r, const char *key, double min, double max,
-                  bool above_min, double *out);
-bool field_int(const struct field_reader *r, const char *key, int64_t min, int64_t max,
-               int64_t *out);
-bool field_u32(const struct field_reader *r, const char *key, uint32_t min, uint32_t max,
-               uint32_t *out);
+bool field_number(const struct field_reader *r, const char *key, double *out);
+bool field_int(const struct field_reader *r, const char *key, int64_t *out);
+bool field_u32(const struct field_reader *r, const char *key, uint32_t *out);
+/* For bounds that are not known before; the others stand in schema.c's tables. */
+bool field_u32_within(const struct field_reader *r, const char *key, uint32_t min, uint32_t max,
+                      uint32_t *out);
 bool field_bool(const struct field_reader *r, const char *key, bool *out);
 bool field_text(const struct field_reader *r, const char *key, const char **out);
 const cJSON *field_get(const struct field_reader *r, const char *key); /* NULL: missing or null */

@@ -29,7 +29,8 @@ enum { MAX_ALIASES = 16, MAX_NAME = 128, MAX_COUNTERS = 256 };
 
 struct server;
 struct call;
-struct generation; /* generation.h */
+struct body_schema; /* schema.h */
+struct generation;  /* generation.h */
 
 enum conn_state {
     CONN_IDLE,    /* between requests, or before the first */
@@ -47,12 +48,14 @@ struct conn {
 };
 
 struct route {
-    const char *method;  /* "GET", "POST" */
-    const char *path;    /* ends with '*': all that begins so */
-    const char *handler; /* name in metrics */
-    bool needs_engine;   /* 503 while loading or draining */
-    bool body;           /* takes a JSON body */
+    const char *method;             /* "GET", "POST" */
+    const char *path;               /* ends with '*': all that begins so */
+    const char *handler;            /* name in metrics */
+    bool needs_engine;              /* 503 while loading or draining */
+    const struct body_schema *body; /* what its JSON body holds; NULL: it takes none */
     void (*handle)(struct call *c);
+    const char *answer; /* in /openapi.json; NULL: it is not implemented */
+    const char *shown;  /* the path there; NULL: path, with {id} for its '*' */
 };
 
 /* libuv frees a handle later than we do a call, so the watch on its socket stands alone. */

@@ -10,6 +10,7 @@
 #define no_memory convert_no_memory /* each file has its own */
 #include "server/convert.c"
 #undef no_memory
+#include "server/schema.c"
 #define add_tools messages_add_tools
 #define add_choice messages_add_choice
 #define add_numbers messages_add_numbers
@@ -22,7 +23,11 @@
 #include "server/response_store.c"
 #undef copy
 #undef find
+#define add_format responses_add_format
+#define refuse_unkept responses_refuse_unkept
 #include "server/responses.c"
+#undef add_format
+#undef refuse_unkept
 #define no_memory prompt_no_memory
 #include "server/prompt.c"
 #undef no_memory

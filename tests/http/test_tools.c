@@ -478,7 +478,7 @@ TEST(wrong_tool_fields_are_named)
         {TOOLS ",\"tool_choice\":\"required\",\"thinking\":{\"type\":\"enabled\"}", "tool_choice"},
         {TOOLS ",\"tool_choice\":\"required\",\"add_generation_prompt\":false", "tool_choice"},
         {TOOLS ",\"parallel_tool_calls\":1", "parallel_tool_calls"},
-        {TOOLS ",\"thinking_token_budget\":100", "thinking_token_budget"}};
+        {TOOLS ",\"thinking_token_budget\":-1", "thinking_token_budget"}};
     struct rig r;
     rig_prepare(&r);
     rig_start(&r);

@@ -1,0 +1,359 @@
+/* openapi.c - GET /openapi.json: what this server takes and gives, as OpenAPI 3.1.
+ *
+ * Paths come from the routes, requests from the tables of schema.h; answers are described here.
+ */
+#include "api.h"
+#include "http.h"
+#include "schema.h"
+#include "version.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <string.h>
+
+/* With ' for ". Named parts of an object that others need not send are left open. */
+static const char answers[] =
+    "'Error':{'type':'object','required':['error'],'properties':{'error':{'type':'object',"
+    "'required':['message','type','param','code'],'properties':{'message':{'type':'string'},"
+    "'type':{'type':'string'},'param':{'type':['string','null']},'code':{'type':['string','null']}"
+    "}}}},"
+    "'MessagesError':{'type':'object','required':['type','error','request_id'],'properties':{"
+    "'type':{'const':'error'},'error':{'type':'object','required':['type','message'],"
+    "'properties':{'type':{'type':'string'},'message':{'type':'string'}}},"
+    "'request_id':{'type':'string'}}},"
+    "'Count':{'type':'integer','minimum':0},"
+    "'Timings':{'type':'object','required':['queue_ms','prompt_n','prompt_ms','prompt_per_second',"
+    "'cached_n','predicted_n','predicted_ms','predicted_per_second','ttft_ms','total_ms',"
+    "'device_ms','kv_byte_seconds'],'additionalProperties':{'type':'number','minimum':0}},"
+    "'Usage':{'type':'object','required':['prompt_tokens','completion_tokens','total_tokens',"
+    "'prompt_tokens_details','completion_tokens_details','prompt_cache_hit_tokens',"
+    "'prompt_cache_miss_tokens'],'additionalProperties':{'anyOf':[{'$ref':"
+    "'#/components/schemas/Count'},{'type':'object','additionalProperties':{'$ref':"
+    "'#/components/schemas/Count'}}]}},"
+    "'ToolCall':{'type':'object','required':['id','type','function'],'properties':{'id':{'type':"
+    "'string'},'type':{'const':'function'},'function':{'type':'object','required':['name',"
+    "'arguments'],'properties':{'name':{'type':'string'},'arguments':{'type':'string'}}}}},"
+    "'FinishReason':{'enum':['stop','length','tool_calls',null]},"
+    "'ChatCompletion':{'type':'object','required':['id','object','created','model',"
+    "'system_fingerprint','choices','usage','timings'],'properties':{'id':{'type':'string'},"
+    "'object':{'const':'chat.completion'},'created':{'type':'integer'},'model':{'type':'string'},"
+    "'system_fingerprint':{'type':'string'},'choices':{'type':'array','minItems':1,'items':{"
+    "'type':'object','required':['index','message','logprobs','finish_reason'],'properties':{"
+    "'index':{'$ref':'#/components/schemas/Count'},'message':{'type':'object','required':['role',"
+    "'content','refusal'],'properties':{'role':{'const':'assistant'},'content':{'type':['string',"
+    "'null']},'refusal':{'type':'null'},'reasoning':{'type':'string'},'reasoning_content':{'type':"
+    "'string'},'tool_calls':{'type':'array','minItems':1,'items':{'$ref':"
+    "'#/components/schemas/ToolCall'}}}},'logprobs':{'type':['object','null']},'finish_reason':{"
+    "'$ref':'#/components/schemas/FinishReason'}}}},'usage':{'$ref':'#/components/schemas/Usage'},"
+    "'timings':{'$ref':'#/components/schemas/Timings'}}},"
+    "'ChatCompletionChunk':{'type':'object','required':['id','object','created','model','choices']"
+    ",'properties':{'id':{'type':'string'},'object':{'const':'chat.completion.chunk'},'choices':{"
+    "'type':'array','items':{'type':'object','required':['index','delta','finish_reason'],"
+    "'properties':{'index':{'$ref':'#/components/schemas/Count'},'delta':{'type':'object',"
+    "'properties':{'role':{'const':'assistant'},'content':{'type':'string'},'tool_calls':{'type':"
+    "'array','items':{'type':'object','required':['index','function']}}}},'finish_reason':{'$ref':"
+    "'#/components/schemas/FinishReason'}}}},'usage':{'anyOf':[{'type':'null'},{'$ref':"
+    "'#/components/schemas/Usage'}]},'prompt_progress':{'type':'object','required':['total',"
+    "'processed']}}},"
+    "'Completion':{'type':'object','required':['id','object','created','model','choices','usage',"
+    "'timings'],'properties':{'id':{'type':'string'},'object':{'const':'text_completion'},"
+    "'choices':{'type':'array','minItems':1,'items':{'type':'object','required':['index','text',"
+    "'logprobs','finish_reason'],'properties':{'index':{'$ref':'#/components/schemas/Count'},"
+    "'text':{'type':'string'},'finish_reason':{'$ref':'#/components/schemas/FinishReason'}}}},"
+    "'usage':{'$ref':'#/components/schemas/Usage'},'timings':{'$ref':"
+    "'#/components/schemas/Timings'}}},"
+    "'Message':{'type':'object','required':['id','type','role','model','content','stop_reason',"
+    "'stop_sequence','usage'],'properties':{'id':{'type':'string'},'type':{'const':'message'},"
+    "'role':{'const':'assistant'},'content':{'type':'array','items':{'type':'object','required':["
+    "'type'],'properties':{'type':{'enum':['text','thinking','tool_use']}}}},'stop_reason':{'enum'"
+    ":['end_turn','max_tokens','stop_sequence','tool_use',null]},'stop_sequence':{'type':['string'"
+    ",'null']},'usage':{'type':'object','required':['input_tokens','output_tokens',"
+    "'cache_read_input_tokens','cache_creation_input_tokens'],'additionalProperties':{'$ref':"
+    "'#/components/schemas/Count'}}}},"
+    "'TokenCount':{'type':'object','required':['input_tokens'],'properties':{'input_tokens':{"
+    "'$ref':'#/components/schemas/Count'}}},"
+    "'Response':{'type':'object','required':['id','object','created_at','status','error',"
+    "'incomplete_details','instructions','metadata','model','output','parallel_tool_calls',"
+    "'temperature','tool_choice','tools','top_p','usage','previous_response_id','store'],"
+    "'properties':{'id':{'type':'string'},'object':{'const':'response'},'status':{'enum':["
+    "'in_progress','completed','incomplete','failed','cancelled']},'output':{'type':'array',"
+    "'items':{'type':'object','required':['id','type','status'],'properties':{'type':{'enum':["
+    "'message','reasoning','function_call']}}}},'usage':{'type':['object','null'],'required':["
+    "'input_tokens','output_tokens','total_tokens','input_tokens_details','output_tokens_details']"
+    "}}},"
+    "'Deleted':{'type':'object','required':['id','object','deleted'],'properties':{'deleted':{"
+    "'const':true}}},"
+    "'Model':{'type':'object','required':['id','object','created','owned_by','max_model_len'],"
+    "'properties':{'id':{'type':'string'},'object':{'const':'model'},'max_model_len':{'type':"
+    "'integer'}}},"
+    "'ModelList':{'type':'object','required':['object','data'],'properties':{'object':{'const':"
+    "'list'},'data':{'type':'array','items':{'$ref':'#/components/schemas/Model'}}}},"
+    "'Tokens':{'type':'object','required':['count','max_model_len','tokens','token_strs'],"
+    "'properties':{'count':{'$ref':'#/components/schemas/Count'},'tokens':{'type':'array','items':"
+    "{'$ref':'#/components/schemas/Count'}},'token_strs':{'type':['array','null']}}},"
+    "'Text':{'type':'object','required':['prompt'],'properties':{'prompt':{'type':'string'}}},"
+    "'Health':{'type':'object','required':['status'],'properties':{'status':{'const':'ok'}}},"
+    "'Version':{'type':'object','required':['version','commit','backends','model',"
+    "'system_fingerprint']},"
+    "'Any':{}";
+
+static void write_answers(struct buf *b)
+{
+    size_t n = sizeof answers - 1, from = 0;
+    for (size_t i = 0; i <= n; i++) {
+        if (i < n && answers[i] != '\'')
+            continue;
+        buf_add(b, answers + from, i - from);
+        if (i < n)
+            buf_add(b, "\"", 1);
+        from = i + 1;
+    }
+}
+
+/* --- requests ----------------------------------------------------------------------------------
+ */
+
+static void write_kinds(struct jo *j, unsigned kinds, bool required)
+{
+    static const char *const names[] = {"boolean", "integer", "number",
+                                        "string",  "array",   "object"};
+    jo_key(j, "type");
+    jo_arr(j);
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+        if (kinds & 1u << i)
+            jo_str(j, names[i]);
+    if (!required)
+        jo_str(j, "null");
+    jo_end(j, ']');
+}
+
+static void write_bound(struct jo *j, const char *key, double v)
+{
+    jo_key(j, key);
+    jo_num(j, v);
+}
+
+static void write_words(struct jo *j, const char *words, bool required)
+{
+    jo_key(j, "enum");
+    jo_arr(j);
+    for (const char *w = words; *w; w += *w == ' ') {
+        size_t n = strcspn(w, " ");
+        jo_strn(j, w, n);
+        w += n;
+    }
+    if (!required)
+        jo_null(j);
+    jo_end(j, ']');
+}
+
+static void write_fields(struct jo *j, const struct field_rule *rules)
+{
+    bool any_required = false;
+    jo_obj(j);
+    jo_key(j, "type");
+    jo_arr(j);
+    jo_str(j, "object");
+    jo_end(j, ']');
+    jo_key(j, "properties");
+    jo_obj(j);
+    for (const struct field_rule *f = rules; f->name; f++) {
+        any_required |= f->required;
+        jo_key(j, f->name);
+        if (f->fields) {
+            jo_obj(j);
+            jo_key(j, "anyOf");
+            jo_arr(j);
+            write_fields(j, f->fields);
+        }
+        jo_obj(j);
+        write_kinds(j, f->fields ? f->kinds & ~(unsigned)FIELD_OBJECT : f->kinds, f->required);
+        if (f->min < 0 || f->max > 0) {
+            write_bound(j, f->above_min ? "exclusiveMinimum" : "minimum", f->min);
+            write_bound(j, "maximum", f->max);
+        }
+        if (f->words)
+            write_words(j, f->words, f->required);
+        if (f->help && !f->fields)
+            jo_kstr(j, "description", f->help);
+        jo_end(j, '}');
+        if (f->fields) {
+            jo_end(j, ']');
+            if (f->help)
+                jo_kstr(j, "description", f->help);
+            jo_end(j, '}');
+        }
+    }
+    jo_end(j, '}');
+    if (any_required) {
+        jo_key(j, "required");
+        jo_arr(j);
+        for (const struct field_rule *f = rules; f->name; f++)
+            if (f->required)
+                jo_str(j, f->name);
+        jo_end(j, ']');
+    }
+    jo_end(j, '}');
+}
+
+/* --- paths -------------------------------------------------------------------------------------
+ */
+
+static void write_ref(struct jo *j, const char *media, const char *name)
+{
+    char ref[80];
+    snprintf(ref, sizeof ref, "#/components/schemas/%s", name);
+    jo_key(j, "content");
+    jo_obj(j);
+    jo_key(j, media);
+    jo_obj(j);
+    jo_key(j, "schema");
+    jo_obj(j);
+    jo_kstr(j, "$ref", ref);
+    jo_end(j, '}');
+    jo_end(j, '}');
+    jo_end(j, '}');
+}
+
+static const char *shown_path(const struct route *r, char *out, size_t bytes)
+{
+    size_t n = strlen(r->path);
+    if (r->shown)
+        return r->shown;
+    if (r->path[n - 1] != '*')
+        return r->path;
+    snprintf(out, bytes, "%.*s{id}", (int)(n - 1), r->path);
+    return out;
+}
+
+static void write_answer(struct jo *j, const struct route *r)
+{
+    bool messages = !strncmp(r->path, "/v1/messages", 12);
+    bool text = !strcmp(r->path, "/metrics");
+    jo_key(j, "responses");
+    jo_obj(j);
+    if (r->answer) {
+        jo_key(j, "200");
+        jo_obj(j);
+        jo_kstr(j, "description", r->answer);
+        write_ref(j, text ? "text/plain" : "application/json", r->answer);
+        jo_end(j, '}');
+    }
+    jo_key(j, r->answer ? "default" : "501");
+    jo_obj(j);
+    jo_kstr(j, "description", r->answer ? "what is wrong" : "not implemented");
+    write_ref(j, "application/json", messages ? "MessagesError" : "Error");
+    jo_end(j, '}');
+    jo_end(j, '}');
+}
+
+static void write_operation(struct jo *j, const struct route *r, const char *path)
+{
+    char method[8] = "";
+    for (size_t i = 0; r->method[i] && i + 1 < sizeof method; i++)
+        method[i] = (char)tolower((unsigned char)r->method[i]);
+    jo_key(j, method);
+    jo_obj(j);
+    jo_key(j, "tags");
+    jo_arr(j);
+    jo_str(j, r->handler);
+    jo_end(j, ']');
+    if (strstr(path, "{id}")) {
+        jo_key(j, "parameters");
+        jo_arr(j);
+        jo_obj(j);
+        jo_kstr(j, "name", "id");
+        jo_kstr(j, "in", "path");
+        jo_kbool(j, "required", true);
+        jo_key(j, "schema");
+        jo_obj(j);
+        jo_kstr(j, "type", "string");
+        jo_end(j, '}');
+        jo_end(j, '}');
+        jo_end(j, ']');
+    }
+    if (r->body) {
+        jo_key(j, "requestBody");
+        jo_obj(j);
+        jo_kbool(j, "required", true);
+        write_ref(j, "application/json", r->body->name);
+        jo_end(j, '}');
+    }
+    write_answer(j, r);
+    jo_end(j, '}');
+}
+
+/* Routes of one path may stand anywhere; a path is written where its first one stands. */
+static void write_paths(struct jo *j)
+{
+    char a[96], b[96];
+    jo_key(j, "paths");
+    jo_obj(j);
+    for (const struct route *r = http_routes; r->path; r++) {
+        const char *path = shown_path(r, a, sizeof a);
+        const struct route *before = http_routes;
+        while (before < r && strcmp(shown_path(before, b, sizeof b), path) != 0)
+            before++;
+        if (before < r)
+            continue;
+        jo_key(j, path);
+        jo_obj(j);
+        for (const struct route *same = r; same->path; same++)
+            if (!strcmp(shown_path(same, b, sizeof b), path))
+                write_operation(j, same, path);
+        jo_end(j, '}');
+    }
+    jo_end(j, '}');
+}
+
+static void write_schemas(struct jo *j)
+{
+    jo_key(j, "schemas");
+    jo_obj(j);
+    for (const struct route *r = http_routes; r->path; r++) {
+        if (!r->body)
+            continue;
+        jo_key(j, r->body->name);
+        write_fields(j, r->body->fields);
+    }
+    buf_str(j->b, ","); /* bodies come first, and there are some */
+    write_answers(j->b);
+    jo_end(j, '}');
+}
+
+void api_openapi(struct call *c)
+{
+    struct jo j = {.b = &c->answer};
+    jo_obj(&j);
+    jo_kstr(&j, "openapi", "3.1.0");
+    jo_key(&j, "info");
+    jo_obj(&j);
+    jo_kstr(&j, "title", "gaze");
+    jo_kstr(&j, "version", version_number);
+    jo_end(&j, '}');
+    jo_key(&j, "security");
+    jo_arr(&j);
+    jo_obj(&j);
+    jo_end(&j, '}');
+    jo_obj(&j);
+    jo_key(&j, "key");
+    jo_arr(&j);
+    jo_end(&j, ']');
+    jo_end(&j, '}');
+    jo_end(&j, ']');
+    write_paths(&j);
+    jo_key(&j, "components");
+    jo_obj(&j);
+    jo_key(&j, "securitySchemes");
+    jo_obj(&j);
+    jo_key(&j, "key");
+    jo_obj(&j);
+    jo_kstr(&j, "type", "http");
+    jo_kstr(&j, "scheme", "bearer");
+    jo_end(&j, '}');
+    jo_end(&j, '}');
+    write_schemas(&j);
+    jo_end(&j, '}');
+    jo_end(&j, '}');
+    http_json(c, 200);
+}
