@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The real server on a small random checkpoint, spoken to by curl and by the official OpenAI SDK for
-# Node. Ends with "N passed, M failed, K skipped".
+# The real server on a small random checkpoint, spoken to by curl and by SDKs for Node: OpenAI's,
+# Anthropic's, Vercel's and LangChain's. Ends with "N passed, M failed, K skipped".
 #   GAZE_BUILD=build/release tests/sdk/run.sh
 set -u
 cd "$(dirname "$0")/../.."
@@ -130,15 +130,18 @@ check "a model that is not there: exit code 3 and one sentence" $?
 # --- the SDK ------------------------------------------------------------------------------------
 if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     skip "node and npm are not installed"
-elif [ ! -d tests/sdk/node_modules/openai ] &&
-    ! (cd tests/sdk && timeout 120 npm install --silent >/dev/null 2>&1); then
-    skip "no registry answers, so the openai package cannot be installed"
+elif [ tests/sdk/package.json -nt tests/sdk/node_modules/.package-lock.json ] &&
+    ! (cd tests/sdk && timeout 240 npm install --silent --no-package-lock >/dev/null 2>&1); then
+    skip "no registry answers, so the SDKs cannot be installed"
 else
     sdk openai.mjs
+    sdk openapi.mjs
     if [ -f $ember/model.safetensors ]; then
         stop
         start --model $ember --served-name ember
-        sdk tools.mjs
+        for sdk in tools responses anthropic vercel langchain; do
+            sdk $sdk.mjs
+        done
     else
         skip "the bundled model is not there, so nothing calls a tool"
     fi
