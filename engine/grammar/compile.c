@@ -254,6 +254,7 @@ static void judge_all(struct grammar *g, const struct vec *order, struct learnt 
     for (uint32_t i = 0; i < order->n && !g->failed; i++) {
         g->known[order->at[i]] |= judge(g, order->at[i]);
         find_lexeme(g, order->at[i], l);
+        texts_learn(g, order->at[i], l->bound[order->at[i]]);
         count_items(g, order->at[i], l);
     }
     for (bool more = true; more && !g->failed;) {
