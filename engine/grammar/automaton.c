@@ -513,9 +513,16 @@ static unsigned representatives(struct grammar *g, uint32_t a, uint32_t b, uint8
     return n;
 }
 
-static bool spend(struct grammar *g)
+enum { PAIR_COST = 8, STATE_COST = 150 };
+
+/* A look at n bytes of a pair, and the states that were made since the last one. */
+static void spend(struct grammar *g, unsigned n)
 {
-    return g->search > 0 && g->search--;
+    uint64_t made = g->n_states > g->charged ? g->n_states - g->charged : 0;
+    uint64_t cost = PAIR_COST + n + made * STATE_COST;
+    g->charged = g->n_states;
+    g->failed |= cost > g->search;
+    g->search -= cost > g->search ? g->search : (uint32_t)cost;
 }
 
 /* A pair is live iff some bytes lead it to an end. The search goes breadth first over pairs until
@@ -541,9 +548,9 @@ bool automaton_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
         goto done;
     for (uint32_t i = 0; i < queue.n && !live && !g->failed; i++) {
         uint8_t byte[256];
-        g->failed |= !spend(g);
         uint32_t pa = g->cell[queue.at[i]].a, pb = g->cell[queue.at[i]].b;
         unsigned n = representatives(g, pa, pb, byte);
+        spend(g, n);
         way = i;
         for (unsigned k = 0; k < n && !live && !g->failed; k++) {
             uint32_t na = automaton_step(g, pa, byte[k]);
@@ -603,8 +610,8 @@ static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
     for (uint32_t i = 0; i < pair.n && pair.n < MAX_SLACK_PAIRS && !g->failed; i++) {
         uint8_t byte[256];
         struct cell c = g->cell[pair.at[i]];
-        g->failed |= !spend(g);
         unsigned n = representatives(g, c.a, c.b, byte);
+        spend(g, n);
         for (unsigned k = 0; k < n && pair.n < MAX_SLACK_PAIRS && !g->failed; k++) {
             uint32_t a = automaton_step(g, c.a, byte[k]), b = automaton_step(g, c.b, byte[k]);
             uint32_t next = automaton_live(g, x, a, b) ? automaton_cell(g, x, a, b, 0) : 0;

@@ -16,7 +16,7 @@
  *
  * Thread: one at a time, under the grammar's lock. Bounds: AUTOMATON_BYTES, then what no matcher
  * needs is forgotten; where even the rest is too much, or there is no memory, `failed` is set and
- * everything leads to state 0.
+ * everything leads to state 0 up to the end of the call. What was found until then stays true.
  */
 #ifndef GAZE_GRAMMAR_AUTOMATON_H
 #define GAZE_GRAMMAR_AUTOMATON_H
@@ -29,8 +29,9 @@
 
 #define AUTOMATON_BYTES ((size_t)48 << 20) /* then compact; and at most eight times as much */
 enum { MAX_CELLS = 1 << 23, MAX_STATES = 1 << 22 };
-/* Pairs that may be looked at, at some 10 us each, while compiling and in one call of a matcher. */
-enum { COMPILE_SEARCH = 1 << 14, CALL_SEARCH = 1 << 17 };
+/* What looking for ends in pairs may cost while compiling and in one call of a matcher, in some
+ * 0.1 us: a pair takes a few, a new state (which what grows without end makes) many. */
+enum { COMPILE_SEARCH = 400000, CALL_SEARCH = 800000 };
 
 struct cell {
     uint32_t expr; /* node */
@@ -117,8 +118,10 @@ struct grammar {
     size_t graph_bytes;
     size_t max_bytes; /* beyond: what no matcher needs is forgotten */
     struct kept_mask kept[N_KEPT_MASKS];
-    uint32_t search; /* how many pairs may still be looked at; none left: failed */
-    bool failed;
+    uint32_t search;  /* what may still be spent; nothing left: failed */
+    uint32_t charged; /* states that were paid for */
+    bool failed;      /* in this call */
+    bool broken;      /* for good: what the matchers need could not be kept */
     struct cell *cell;
     uint32_t n_cells, max_cells;
     uint32_t *cell_table, n_cell_table;

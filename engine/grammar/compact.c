@@ -128,6 +128,7 @@ void automaton_compact(struct grammar *g, uint32_t **state, size_t n)
         for (size_t i = 0; i < n; i++)
             *state[i] = move_state(&m, *state[i]);
     }
+    g->broken = g->failed;
     if (g->failed) /* the old numbers mean nothing now: state 0 lets nothing come */
         for (size_t i = 0; i < n; i++)
             *state[i] = 0;
@@ -138,6 +139,6 @@ void automaton_compact(struct grammar *g, uint32_t **state, size_t n)
     automaton_free(&old);
     while (g->max_bytes < 2 * automaton_bytes(g) && !g->failed) {
         g->max_bytes *= 2;
-        g->failed = g->max_bytes > 8 * AUTOMATON_BYTES;
+        g->broken = g->failed = g->max_bytes > 8 * AUTOMATON_BYTES;
     }
 }

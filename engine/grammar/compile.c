@@ -364,8 +364,8 @@ static enum err_code compile(struct grammar *g, gb_node root, struct err *e)
         goto done;
     g->root = automaton_start(g, root);
     if (g->failed)
-        err_set(e, ERR_INVALID, "the grammar needs more than %d states or %d steps of search",
-                MAX_STATES, COMPILE_SEARCH);
+        err_set(e, ERR_INVALID, "the grammar needs more than %d states, or too long a search",
+                MAX_STATES);
     else
         e->code = ERR_OK;
 done:
