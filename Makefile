@@ -96,6 +96,18 @@ test-image: ## build the CPU image with buildah and serve from it (root)
 asan ubsan tsan: ## the same tests in a sanitizer build
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=$@ test
 
+SEEDS ?= 100000
+sim: $(B)/tests/sim/test_chaos ## the simulation with SEEDS seeds (100000)
+	$(Q)scripts/sim $(B) $(SEEDS)
+
+mutants: ## break the scheduler on purpose: the simulation must find each defect
+	$(Q)tests/sim/mutants
+.PHONY: sim mutants
+
+torture: all test-bins ## fail each allocation and system call in turn, TORTURE_SECONDS (300; 0: all)
+	$(Q)scripts/torture $(B)
+.PHONY: torture
+
 bench: all $(BENCH_BIN) ## timed rows: tokens/s, tokenizer, start-up, memory
 	$(Q)scripts/bench $(B)
 
@@ -213,6 +225,10 @@ $(FAKE_LIB): $(FAKE_OBJ)
 
 # A test of the server links the server's objects but not its main().
 $(B)/tests/http/%: $(B)/tests/http/%.o $(B)/tests/unit/frame.o $(FAKE_LIB) \
+                   $(filter-out $(B)/server/main.o,$(SERVER_OBJ)) $(B)/libgaze.a
+	@echo "  link  $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(B)/tests/bench/bench_frontend: $(B)/tests/bench/bench_frontend.o \
                    $(filter-out $(B)/server/main.o,$(SERVER_OBJ)) $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)

@@ -12,7 +12,7 @@ struct gen_request *gen_request_new(void)
     struct gen_request *r = FAULT("request.new") ? NULL : calloc(1, sizeof *r);
     if (!r)
         return NULL;
-    arena_init(&r->arena, 8192);
+    arena_init(&r->arena, 1024); /* a longer prompt has a block of its own */
     r->n = 1;
     r->grammar_after_id = UINT32_MAX;
     r->sample = (struct sample_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1};

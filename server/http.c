@@ -15,7 +15,7 @@
 #include <string.h>
 
 enum {
-    STREAM_BLOCK = 8192,
+    STREAM_BLOCK = 1024, /* what HTTP/1.0, which has no chunks, gets at once; 1.1 has more room */
     DISCARD_FACTOR = 8 /* a body so many times too large is read and dropped, so that the client
                           hears the 413; a larger one is cut off */
 };
@@ -72,10 +72,20 @@ void http_json(struct call *c, int status)
     http_text(c, status, "application/json");
 }
 
+bool http_speaks_messages(const struct call *c)
+{
+    static const char path[] = "/v1/messages";
+    size_t n = sizeof path - 1;
+    return !strncmp(c->path, path, n) && (!c->path[n] || c->path[n] == '/');
+}
+
 void http_error(struct call *c, const struct api_error *ae)
 {
     buf_free(&c->answer);
-    api_error_json(&c->answer, ae);
+    if (http_speaks_messages(c))
+        api_error_messages_json(&c->answer, ae, c->request_id);
+    else
+        api_error_json(&c->answer, ae);
     c->retry_after_s = ae->retry_after_s;
     http_json(c, ae->status);
 }

@@ -67,7 +67,7 @@ static const struct option table[] = {
      "log the bodies of requests, prompts and all"},
     {"body-limit", BYTES, AT(body_limit), 1024, UINT64_C(1) << 32, "16MiB", NULL, "BYTES",
      "largest request body; larger ones get 413"},
-    {"header-limit", BYTES, AT(header_limit), 8192, 1 << 20, "32KiB", NULL, "BYTES",
+    {"header-limit", BYTES, AT(header_limit), 8192, 1 << 20, "16KiB", NULL, "BYTES",
      "request line and headers; larger ones get 431"},
     {"max-connections", NUMBER, AT(max_connections), 1, 100000, "4096", NULL, "N",
      "connections at once; more wait to be accepted"},

@@ -3,12 +3,7 @@
 
 #include "base/log.h"
 
-enum {
-    /* How often later requests may enter before one that does not fit yet, and how far behind it
-     * they may stand. Then the pool drains until the big one fits. */
-    MAX_PASSED = 16,
-    MAX_LOOK_BEHIND = 16
-};
+enum { MAX_LOOK_BEHIND = 16 /* how far behind one that does not fit others are tried */ };
 
 /* Pages in the worst case when nothing is cached; shared ones count once. */
 static uint64_t worst_pages(const struct gen_request *r)

@@ -35,6 +35,7 @@ static void check_queue(const struct scheduler *s)
     for (const struct request *r = s->queue.head; r; r = r->next) {
         assert(r->state == REQ_QUEUED);
         assert(!r->next || (r->next->prev == r && request_before(r, r->next)));
+        assert(r->n_passed <= MAX_PASSED);
         n++;
     }
     assert(n == s->queue.n);

@@ -92,15 +92,17 @@ static void share_out(struct scheduler *s)
         double us = pace_token_us(&s->pace, s->share[0].seq->n_computed) * PACE_MIN_ROWS;
         room.us = us > s->budget_us ? us : s->budget_us;
     }
-    /* With an odd number of rows the halves take turns to have one more: with one row, too, both
-     * move. */
+    /* With an odd number of rows, or results, the halves take turns to have one more: with a single
+     * one, too, both move. */
     struct room half = room;
-    half.n_rows = (room.n_rows + (uint32_t)(s->n_steps_planned++ & 1)) / 2;
+    uint32_t turn = (uint32_t)(s->n_steps_planned++ & 1);
+    half.n_rows = (room.n_rows + turn) / 2;
+    half.n_given = (room.n_given + turn) / 2;
     half.us = room.us / 2;
     struct room left = half;
     give_shortest(s, &left);
     room.n_rows -= half.n_rows - left.n_rows;
-    room.n_given = left.n_given;
+    room.n_given -= half.n_given - left.n_given;
     if (room.us < INFINITY)
         room.us -= half.us - left.us;
     for (uint32_t i = 0; i < s->n_shares; i++)

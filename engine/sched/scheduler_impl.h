@@ -28,6 +28,10 @@
 #include "sched/sequence.h"
 #include "sched/stats.h"
 
+/* How often later requests may enter before one that does not fit yet. Then the pool drains until
+ * the big one fits. */
+enum { MAX_PASSED = 16 };
+
 enum request_state { REQ_FREE, REQ_QUEUED, REQ_RUNNING, REQ_ENDING };
 
 struct request {

@@ -7,7 +7,7 @@
 #define GAZE_TEST_SIM_H
 
 #include "fake_executor.h"
-#include "sched/scheduler.h"
+#include "sched/scheduler_impl.h"
 #include "test.h"
 
 enum { SIM_MAX_SLOTS = 64, SIM_VOCAB = 1000 };
@@ -46,7 +46,9 @@ struct sim {
     uint32_t gen[SIM_MAX_SLOTS];
     struct sim_record *at[SIM_MAX_SLOTS]; /* by slot; NULL: free */
     uint32_t n_inside;
-    bool check; /* invariants after each turn */
+    bool check;                /* invariants after each turn */
+    uint64_t n_planned;        /* prefill steps so far */
+    uint32_t oldest, n_passed; /* the prompt first in order of service; steps without it */
 };
 
 static const uint32_t sim_eos[] = {7};
@@ -201,11 +203,30 @@ static inline void sim_cancel(struct sim *m, struct sim_record *r)
     scheduler_cancel(m->s, r->id, m->now_us);
 }
 
+/* Nobody starves: the prompt that is first in order of service and can run is in every second
+ * prefill step at least (a step of one row goes to the shortest prompt and to the oldest in turn),
+ * and a step is never empty. */
+static inline void sim_check_progress(struct sim *m)
+{
+    const struct scheduler *s = m->s;
+    if (s->n_steps_planned == m->n_planned)
+        return;
+    m->n_planned = s->n_steps_planned;
+    const struct share *first = &s->share[0];
+    CHECK(s->out[LANE_PREFILL] && s->n_shares && s->batch[LANE_PREFILL].n_rows);
+    bool same = first->seq->index == m->oldest;
+    m->oldest = first->seq->index;
+    m->n_passed = first->n_rows ? 0 : same ? m->n_passed + 1 : 1;
+    CHECK_MSG(m->n_passed <= 1, "the oldest prompt was passed by %u steps", m->n_passed);
+}
+
 static inline uint64_t sim_turn(struct sim *m)
 {
     uint64_t wake = scheduler_turn(m->s, m->now_us);
-    if (m->check)
+    if (m->check) {
         scheduler_check(m->s);
+        sim_check_progress(m);
+    }
     return wake;
 }
 

@@ -89,6 +89,27 @@ char *test_tmpdir(void)
     return tmp_path;
 }
 
+static struct sigaction before_abort; /* a leak checker's or another tool's own */
+
+/* An assertion of the code under test, or the time limit: the seed is known here alone. */
+static void on_fatal(int number)
+{
+    char line[48];
+    int n = snprintf(line, sizeof line, "  SEED=%llu\n", (unsigned long long)used_seed);
+    if (seed_used && write(STDERR_FILENO, line, (size_t)n) != n)
+        _exit(1);
+    if (number == SIGABRT)
+        sigaction(SIGABRT, &before_abort, NULL);
+    raise(number); /* our handler was taken away */
+}
+
+static void tell_seed_of_fatal_signals(void)
+{
+    struct sigaction a = {.sa_handler = on_fatal, .sa_flags = (int)SA_RESETHAND | SA_NODEFER};
+    sigaction(SIGABRT, &a, &before_abort);
+    sigaction(SIGALRM, &a, NULL);
+}
+
 /* 0 passed, 1 failed, 2 skipped */
 static int run_one(struct test_case *t)
 {
@@ -98,6 +119,7 @@ static int run_one(struct test_case *t)
     pid_t pid = fork();
     if (pid == 0) {
         setpgid(0, 0); /* so that what the test started ends with it */
+        tell_seed_of_fatal_signals();
         alarm(t->limit_s * SLOWER);
         t->run();
         remove_tmpdir();
