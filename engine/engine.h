@@ -105,7 +105,8 @@ struct engine_stats {
     uint32_t pages, pages_used,
         pages_cached; /* used: held by sequences; cached: kept for reuse only */
     uint64_t prompt_tokens, generation_tokens, cached_tokens; /* exact totals */
-    uint64_t prefix_queries, prefix_hits;                     /* tokens asked, tokens found */
+    uint64_t forced_tokens;               /* of the generated: a grammar left no choice */
+    uint64_t prefix_queries, prefix_hits; /* tokens asked, tokens found */
     uint64_t finished_stop, finished_length, cancelled, failed, refused_busy, refused_size;
     uint64_t prefill_steps, decode_steps;
     uint64_t rows_dense, rows_sparse;     /* tokens run by attention path */

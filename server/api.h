@@ -6,6 +6,8 @@
 #include "server.h"
 
 void api_chat(struct call *c);
+void api_messages(struct call *c);
+void api_count_tokens(struct call *c); /* of a message */
 void api_completions(struct call *c);
 void api_models(struct call *c);
 void api_model(struct call *c); /* /v1/models/{id} */

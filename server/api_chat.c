@@ -202,7 +202,7 @@ static void answer(struct generation *g)
 }
 
 const struct api_shape shape_chat = {.api = API_CHAT,
-                                     .id_prefix = "chatcmpl",
+                                     .id_prefix = "chatcmpl-",
                                      .chunk = chunk,
                                      .usage_chunk = usage_chunk,
                                      .progress_chunk = progress_chunk,

@@ -261,7 +261,7 @@ static void answer(struct generation *g)
 }
 
 const struct api_shape shape_completions = {.api = API_COMPLETIONS,
-                                            .id_prefix = "cmpl",
+                                            .id_prefix = "cmpl-",
                                             .chunk = chunk,
                                             .usage_chunk = usage_chunk,
                                             .progress_chunk = progress_chunk,

@@ -5,6 +5,7 @@
 #include "generation.h"
 #include "http.h"
 #include "loop.h"
+#include "messages.h"
 #include "version.h"
 
 #include <math.h>
@@ -20,7 +21,7 @@ struct text_work {
     struct buf answer;
     struct api_error ae;
     bool ok;
-    bool (*run)(struct text_work *w, cJSON *root, struct arena *a);
+    bool (*run)(struct text_work *w, cJSON **root, struct arena *a);
 };
 
 static void run_work(struct text_work *w)
@@ -37,7 +38,7 @@ static void run_work(struct text_work *w)
         if (w->ok && !w->env.knows_model(w->env.knows_arg, model))
             w->ok = api_fail(&w->ae, 404, "model", "model_not_found",
                              "The model \"%.100s\" does not exist.", model);
-        w->ok = w->ok && w->run(w, root, &a);
+        w->ok = w->ok && w->run(w, &root, &a);
     }
     cJSON_Delete(root);
     arena_free(&a);
@@ -77,7 +78,7 @@ static void on_work_done(uv_work_t *u, int status)
     server_turn(sv);
 }
 
-static void start_work(struct call *c, bool (*run)(struct text_work *, cJSON *, struct arena *))
+static void start_work(struct call *c, bool (*run)(struct text_work *, cJSON **, struct arena *))
 {
     struct text_work *w = calloc(1, sizeof *w);
     if (!w) {
@@ -96,8 +97,9 @@ static void start_work(struct call *c, bool (*run)(struct text_work *, cJSON *, 
     give_answer(w);
 }
 
-static bool tokenize(struct text_work *w, cJSON *root, struct arena *a)
+static bool tokenize(struct text_work *w, cJSON **body, struct arena *a)
 {
+    cJSON *root = *body;
     struct field_reader r = {root, "", &w->ae};
     bool add_special = true, strings = false;
     const char *prompt = NULL;
@@ -153,9 +155,27 @@ static bool tokenize(struct text_work *w, cJSON *root, struct arena *a)
     return true;
 }
 
-static bool detokenize(struct text_work *w, cJSON *root, struct arena *a)
+static bool count_tokens(struct text_work *w, cJSON **root, struct arena *a)
 {
-    struct field_reader r = {root, "", &w->ae};
+    struct params p = {.api = API_CHAT};
+    struct jo j = {.b = &w->answer};
+    (void)a;
+    if (!messages_to_chat(root, true, &w->ae))
+        return false;
+    arena_init(&p.arena, 4096);
+    bool ok = prompt_from_chat(&p, *root, &w->env, &w->ae);
+    if (ok) {
+        jo_obj(&j);
+        jo_ku64(&j, "input_tokens", p.prompt[0].n);
+        jo_end(&j, '}');
+    }
+    params_free(&p);
+    return ok;
+}
+
+static bool detokenize(struct text_work *w, cJSON **root, struct arena *a)
+{
+    struct field_reader r = {*root, "", &w->ae};
     const cJSON *tokens = field_get(&r, "tokens");
     uint32_t n = 0, n_ids = tokenizer_n_ids(w->env.tok), *id;
     struct jo j = {.b = &w->answer};
@@ -188,6 +208,11 @@ static bool detokenize(struct text_work *w, cJSON *root, struct arena *a)
 void api_tokenize(struct call *c)
 {
     start_work(c, tokenize);
+}
+
+void api_count_tokens(struct call *c)
+{
+    start_work(c, count_tokens);
 }
 
 void api_detokenize(struct call *c)

@@ -47,6 +47,8 @@ void cli_print_plan(FILE *to, const struct engine_plan *p)
     fprintf(to, "   %u sequences at once, %u prompt tokens a step\n", p->max_seqs,
             p->prefill_tokens);
     fprintf(to, "  tokenizer   %12s\n", human(a, sizeof a, (double)p->tokenizer_bytes));
+    fprintf(to, "  program     %12s   with the scheduler and %u requests of full length\n",
+            human(a, sizeof a, (double)p->program_bytes), p->max_seqs);
     fprintf(to, "  total       %12s   context up to %u tokens\n",
             human(a, sizeof a, (double)p->total_bytes), p->max_context);
     if (p->device >= 0) {
@@ -170,6 +172,7 @@ int cli_plan(int argc, char **argv)
         jo_ku64(&j, "kv_bytes", p.kv_bytes);
         jo_ku64(&j, "workspace_bytes", p.workspace_bytes);
         jo_ku64(&j, "tokenizer_bytes", p.tokenizer_bytes);
+        jo_ku64(&j, "program_bytes", p.program_bytes);
         jo_ku64(&j, "total_bytes", p.total_bytes);
         if (p.device >= 0) {
             jo_ku64(&j, "device", (uint64_t)p.device);

@@ -78,3 +78,37 @@ void api_error_json(struct buf *out, const struct api_error *ae)
     jo_end(&j, '}');
     jo_end(&j, '}');
 }
+
+static const char *messages_type_of(int status)
+{
+    switch (status) {
+    case 401:
+        return "authentication_error";
+    case 403:
+        return "permission_error";
+    case 404:
+        return "not_found_error";
+    case 413:
+        return "request_too_large";
+    case 429:
+        return "rate_limit_error";
+    case 503:
+        return "overloaded_error";
+    default:
+        return status >= 500 ? "api_error" : "invalid_request_error";
+    }
+}
+
+void api_error_messages_json(struct buf *out, const struct api_error *ae, const char *request_id)
+{
+    struct jo j = {.b = out};
+    jo_obj(&j);
+    jo_kstr(&j, "type", "error");
+    jo_key(&j, "error");
+    jo_obj(&j);
+    jo_kstr(&j, "type", messages_type_of(ae->status));
+    jo_kstr(&j, "message", ae->message);
+    jo_end(&j, '}');
+    jo_kstr(&j, "request_id", request_id);
+    jo_end(&j, '}');
+}

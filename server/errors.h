@@ -24,5 +24,7 @@ bool api_fail(struct api_error *ae, int status, const char *param, const char *c
 void api_fail_err(struct api_error *ae, const struct err *e);
 /* {"error":{message, type, param, code}} */
 void api_error_json(struct buf *out, const struct api_error *ae);
+/* {"type":"error","error":{type, message},"request_id"}, as clients of /v1/messages read it. */
+void api_error_messages_json(struct buf *out, const struct api_error *ae, const char *request_id);
 
 #endif

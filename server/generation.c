@@ -78,7 +78,7 @@ static bool make_requests(struct generation *g)
             return no_memory(g);
         snprintf(g->request[i]->name, sizeof g->request[i]->name, "%s", g->id);
     }
-    return g->shape->api != API_CHAT || make_parsers(g, hash_bytes(0, g->id, strlen(g->id)));
+    return g->shape->api == API_COMPLETIONS || make_parsers(g, hash_bytes(0, g->id, strlen(g->id)));
 }
 
 /* Any thread; touches only g and the call's body. */
@@ -198,7 +198,7 @@ void generation_begin(struct call *c, const struct api_shape *shape)
     g->created_s = clock_unix_s();
     g->think_end_id = tokenizer_find(g->env.tok, "</think>", 8);
     uint64_t number = hash_mix(sv->id_seed++);
-    snprintf(g->id, sizeof g->id, "%s-%016llx%08llx", shape->id_prefix, (unsigned long long)number,
+    snprintf(g->id, sizeof g->id, "%s%016llx%08llx", shape->id_prefix, (unsigned long long)number,
              (unsigned long long)(hash_mix(~number) >> 32));
     if (c->body.n <= LONG_TEXT) {
         read_request(g);
@@ -331,9 +331,13 @@ static void finish(struct generation *g)
         http_json(c, 200);
         return;
     }
-    if (g->p.include_usage)
-        g->shape->usage_chunk(g);
-    sse_text(&c->sse, "[DONE]");
+    if (g->shape->end) {
+        g->shape->end(g);
+    } else {
+        if (g->p.include_usage)
+            g->shape->usage_chunk(g);
+        sse_text(&c->sse, "[DONE]");
+    }
     sse_end(&c->sse);
 }
 
@@ -419,8 +423,13 @@ void generation_fail(struct call *c, const struct api_error *ae)
         return;
     if (c->streaming) {
         struct buf b = {0};
-        api_error_json(&b, ae);
-        sse_data(&c->sse, &b);
+        if (http_speaks_messages(c)) {
+            api_error_messages_json(&b, ae, c->request_id);
+            sse_event(&c->sse, "error", &b);
+        } else {
+            api_error_json(&b, ae);
+            sse_data(&c->sse, &b);
+        }
         sse_end(&c->sse);
         buf_free(&b);
         http_wake(c);

@@ -15,6 +15,7 @@
 #include "reply.h"
 #include "server.h"
 
+enum block { BLOCK_NONE, BLOCK_THINKING, BLOCK_TEXT, BLOCK_TOOL };
 struct choice {
     struct reply said;            /* in a stream: since the last chunk */
     struct output_parser *parser; /* chat only; else all text is content */
@@ -26,7 +27,9 @@ struct choice {
     enum gen_finish finish;
     int32_t stop_reason; /* as in struct gen_event */
     bool begun, ended;
-    bool thought; /* </think> was among the tokens, though its text may still be held back */
+    enum block block;  /* messages, in a stream: the open one */
+    uint32_t n_blocks; /* that have ended */
+    bool thought;      /* </think> was among the tokens, though its text may still be held back */
 };
 
 struct piece { /* what one event adds to one choice */
@@ -38,11 +41,12 @@ struct piece { /* what one event adds to one choice */
 
 struct api_shape {
     enum api_kind api;
-    const char *id_prefix;
+    const char *id_prefix; /* "chatcmpl-" */
     /* Stream: the events for one piece. */
     void (*chunk)(struct generation *g, uint32_t index, const struct piece *piece);
     void (*usage_chunk)(struct generation *g);
     void (*progress_chunk)(struct generation *g);
+    void (*end)(struct generation *g); /* NULL: usage_chunk where it was asked for, then [DONE] */
     /* Not a stream: the whole answer into call->answer. */
     void (*answer)(struct generation *g);
 };

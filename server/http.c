@@ -72,10 +72,20 @@ void http_json(struct call *c, int status)
     http_text(c, status, "application/json");
 }
 
+bool http_speaks_messages(const struct call *c)
+{
+    static const char path[] = "/v1/messages";
+    size_t n = sizeof path - 1;
+    return !strncmp(c->path, path, n) && (!c->path[n] || c->path[n] == '/');
+}
+
 void http_error(struct call *c, const struct api_error *ae)
 {
     buf_free(&c->answer);
-    api_error_json(&c->answer, ae);
+    if (http_speaks_messages(c))
+        api_error_messages_json(&c->answer, ae, c->request_id);
+    else
+        api_error_json(&c->answer, ae);
     c->retry_after_s = ae->retry_after_s;
     http_json(c, ae->status);
 }

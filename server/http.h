@@ -19,6 +19,7 @@ extern const struct route http_routes[]; /* routes.c; ends with a NULL path */
 void http_json(struct call *c, int status);                           /* c->answer holds the body */
 void http_text(struct call *c, int status, const char *content_type); /* likewise */
 void http_error(struct call *c, const struct api_error *ae);
+bool http_speaks_messages(const struct call *c); /* its errors have the other shape */
 void http_fail(struct call *c, int status, const char *param, const char *code, const char *fmt,
                ...) PRINTF_LIKE(5, 6);
 /* 200 and headers now; the body is what goes into c->sse. */

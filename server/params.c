@@ -1,6 +1,7 @@
 /* params.c - see params.h: the fields in the order of the API's documentation. */
 #include "params.h"
 #include "guide.h"
+#include "messages.h"
 
 #include "base/hash.h"
 #include "base/json.h"
@@ -409,12 +410,13 @@ bool params_read(struct params *p, enum api_kind api, const char *body, size_t b
                  const struct param_env *env, struct api_error *ae)
 {
     cJSON *root;
-    *p = (struct params){.api = api};
+    *p = (struct params){.api = api == API_MESSAGES ? API_CHAT : api};
     arena_init(&p->arena, 1024);
     p->like.sample = (struct sample_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     if (!params_parse_json(&root, body, bytes, ae))
         return false;
-    bool ok = read_fields(p, root, env, ae);
+    bool ok = (api != API_MESSAGES || messages_to_chat(&root, false, ae)) &&
+              read_fields(p, root, env, ae);
     cJSON_Delete(root);
     return ok;
 }

@@ -15,7 +15,7 @@
 
 enum { PARAMS_MAX_VALUES = 1000000, PARAMS_MAX_PROMPTS = 1024, PARAMS_MAX_CHOICES = 4096 };
 
-enum api_kind { API_CHAT, API_COMPLETIONS };
+enum api_kind { API_CHAT, API_COMPLETIONS, API_MESSAGES /* read as API_CHAT: messages.h */ };
 
 /* What a request is checked against. */
 struct param_env {

@@ -5,6 +5,8 @@
 const struct route http_routes[] = {
     {"POST", "/v1/chat/completions", "chat", true, true, api_chat},
     {"POST", "/v1/completions", "completions", true, true, api_completions},
+    {"POST", "/v1/messages", "messages", true, true, api_messages},
+    {"POST", "/v1/messages/count_tokens", "count_tokens", true, true, api_count_tokens},
     {"GET", "/v1/models", "models", false, false, api_models},
     {"GET", "/v1/models/*", "models", false, false, api_model},
     {"POST", "/tokenize", "tokenize", true, true, api_tokenize},

@@ -24,6 +24,16 @@ void sse_data(struct sse *s, const struct buf *json)
     wrote(s);
 }
 
+void sse_event(struct sse *s, const char *name, const struct buf *json)
+{
+    if (s->ended)
+        return;
+    buf_add(&s->buf, "event: ", 7);
+    buf_str(&s->buf, name);
+    buf_add(&s->buf, "\n", 1);
+    sse_data(s, json);
+}
+
 void sse_text(struct sse *s, const char *data)
 {
     if (s->ended)

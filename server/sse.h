@@ -19,9 +19,10 @@ struct sse { /* zeroed is ready */
     uint64_t written_us; /* clock of the last event or comment */
 };
 
-void sse_data(struct sse *s, const struct buf *json); /* "data: <json>\n\n" */
-void sse_text(struct sse *s, const char *data);       /* e.g. "[DONE]" */
-void sse_comment(struct sse *s, const char *text);    /* ": text\n\n"; clients skip it */
+void sse_data(struct sse *s, const struct buf *json);                    /* "data: <json>\n\n" */
+void sse_event(struct sse *s, const char *name, const struct buf *json); /* named */
+void sse_text(struct sse *s, const char *data);                          /* e.g. "[DONE]" */
+void sse_comment(struct sse *s, const char *text); /* ": text\n\n"; clients skip it */
 void sse_end(struct sse *s);
 size_t sse_waiting(const struct sse *s); /* bytes */
 

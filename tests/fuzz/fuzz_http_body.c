@@ -7,7 +7,10 @@
 #include "server/fields.c"
 #include "server/json_out.c"
 #include "server/params.c"
-#define no_memory prompt_no_memory /* each file has its own */
+#define no_memory messages_no_memory /* each file has its own */
+#include "server/messages.c"
+#undef no_memory
+#define no_memory prompt_no_memory
 #include "server/prompt.c"
 #undef no_memory
 #define no_memory tools_no_memory
@@ -98,7 +101,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                             .default_model = "m"};
     if (!size)
         return 0;
-    enum api_kind api = data[0] & 1 ? API_CHAT : API_COMPLETIONS;
+    enum api_kind api = data[0] == 'm' ? API_MESSAGES : data[0] & 1 ? API_CHAT : API_COMPLETIONS;
     if (params_read(&p, api, (const char *)data + 1, size - 1, &env, &ae)) {
         assert(!ae.status);
         check_request(&p, &env);
