@@ -1,13 +1,13 @@
 /* attend_tensor.cu - attention over latents on tensor cores: the fast precision, records that bf16
  * holds exactly (FP8 and BF16 forms).
  *
- * A block of 8 warps has a row, 16 or 32 heads (M 1 or 2 tiles of 16) and a split. Tiles of 64
- * positions stand in shared memory as bf16; the next one is on its way while this one is used.
+ * A block of 8 or 16 warps has a row, 16 or 32 heads (M 1 or 2 tiles of 16) and a split. Tiles of
+ * 64 positions stand in shared memory as bf16; the next one is on its way while this one is used.
  * - scores: the warps share the width: each has 16 heads, every KGROUPSth step of 16 of the width
  * and its part of the queries in registers, hi and lo. Their parts of the scores meet in shared
  * memory and are added in order.
- * - weights: a warp per 2 or 4 heads, a running maximum, weights as hi + lo of two bf16.
- * - sums: each warp has every 8th group of 16 columns.
+ * - weights: a warp per 1, 2 or 4 heads, a running maximum, weights as hi + lo of two bf16.
+ * - sums: each warp has every 8th or 16th group of 16 columns.
  * Queries and weights are sums of two bf16 as all activations of this precision.
  * Cost: 4 (2 kv_lora + rope) flops per (row, head, position); a record is read once per 32 heads.
  */
@@ -17,8 +17,7 @@
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
 
-enum { TILE = 64, WARPS = 8, THREADS = WARPS * 32, WIDTH = 576, STEPS = WIDTH / 16 };
-enum { PITCH = WIDTH + 8, SCORE_PITCH = TILE + 8, PAIRS = CUDA_MAX_LATENT / 16 / WARPS };
+enum { TILE = 64, WIDTH = 576, STEPS = WIDTH / 16, PITCH = WIDTH + 8, SCORE_PITCH = TILE + 8 };
 static_assert((int)SPLIT_STEP == (int)TILE, "a split is whole tiles");
 static_assert(PITCH * 2 % 32 == 16 && SCORE_PITCH * 2 % 32 == 16, "8 rows meet all banks");
 
@@ -26,9 +25,12 @@ struct tile_row {
     uint16_t value[PITCH];
 };
 
-template <int M> struct tensor_shape {
-    static const int heads = 16 * M, groups = WARPS / M, steps = (STEPS + groups - 1) / groups;
-    static const int per_warp = heads / WARPS; /* heads whose weights a warp makes */
+/* FP8 records leave room for the scores of 16 warps, two tiles of bf16 ones for those of 8. */
+template <int M, bool FP8> struct tensor_shape {
+    static const int warps = FP8 ? 16 : 8, threads = 32 * warps;
+    static const int heads = 16 * M, groups = warps / M, steps = (STEPS + groups - 1) / groups;
+    static const int per_warp = heads / warps;             /* heads whose weights a warp makes */
+    static const int pairs = CUDA_MAX_LATENT / 16 / warps; /* of 8 columns, whose sums it has */
     float score[groups][heads][SCORE_PITCH];
     uint16_t hi[heads][SCORE_PITCH], lo[heads][SCORE_PITCH];
     const unsigned char *record[2][TILE]; /* NULL: no position */
@@ -44,24 +46,27 @@ static __host__ __device__ inline uint32_t raw_pitch(size_t page_bytes)
     return (uint32_t)((page_bytes / KV_PAGE_TOKENS + 15) / 16 * 16);
 }
 
-/* Where the records of [t, t + TILE) lie; by the first TILE threads. */
-static __device__ __forceinline__ void find_records(const struct attend_args &a, uint32_t row,
-                                                    const int32_t *list, uint32_t t, uint32_t end,
-                                                    const unsigned char **record)
+/* Where the records of [t, t + TILE) lie, one a thread of the first TILE; in two halves, since each
+ * is a load that waits for the one before. */
+static __device__ __forceinline__ int32_t find_position(const int32_t *list, uint32_t t,
+                                                        uint32_t end)
 {
-    if (threadIdx.x >= TILE)
-        return;
     t += threadIdx.x;
-    const unsigned char *at = NULL;
-    if (t < end) {
-        uint32_t pos = list ? (uint32_t)list[t] : t;
-        at = a.plane + (size_t)page_of(a.view, row, pos) * a.page_bytes +
-             record_bytes(a) * (pos % KV_PAGE_TOKENS);
-    }
-    record[threadIdx.x] = at;
+    if (threadIdx.x >= TILE || t >= end)
+        return -1;
+    return list ? list[t] : (int32_t)t;
+}
+static __device__ __forceinline__ const unsigned char *find_record(const struct attend_args &a,
+                                                                   uint32_t row, int32_t pos)
+{
+    if (pos < 0)
+        return NULL;
+    return a.plane + (size_t)page_of(a.view, row, (uint32_t)pos) * a.page_bytes +
+           record_bytes(a) * ((uint32_t)pos % KV_PAGE_TOKENS);
 }
 
 /* Starts copies of a tile's records: as they are. */
+template <int WARPS>
 static __device__ __forceinline__ void load_records(const struct attend_args &a,
                                                     const unsigned char *const *record,
                                                     unsigned char *to, uint32_t pitch)
@@ -82,6 +87,7 @@ static __device__ __forceinline__ void load_records(const struct attend_args &a,
 
 /* FP8 records as bf16: codes times their group's scale, a power of two, then the rope values. A
  * warp's 32 words are a group. */
+template <int WARPS>
 static __device__ __forceinline__ void widen_records(const struct attend_args &a,
                                                      const unsigned char *raw, uint32_t pitch,
                                                      struct tile_row *tile)
@@ -133,9 +139,10 @@ static __device__ __forceinline__ void load_queries(const struct attend_args &a,
 }
 
 template <int M, bool FP8>
-static __global__ void __launch_bounds__(THREADS, 1) tensor_kernel(struct attend_args a)
+static __global__ void __launch_bounds__((tensor_shape<M, FP8>::threads), 1)
+    tensor_kernel(struct attend_args a)
 {
-    typedef tensor_shape<M> S;
+    typedef tensor_shape<M, FP8> S;
     DYNAMIC_SHARED(unsigned char, shared);
     struct tile_row *tiles = (struct tile_row *)shared; /* one, or two for bf16 records */
     unsigned char *raw = shared + sizeof(struct tile_row) * TILE;
@@ -152,31 +159,38 @@ static __global__ void __launch_bounds__(THREADS, 1) tensor_kernel(struct attend
     uint32_t corner = lane % 8, quarter = lane / 8; /* whose row of which matrix it names */
     uint32_t n_tiles = (end - begin + TILE - 1) / TILE, n_pairs = a.r / 16;
     uint32_t q_hi[S::steps][4], q_lo[S::steps][4];
-    float z[M][PAIRS][2][4] = {}, max[S::per_warp], sum[S::per_warp];
+    float z[M][S::pairs][2][4] = {}, max[S::per_warp], sum[S::per_warp];
 #pragma unroll
     for (int h = 0; h < S::per_warp; h++) {
         max[h] = -INFINITY;
         sum[h] = 0.0f;
     }
-    find_records(a, row, list, begin, end, x.record[0]);
-    __syncthreads();
-    load_records(a, x.record[0], FP8 ? raw : (unsigned char *)tiles, pitch);
-    copy_close_group();
-    find_records(a, row, list, begin + TILE, end, x.record[1]);
+    int32_t pos = find_position(list, begin, end), after = find_position(list, begin + TILE, end);
+    const unsigned char *record = find_record(a, row, pos), *next = find_record(a, row, after);
     load_queries<S::groups, S::steps>(a, i, head0 + 16 * m, group, q_hi, q_lo);
+    if (threadIdx.x < TILE) {
+        x.record[0][threadIdx.x] = record;
+        x.record[1][threadIdx.x] = next;
+    }
+    __syncthreads();
+    load_records<S::warps>(a, x.record[0], FP8 ? raw : (unsigned char *)tiles, pitch);
+    copy_close_group();
     for (uint32_t j = 0; j < n_tiles; j++) {
         uint32_t t0 = begin + j * TILE, n_tile = end - t0 < TILE ? end - t0 : TILE;
         struct tile_row *tile = FP8 ? tiles : tiles + j % 2 * TILE;
+        pos = find_position(list, t0 + 2 * TILE, end);
         copy_wait<0>();
         __syncthreads();
         if (FP8) {
-            widen_records(a, raw, pitch, tile);
+            widen_records<S::warps>(a, raw, pitch, tile);
             __syncthreads();
         }
         if (j + 1 < n_tiles)
-            load_records(a, x.record[(j + 1) % 2],
-                         FP8 ? raw : (unsigned char *)(tiles + (j + 1) % 2 * TILE), pitch);
+            load_records<S::warps>(a, x.record[(j + 1) % 2],
+                                   FP8 ? raw : (unsigned char *)(tiles + (j + 1) % 2 * TILE),
+                                   pitch);
         copy_close_group();
+        record = find_record(a, row, pos);
         { /* scores */
             float s[TILE / 8][4] = {};
 #pragma unroll
@@ -203,7 +217,8 @@ static __global__ void __launch_bounds__(THREADS, 1) tensor_kernel(struct attend
             }
         }
         __syncthreads();
-        find_records(a, row, list, t0 + 2 * TILE, end, x.record[j % 2]);
+        if (threadIdx.x < TILE)
+            x.record[j % 2][threadIdx.x] = record;
 #pragma unroll
         for (uint32_t h0 = 0; h0 < S::per_warp; h0++) { /* weights */
             uint32_t h = warp * S::per_warp + h0;
@@ -236,7 +251,7 @@ static __global__ void __launch_bounds__(THREADS, 1) tensor_kernel(struct attend
         for (uint32_t h = 0; h < M; h++) { /* sums */
             float top = x.shrink[16 * h + g], low = x.shrink[16 * h + g + 8];
 #pragma unroll
-            for (uint32_t p = 0; p < PAIRS; p++)
+            for (uint32_t p = 0; p < S::pairs; p++)
 #pragma unroll
                 for (uint32_t c = 0; c < 2; c++) {
                     z[h][p][c][0] *= top;
@@ -255,8 +270,8 @@ static __global__ void __launch_bounds__(THREADS, 1) tensor_kernel(struct attend
                 ldmatrix(lo[h], &x.lo[r][c]);
             }
 #pragma unroll
-            for (uint32_t p = 0; p < PAIRS; p++) {
-                uint32_t pair = warp + WARPS * p, b[4];
+            for (uint32_t p = 0; p < S::pairs; p++) {
+                uint32_t pair = warp + S::warps * p, b[4];
                 if (pair >= n_pairs)
                     continue;
                 ldmatrix_transposed(
@@ -274,10 +289,10 @@ static __global__ void __launch_bounds__(THREADS, 1) tensor_kernel(struct attend
 #pragma unroll
     for (uint32_t h = 0; h < M; h++)
 #pragma unroll
-        for (uint32_t p = 0; p < PAIRS; p++)
+        for (uint32_t p = 0; p < S::pairs; p++)
 #pragma unroll
             for (uint32_t c = 0; c < 4; c++) { /* rows g and g + 8 of two groups of 8 columns */
-                uint32_t head = head0 + 16 * h + g + c % 2 * 8, pair = warp + WARPS * p;
+                uint32_t head = head0 + 16 * h + g + c % 2 * 8, pair = warp + S::warps * p;
                 if (head >= a.heads || pair >= n_pairs)
                     continue;
                 size_t at = ((size_t)i * a.heads + head) * SPLITS + split;
@@ -298,7 +313,7 @@ static __global__ void __launch_bounds__(THREADS, 1) tensor_kernel(struct attend
 template <int M, bool FP8> static size_t shared_bytes(size_t page_bytes)
 {
     size_t second = FP8 ? raw_pitch(page_bytes) : sizeof(struct tile_row);
-    return TILE * (sizeof(struct tile_row) + second) + sizeof(struct tensor_shape<M>);
+    return TILE * (sizeof(struct tile_row) + second) + sizeof(struct tensor_shape<M, FP8>);
 }
 
 /* Small models have their heads in one tile. The choice is the model's alone. */
@@ -340,13 +355,15 @@ void cuda_attend_tensor(cudaStream_t s, const struct attend_args &a)
     bool fp8 = a.form == LATENT_FP8, one = one_tile(a.heads);
     dim3 grid(SPLITS, parts_of(a.heads, one ? 16 : 32), a.n);
     if (fp8 && one)
-        CUDA_LAUNCH((tensor_kernel<1, true>), grid, THREADS, (shared_bytes<1, true>(a.page_bytes)),
-                    s, a);
+        CUDA_LAUNCH((tensor_kernel<1, true>), grid, (tensor_shape<1, true>::threads),
+                    (shared_bytes<1, true>(a.page_bytes)), s, a);
     else if (fp8)
-        CUDA_LAUNCH((tensor_kernel<2, true>), grid, THREADS, (shared_bytes<2, true>(a.page_bytes)),
-                    s, a);
+        CUDA_LAUNCH((tensor_kernel<2, true>), grid, (tensor_shape<2, true>::threads),
+                    (shared_bytes<2, true>(a.page_bytes)), s, a);
     else if (one)
-        CUDA_LAUNCH((tensor_kernel<1, false>), grid, THREADS, (shared_bytes<1, false>(0)), s, a);
+        CUDA_LAUNCH((tensor_kernel<1, false>), grid, (tensor_shape<1, false>::threads),
+                    (shared_bytes<1, false>(0)), s, a);
     else
-        CUDA_LAUNCH((tensor_kernel<2, false>), grid, THREADS, (shared_bytes<2, false>(0)), s, a);
+        CUDA_LAUNCH((tensor_kernel<2, false>), grid, (tensor_shape<2, false>::threads),
+                    (shared_bytes<2, false>(0)), s, a);
 }

@@ -4,7 +4,7 @@
  * - prepare: a block per (row, head) rotates, (turns, quantises) and leaves the query as fp32,
  * which holds e4m3 values exactly, and the head's weight times Hi^-1/2 Di^-1/2 and the query's
  * scale.
- * - scores: on tensor cores in the fast precision with FP8 keys, which bf16 holds exactly: a block
+ * - scores: on tensor cores in the fast precision with FP8 keys, which f16 holds exactly: a block
  * of 4 warps per row and run of pages, warp w has heads [16 w, 16 w + 16) and their queries in
  * registers; a page's codes arrive while the one before is used. Otherwise a block of 128 threads
  * per (page, row); thread = key + 64 * (even or odd heads); the page's keys stand in shared memory,
@@ -131,6 +131,17 @@ static __device__ __forceinline__ void start_page(const struct index_args &a, ui
         copy_start(raw + 16 * i, at + 16 * i, true);
 }
 
+/* Of two lanes, d apart, each keeps HALF of the sums that both have. */
+template <int HALF> static __device__ __forceinline__ void fold_keys(float *v, uint32_t d)
+{
+    bool upper = threadIdx.x & d;
+#pragma unroll
+    for (uint32_t j = 0; j < HALF; j++) {
+        float mine = upper ? v[j + HALF] : v[j], other = upper ? v[j] : v[j + HALF];
+        v[j] = mine + __shfl_xor_sync(WARP_ALL, other, (int)d);
+    }
+}
+
 /* Runs of a.run pages. A slot behind the row's end gets a score that nobody reads. */
 static __global__ void __launch_bounds__(SCORE_THREADS) tensor_score_kernel(struct index_args a)
 {
@@ -141,7 +152,8 @@ static __global__ void __launch_bounds__(SCORE_THREADS) tensor_score_kernel(stru
     if (!row_selects(a, row) || begin >= end)
         return;
     uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint32_t corner = lane % 8, quarter = lane / 8, head = warp * 16 + g, words = a.dim / 4;
+    uint32_t corner = lane % 8, quarter = lane / 8, head = warp * 16 + g;
+    uint32_t words = 31 - __clz((int)(a.dim / 4)); /* of a key, a power of two */
     uint32_t q[TENSOR_DIM / 16][4];
     float weight[2];
     start_page(a, row, begin, x.raw);
@@ -153,7 +165,7 @@ static __global__ void __launch_bounds__(SCORE_THREADS) tensor_score_kernel(stru
             uint32_t h = head + j % 2 * 8, k = 16 * s + 2 * t + j / 2 * 8;
             bool there = h < a.heads && k < a.dim;
             const float *from = a.query + ((size_t)i * a.heads + (there ? h : 0)) * a.dim;
-            q[s][j] = bf16_two(there ? from[k] : 0.0f, there ? from[k + 1] : 0.0f);
+            q[s][j] = f16_two(there ? from[k] : 0.0f, there ? from[k + 1] : 0.0f);
         }
 #pragma unroll
     for (uint32_t j = 0; j < 2; j++)
@@ -161,15 +173,17 @@ static __global__ void __launch_bounds__(SCORE_THREADS) tensor_score_kernel(stru
     for (uint32_t page = begin; page < end; page++) {
         copy_wait<0>();
         __syncthreads();
-        for (uint32_t c = threadIdx.x; c < KV_PAGE_TOKENS * words; c += SCORE_THREADS) {
+#pragma unroll 4
+        for (uint32_t c = threadIdx.x; c < KV_PAGE_TOKENS << words; c += SCORE_THREADS) {
             uint32_t two[2];
-            e4m3_four(two, ((const uint32_t *)x.raw)[c]);
-            *(uint2 *)&x.key[c / words][c % words * 4] = uint2{two[0], two[1]};
+            e4m3_four_f16(two, ((const uint32_t *)x.raw)[c]);
+            *(uint2 *)&x.key[c >> words][(c & ((1u << words) - 1u)) * 4] = uint2{two[0], two[1]};
         }
         __syncthreads();
         if (page + 1 < end)
             start_page(a, row, page + 1, x.raw);
         copy_close_group();
+        float v[KV_PAGE_TOKENS / 4];
 #pragma unroll
         for (uint32_t p = 0; p < KV_PAGE_TOKENS / 16; p++) { /* 16 keys */
             float c[2][4] = {};
@@ -179,19 +193,23 @@ static __global__ void __launch_bounds__(SCORE_THREADS) tensor_score_kernel(stru
                 if (16 * s >= a.dim)
                     continue;
                 ldmatrix(b, &x.key[16 * p + quarter / 2 * 8 + corner][16 * s + quarter % 2 * 8]);
-                mma_bf16(c[0], q[s], b);
-                mma_bf16(c[1], q[s], b + 2);
+                mma_f16(c[0], q[s], b);
+                mma_f16(c[1], q[s], b + 2);
             }
 #pragma unroll
             for (uint32_t j = 0; j < 4; j++) { /* keys 2t, 2t + 1, 8 + 2t, 8 + 2t + 1 */
                 float top = c[j / 2][j % 2], low = c[j / 2][j % 2 + 2];
-                float v =
+                v[4 * p + j] =
                     fmaf(top > 0.0f ? top : 0.0f, weight[0], (low > 0.0f ? low : 0.0f) * weight[1]);
-                for (int d = 4; d < 32; d *= 2)
-                    v += __shfl_xor_sync(WARP_ALL, v, d);
-                if (g == 0)
-                    x.sum[warp][16 * p + j / 2 * 8 + 2 * t + j % 2] = v;
             }
+        }
+        fold_keys<8>(v, 4); /* sums over g */
+        fold_keys<4>(v, 8);
+        fold_keys<2>(v, 16);
+#pragma unroll
+        for (uint32_t j = 0; j < 2; j++) {
+            uint32_t at = (lane & 4 ? 8 : 0) + (lane & 8 ? 4 : 0) + (lane & 16 ? 2 : 0) + j;
+            x.sum[warp][at / 4 * 16 + at % 4 / 2 * 8 + 2 * t + at % 2] = v[j];
         }
         __syncthreads();
         if (threadIdx.x < KV_PAGE_TOKENS) {

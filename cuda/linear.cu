@@ -4,19 +4,18 @@
  * on n:
  * - stream: bf16 or e4m3 weights in the fast precision. W is the left operand of the tensor cores,
  * the rows the right one, so that few rows waste little: tile of 128 outputs x 8, 16, 32 or 64
- * rows, K in steps of 64 through three to eight stages of asynchronous copies, 8 warps. Rows come
- * in split form, a kernel of their own that products of the same rows share: as sums of two f16
- * under a power of two of the row's own for e4m3 weights, whose codes f16 holds exactly (22 bits of
- * mantissa), of two bf16 for bf16 weights (16 bits). Steps of 16 of K hold the same 16 k in an
- * order of their own: lane t has k 4t .. 4t + 3, so that each operand is one load. A block's scale
- * multiplies the fp32 sum of each 128 of K.
+ * rows, K in steps of 64 or 128 through three or four stages of asynchronous copies, 8 warps. Rows
+ * come in split form, a kernel of their own that products of the same rows share: as sums of two
+ * f16 under a power of two of the row's own for e4m3 weights, whose codes f16 holds exactly (22
+ * bits of mantissa), of two bf16 for bf16 weights (16 bits). Steps of 16 of K hold the same 16 k in
+ * an order of their own: lane t has k 4t .. 4t + 3, so that each operand is one load. A block's
+ * scale multiplies the fp32 sum of each 128 of K.
  * - tensor: widths that 16-byte copies do not divide; rows as two bf16.
  * - thin: fp32 arithmetic for the router: tile of 8 x 8, 256 threads share K.
  * - plain: fp32 arithmetic for everything else; tile of 32 x 32, K in steps of 32.
  *
  * Splits: K is cut into parts by the matrix's size alone, as many as fill a device with blocks of
- * one row tile. For few rows each part has its block and the last block of a tile adds them up in
- * order; for many rows a block runs all parts and adds the same sums in the same order.
+ * one row tile. Each part has its block, and the last block of a tile adds them up in order.
  *
  * Cost: 4 n n_out n_in flops (2 for hi, 2 for lo); W is read once for up to 64 rows, from L2 for
  * the next ones. All the shared memory of a block is under 99 KiB, which sm_89 and sm_120 have too.
@@ -32,11 +31,10 @@
 enum { BLOCK_K = 128, TM = 64, TN = 64, TK = 32, PAD = 8, PLAIN = 32, THIN = 8 };
 static_assert(BLOCK_K % TK == 0, "a scale belongs to whole steps of K");
 static_assert((TK + PAD) % 8 == 0, "rows of a tile stay aligned to 16 bytes");
-enum { OUTS = 128, STEP = 64, THREADS = 256, SPLITS = 16, SPLIT_ROWS = 128, FILL_BLOCKS = 264 };
-static_assert((int)OUTS == (int)BLOCK_K && (int)BLOCK_K % (int)STEP == 0, "one scale a step");
-/* Most tiles times parts of a matrix that is split: want in stream_by_rows() is at most (264 + t /
- * 2) / t, and 1 from 176 tiles on. */
-enum { MAX_SPLIT_TILES = 176, MAX_PARTS = 264 + 88 };
+enum { OUTS = 128, THREADS = 256, SPLITS = 16, SPLIT_ROWS = 512, FILL_BLOCKS = 264 };
+static_assert((int)OUTS == (int)BLOCK_K, "a tile has one row of scales");
+/* A matrix of so many tiles or fewer is split, and tiles times parts are at most FILL_BLOCKS. */
+enum { MAX_SPLIT_TILES = FILL_BLOCKS / 2 };
 enum { SPLIT_FORM_ROWS = 1024, LEAST_FORM = 1 << 20 };
 
 struct linear_scratch {
@@ -124,19 +122,23 @@ template <bool FP8, int ROWS> struct stream_shape {
     static const int columns = ROWS > 16 ? 2 : 1;             /* warps side by side over the rows */
     static const int m = 128 / 16 / (THREADS / 32 / columns); /* tiles of 16 outputs a warp */
     static const int tiles = ROWS / columns / 8;              /* tiles of 8 rows a warp */
-    static const int w_bytes = STEP * (FP8 ? 1 : 2), x_bytes = STEP * 4; /* of one row */
+    /* Of K: W comes in pieces of 128 bytes, but where rows would leave room for two stages. */
+    static const int step = FP8 && ROWS <= 32 ? 128 : 64;
+    static const int w_bytes = step * (FP8 ? 1 : 2), x_bytes = step * 4; /* of one row */
     static const int stage_bytes = OUTS * w_bytes + ROWS * x_bytes;
-    static const int stages = FP8 ? (ROWS > 32 ? 4 : ROWS > 8 ? 6 : 8) : (ROWS > 32 ? 3 : 4);
+    static const int stages = ROWS > 32 ? (FP8 ? 4 : 3) : ROWS > 16 ? (FP8 ? 3 : 4) : 4;
     static const int bytes = stages * stage_bytes;
 };
 
 /* Chunks of 16 bytes change places within a row so that a warp's loads meet all banks. */
-template <bool FP8> static __device__ __forceinline__ uint32_t w_place(uint32_t row, uint32_t chunk)
+template <bool FP8, int STEP>
+static __device__ __forceinline__ uint32_t w_place(uint32_t row, uint32_t chunk)
 {
-    return FP8 ? row * STEP + 16 * (chunk ^ (row >> 1 & 3u))
-               : row * STEP * 2 + 16 * (chunk ^ (row & 3u) << 1);
+    if (!FP8)
+        return row * STEP * 2 + 16 * (chunk ^ (row & 3u) << 1);
+    return row * STEP + 16 * (chunk ^ (STEP == 128 ? row & 7u : row >> 1 & 3u));
 }
-static __device__ __forceinline__ uint32_t x_place(uint32_t row, uint32_t chunk)
+template <int STEP> static __device__ __forceinline__ uint32_t x_place(uint32_t row, uint32_t chunk)
 {
     return row * STEP * 4 + 16 * (chunk ^ (row & 1u) << 2);
 }
@@ -149,7 +151,8 @@ stream_load(unsigned char *stage, const struct matrix &w, const unsigned char *x
             const size_t *from, uint32_t out0, uint32_t n_out, uint32_t n_in, uint32_t k0)
 {
     typedef stream_shape<FP8, ROWS> S;
-    const uint32_t per_row = S::w_bytes / 16, values = FP8 ? 16 : 8; /* of a chunk */
+    const uint32_t per_row = S::w_bytes / 16, chunks = S::x_bytes / 16;
+    const uint32_t values = FP8 ? 16 : 8; /* of a chunk */
     const unsigned char *data = (const unsigned char *)w.data;
 #pragma unroll
     for (uint32_t j = 0; j < OUTS * per_row / THREADS; j++) {
@@ -157,17 +160,18 @@ stream_load(unsigned char *stage, const struct matrix &w, const unsigned char *x
         uint32_t r = i / per_row, c = i % per_row, k = k0 + c * values;
         bool there = out0 + r < n_out && k < n_in;
         size_t at = there ? ((size_t)(out0 + r) * n_in + k) * (FP8 ? 1 : 2) : 0;
-        copy_start(stage + w_place<FP8>(r, c), data + at, there);
+        copy_start(stage + w_place<FP8, S::step>(r, c), data + at, there);
     }
     stage += OUTS * S::w_bytes;
 #pragma unroll
-    for (uint32_t j = 0; j < (ROWS * 16 + THREADS - 1) / THREADS; j++) {
+    for (uint32_t j = 0; j < (ROWS * chunks + THREADS - 1) / THREADS; j++) {
         uint32_t i = j * THREADS + threadIdx.x;
-        uint32_t r = i / 16, c = i % 16, k = k0 + c * 4;
-        if (ROWS * 16 < THREADS && r >= ROWS)
+        uint32_t r = i / chunks, c = i % chunks, k = k0 + c * 4;
+        if (ROWS * chunks < THREADS && r >= ROWS)
             continue;
         bool there = from[r] != NO_ROW && k < n_in;
-        copy_start(stage + x_place(r, c), x + (there ? from[r] + 4 * (size_t)k : 0), there);
+        copy_start(stage + x_place<S::step>(r, c), x + (there ? from[r] + 4 * (size_t)k : 0),
+                   there);
     }
 }
 
@@ -180,18 +184,20 @@ static __device__ __forceinline__ void stream_multiply(const unsigned char *stag
     uint32_t out = warp % over * (16 * S::m), row = warp / over * (8 * S::tiles);
     const unsigned char *x = stage + OUTS * S::w_bytes;
 #pragma unroll
-    for (uint32_t k = 0; k < STEP / 16; k++) {
+    for (uint32_t k = 0; k < S::step / 16; k++) {
         uint32_t a[S::m][4];
 #pragma unroll
         for (uint32_t i = 0; i < 2 * S::m; i++) { /* i: tiles of 16 outputs, their halves */
             uint32_t r = out + i * 8 + g, *to = a[i / 2] + i % 2;
             if (FP8) {
                 uint32_t two[2];
-                e4m3_four_f16(two, *(const uint32_t *)(stage + w_place<true>(r, k) + 4 * t));
+                e4m3_four_f16(two,
+                              *(const uint32_t *)(stage + w_place<true, S::step>(r, k) + 4 * t));
                 to[0] = two[0];
                 to[2] = two[1];
             } else {
-                const unsigned char *at = stage + w_place<false>(r, 2 * k + t / 2) + t % 2 * 8;
+                const unsigned char *at =
+                    stage + w_place<false, S::step>(r, 2 * k + t / 2) + t % 2 * 8;
                 uint2 two = *(const uint2 *)at;
                 to[0] = two.x;
                 to[2] = two.y;
@@ -200,7 +206,7 @@ static __device__ __forceinline__ void stream_multiply(const unsigned char *stag
         uint4 v[S::tiles];
 #pragma unroll
         for (uint32_t j = 0; j < S::tiles; j++)
-            v[j] = *(const uint4 *)(x + x_place(row + j * 8 + g, 4 * k + t));
+            v[j] = *(const uint4 *)(x + x_place<S::step>(row + j * 8 + g, 4 * k + t));
 #pragma unroll
         for (uint32_t part = 0; part < 2; part++) /* hi, lo */
 #pragma unroll
@@ -253,8 +259,8 @@ template <int N> static __device__ bool stream_join(const struct product_args &a
     return true;
 }
 
-/* FOLD: the block runs all parts of K; otherwise one, blockIdx.z if there are several. */
-template <bool FP8, int ROWS, bool FOLD>
+/* A block has all of K, or of several parts the one of blockIdx.z. */
+template <bool FP8, int ROWS>
 static __global__ void __launch_bounds__(THREADS, 2) stream_kernel(struct product_args a)
 {
     typedef stream_shape<FP8, ROWS> S;
@@ -279,34 +285,34 @@ static __global__ void __launch_bounds__(THREADS, 2) stream_kernel(struct produc
         factor[threadIdx.x] = FP8 && there ? a.factor[at] : 1.0f;
     }
     __syncthreads();
-    bool alone = FOLD || a.group || a.part_outs || a.n_splits == 1;
+    bool alone = a.group || a.part_outs || a.n_splits == 1;
     uint32_t begin = alone ? 0 : blockIdx.z * a.split_k, k_blocks = parts_of(a.n_in, BLOCK_K);
     uint32_t end = alone || begin + a.split_k > a.n_in ? a.n_in : begin + a.split_k;
-    uint32_t n_steps = (end - begin + STEP - 1) / STEP;
+    uint32_t n_steps = (end - begin + S::step - 1) / S::step;
     const float *scale = FP8 ? w.scale + (size_t)tile * k_blocks : NULL;
     const unsigned char *x = (const unsigned char *)a.x;
-    float acc[N][4] = {}, block[N][4] = {}, total[N][4] = {};
+    float acc[N][4] = {}, block[N][4] = {};
     float s = 0.0f;
 #pragma unroll
     for (uint32_t i = 0; i < S::stages - 1; i++) {
         if (i < n_steps)
             stream_load<FP8, ROWS>(shared + i * S::stage_bytes, w, x, from, out0, a.n_out, a.n_in,
-                                   begin + i * STEP);
+                                   begin + i * S::step);
         copy_close_group();
     }
     for (uint32_t i = 0; i < n_steps; i++) {
-        uint32_t k = begin + i * STEP, next = i + S::stages - 1;
+        uint32_t k = begin + i * S::step, next = i + S::stages - 1;
         if (FP8 && k % BLOCK_K == 0)
             s = scale[k / BLOCK_K];
         copy_wait<S::stages - 2>();
         __syncthreads();
         if (next < n_steps)
             stream_load<FP8, ROWS>(shared + next % S::stages * S::stage_bytes, w, x, from, out0,
-                                   a.n_out, a.n_in, begin + next * STEP);
+                                   a.n_out, a.n_in, begin + next * S::step);
         copy_close_group();
         stream_multiply<FP8, ROWS>(shared + i % S::stages * S::stage_bytes, FP8 ? block : acc);
         bool last = i + 1 == n_steps;
-        if (FP8 && (last || (k + STEP) % BLOCK_K == 0)) {
+        if (FP8 && (last || (k + S::step) % BLOCK_K == 0)) {
 #pragma unroll
             for (int j = 0; j < N; j++)
 #pragma unroll
@@ -315,25 +321,9 @@ static __global__ void __launch_bounds__(THREADS, 2) stream_kernel(struct produc
                     block[j][q] = 0.0f;
                 }
         }
-        if (FOLD && (last || (k + STEP) % a.split_k == 0)) {
-#pragma unroll
-            for (int j = 0; j < N; j++)
-#pragma unroll
-                for (int q = 0; q < 4; q++) {
-                    total[j][q] += acc[j][q];
-                    acc[j][q] = 0.0f;
-                }
-        }
     }
-    if (!FOLD) {
-        if (!alone && !stream_join<N>(a, acc))
-            return;
-#pragma unroll
-        for (int j = 0; j < N; j++)
-#pragma unroll
-            for (int q = 0; q < 4; q++)
-                total[j][q] = acc[j][q] + 0.0f; /* -0 as the sums of parts have it */
-    }
+    if (!alone && !stream_join<N>(a, acc))
+        return;
     const uint32_t over = THREADS / 32 / S::columns;
     uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     uint32_t out = warp % over * (16 * S::m) + g, row = warp / over * (8 * S::tiles) + 2 * t;
@@ -347,7 +337,8 @@ static __global__ void __launch_bounds__(THREADS, 2) stream_kernel(struct produc
             uint32_t o = out0 + out + j % S::m * 16 + q / 2 * 8, r = row + j / S::m * 8 + q % 2;
             if (row0 + r >= count || o >= a.n_out)
                 continue;
-            float *y = to + (first + row0 + r) * y_row + o, v = total[j][q] * factor[r];
+            float *y = to + (first + row0 + r) * y_row + o,
+                  v = (acc[j][q] + 0.0f) * factor[r]; /* -0 as sums of parts */
             *y = a.add ? *y + v : v;
         }
 }
@@ -533,12 +524,11 @@ static __global__ void __launch_bounds__(256) plain_kernel(struct product_args a
 
 /* ---- launching ---- */
 
-template <bool FP8, int ROWS, bool FOLD>
+template <bool FP8, int ROWS>
 static void launch_stream(cudaStream_t s, const struct product_args &a, uint32_t rows, uint32_t z)
 {
     dim3 grid(parts_of(rows, ROWS), parts_of(a.n_out, OUTS) * (a.second ? 2 : 1), z);
-    CUDA_LAUNCH((stream_kernel<FP8, ROWS, FOLD>), grid, THREADS, (stream_shape<FP8, ROWS>::bytes),
-                s, a);
+    CUDA_LAUNCH((stream_kernel<FP8, ROWS>), grid, THREADS, (stream_shape<FP8, ROWS>::bytes), s, a);
 }
 
 /* rows: of all groups' largest, or of the matrix; likely: what most groups have. */
@@ -550,23 +540,21 @@ static void stream_by_rows(cudaStream_t s, struct product_args &a, uint32_t rows
     a.n_splits = 1;
     if (whole) { /* how many parts: see above */
         uint32_t tiles = parts_of(a.n_out, OUTS), blocks = parts_of(a.n_in, BLOCK_K);
-        uint32_t want = (FILL_BLOCKS + tiles / 2) / tiles, most = blocks / 2;
+        uint32_t want = FILL_BLOCKS / tiles, most = blocks / 2;
         want = want > most ? most : want;
         want = want < 1 ? 1 : want > SPLITS ? (uint32_t)SPLITS : want;
         a.split_k = parts_of(blocks, want) * BLOCK_K;
         a.n_splits = parts_of(a.n_in, a.split_k);
     }
     uint32_t z = whole ? a.n_splits : groups;
-    if (a.n_splits > 1 && rows > SPLIT_ROWS)
-        launch_stream<FP8, 64, true>(s, a, rows, 1);
-    else if (likely <= 8)
-        launch_stream<FP8, 8, false>(s, a, rows, z);
+    if (likely <= 8)
+        launch_stream<FP8, 8>(s, a, rows, z);
     else if (likely <= 16)
-        launch_stream<FP8, 16, false>(s, a, rows, z);
+        launch_stream<FP8, 16>(s, a, rows, z);
     else if (likely <= 32)
-        launch_stream<FP8, 32, false>(s, a, rows, z);
+        launch_stream<FP8, 32>(s, a, rows, z);
     else
-        launch_stream<FP8, 64, false>(s, a, rows, z);
+        launch_stream<FP8, 64>(s, a, rows, z);
 }
 
 bool cuda_takes_split(const struct cuda_backend *b, enum dtype t, uint32_t n_in)
@@ -645,6 +633,8 @@ void cuda_product(struct cuda_backend *b, struct cuda_lane *lane, const struct p
         size_t fit = lane->linear->form_values / n_in;
         at_once = fit < SPLIT_FORM_ROWS ? (uint32_t)fit : (uint32_t)SPLIT_FORM_ROWS;
     }
+    if (split && at_once > SPLIT_ROWS && parts_of(n_out, OUTS) <= MAX_SPLIT_TILES)
+        at_once = SPLIT_ROWS;
     for (uint32_t i = 0; i < n; i += at_once) {
         uint32_t k = n - i < at_once ? n - i : at_once;
         struct product_args a = {};
@@ -716,12 +706,13 @@ static void op_linear(struct ops *o, enum lane l, const struct matrix *w, const 
                       act *y, bool add)
 {
     struct product p = {w, x, n, y, add, false, NULL};
+    assert(n <= o->limits.max_rows[l]);
     cuda_product(cuda_of(o), &cuda_of(o)->lane[l], &p);
 }
 
-template <bool FP8, int ROWS, bool FOLD> static cudaError_t allow_stream(void)
+template <bool FP8, int ROWS> static cudaError_t allow_stream(void)
 {
-    return cudaFuncSetAttribute(stream_kernel<FP8, ROWS, FOLD>,
+    return cudaFuncSetAttribute(stream_kernel<FP8, ROWS>,
                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 stream_shape<FP8, ROWS>::bytes);
 }
@@ -735,9 +726,9 @@ static enum err_code reserve_linear(struct cuda_backend *b, int l, struct err *e
     b->lane[l].linear = x;
     uint32_t max = b->ops.limits.max_rows[l], rows = max < 32 ? 32 : 64 * parts_of(max, 64);
     rows = rows < SPLIT_ROWS ? rows : (uint32_t)SPLIT_ROWS;
-    x->part = (float4 *)cuda_reserve(b, sizeof(float) * MAX_PARTS * OUTS * rows);
+    x->part = (float4 *)cuda_reserve(b, sizeof(float) * FILL_BLOCKS * OUTS * rows);
     x->arrived =
-        (uint32_t *)cuda_reserve(b, sizeof(uint32_t) * MAX_SPLIT_TILES * parts_of(SPLIT_ROWS, 8));
+        (uint32_t *)cuda_reserve(b, sizeof(uint32_t) * MAX_SPLIT_TILES * parts_of(SPLIT_ROWS, 64));
     size_t widest = c->hidden_size, values = (size_t)c->n_heads * c->v_dim;
     widest = values > widest ? values : widest;
     widest = c->q_lora_rank > widest ? c->q_lora_rank : widest;
@@ -760,11 +751,10 @@ enum err_code cuda_linear_init(struct cuda_backend *b, struct err *e)
         return e->code;
     if (b->dry)
         return ERR_OK;
-    cudaError_t code[] = {allow_stream<true, 8, false>(),   allow_stream<true, 16, false>(),
-                          allow_stream<true, 32, false>(),  allow_stream<true, 64, false>(),
-                          allow_stream<true, 64, true>(),   allow_stream<false, 8, false>(),
-                          allow_stream<false, 16, false>(), allow_stream<false, 32, false>(),
-                          allow_stream<false, 64, false>(), allow_stream<false, 64, true>()};
+    cudaError_t code[] = {allow_stream<true, 8>(),   allow_stream<true, 16>(),
+                          allow_stream<true, 32>(),  allow_stream<true, 64>(),
+                          allow_stream<false, 8>(),  allow_stream<false, 16>(),
+                          allow_stream<false, 32>(), allow_stream<false, 64>()};
     for (size_t i = 0; i < sizeof code / sizeof *code; i++)
         if (code[i] != cudaSuccess)
             return err_set(e, ERR_CUDA, "products: %s", cudaGetErrorString(code[i]));

@@ -277,9 +277,8 @@ static enum err_code bring(struct weights **out, const struct weights *from, boo
         u.code = cudaMalloc(&at, u.total + 512); /* vector loads may look past the end */
     if (u.code != cudaSuccess) {
         cuda_weights_close(&d->w);
-        return err_set(e, ERR_NOMEM,
-                       "%zu MiB of weights on cuda:%u: %s; --device cpu runs without a GPU",
-                       u.total >> 20, device, cudaGetErrorString(u.code));
+        return err_set(e, ERR_NOMEM, "%zu MiB of weights: %s", u.total >> 20,
+                       cudaGetErrorString(u.code));
     }
     d->dev = u.dev = (unsigned char *)at;
     for (int t = 0; t < 2 && u.code == cudaSuccess; t++) {

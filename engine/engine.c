@@ -269,9 +269,10 @@ static enum err_code open_ops(struct engine *en, struct err *e)
         return err_set(e, ERR_INVALID, "cuda:%u: this build has no GPU back end (make cuda)",
                        device);
     if ((o->load_dummy ? cuda_weights_dummy : cuda_weights_upload)(
-            &en->device_weights, en->weights, &en->cfg, device, o->progress, o->progress_arg, e))
-        return e->code;
-    return cuda_ops_open(&en->ops, &en->cfg, &en->detail.limits, device, e);
+            &en->device_weights, en->weights, &en->cfg, device, o->progress, o->progress_arg, e) ||
+        cuda_ops_open(&en->ops, &en->cfg, &en->detail.limits, device, e))
+        return e->code == ERR_NOMEM ? plan_offer_cpu(e, device) : e->code;
+    return ERR_OK;
 }
 
 static enum err_code open_model(struct engine *en, struct err *e)

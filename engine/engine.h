@@ -57,6 +57,8 @@ struct engine_plan {
     size_t weight_bytes, kv_bytes, workspace_bytes, tokenizer_bytes;
     size_t program_bytes; /* scheduler, running requests' arenas, program, libraries, buffers */
     size_t total_bytes;
+    int32_t device; /* the GPU that weights, pages and workspace lie on; -1: none, and two zeros */
+    size_t device_bytes, device_free_bytes; /* of it, planned; free when the plan was made */
     size_t page_bytes; /* one page of KV_PAGE_TOKENS tokens, all layers, both planes */
     uint32_t n_pages, max_context, max_seqs, prefill_tokens;
     uint64_t kv_tokens; /* n_pages * KV_PAGE_TOKENS */
@@ -103,7 +105,8 @@ struct engine_stats {
     uint32_t pages, pages_used,
         pages_cached; /* used: held by sequences; cached: kept for reuse only */
     uint64_t prompt_tokens, generation_tokens, cached_tokens; /* exact totals */
-    uint64_t prefix_queries, prefix_hits;                     /* tokens asked, tokens found */
+    uint64_t forced_tokens;               /* of the generated: a grammar left no choice */
+    uint64_t prefix_queries, prefix_hits; /* tokens asked, tokens found */
     uint64_t finished_stop, finished_length, cancelled, failed, refused_busy, refused_size;
     uint64_t prefill_steps, decode_steps;
     uint64_t rows_dense, rows_sparse;     /* tokens run by attention path */

@@ -169,6 +169,13 @@ uint32_t plan_max_out(const struct engine_options *o)
     return o->prefill_tokens > o->max_seqs ? o->prefill_tokens : o->max_seqs;
 }
 
+enum err_code plan_offer_cpu(struct err *e, uint32_t device)
+{
+    struct err was = *e;
+    return err_set(e, was.code, "cuda:%u: %.110s; --device cpu runs without a GPU", device,
+                   was.msg);
+}
+
 enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
                         const struct model_config *cfg, size_t weight_bytes, size_t tokenizer_bytes,
                         struct err *e)
@@ -184,12 +191,14 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
     uint64_t left = available > fixed ? available - fixed : 0;
     uint64_t limit = o->kv_bytes ? o->kv_bytes : left / 100 * KV_SHARE_PERCENT;
     if (o->kv_bytes > left)
-        return err_set(e, ERR_INVALID,
-                       "KV memory of %" PRIu64 " bytes: only %" PRIu64
-                       " are left after weights and workspace",
-                       o->kv_bytes, left);
-    if (choose_context(&context, o, cfg, page_bytes, limit, e))
-        return e->code;
+        err_set(e, ERR_INVALID,
+                "KV memory of %" PRIu64 " bytes: only %" PRIu64
+                " are left after weights and workspace",
+                o->kv_bytes, left);
+    else
+        (void)choose_context(&context, o, cfg, page_bytes, limit, e);
+    if (!context)
+        return device ? plan_offer_cpu(e, (uint32_t)o->cuda_device) : e->code;
     workspace = workspace_for(&d.limits, o, cfg, context);
     /* Unasked: room for one full context and for every other sequence a quarter of one. */
     uint64_t pages = pages_for(context) + (uint64_t)(o->max_seqs - 1) * pages_for(context / 4);
@@ -223,6 +232,11 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
                              .kv_tokens = pages * KV_PAGE_TOKENS};
     d.plan.total_bytes =
         weight_bytes + kv_bytes + workspace + tokenizer_bytes + d.plan.program_bytes;
+    d.plan.device = device ? o->cuda_device : -1;
+    if (device) {
+        d.plan.device_bytes = weight_bytes + kv_bytes + workspace;
+        d.plan.device_free_bytes = available;
+    }
     memcpy(d.plan.model_type, cfg->model_type, sizeof d.plan.model_type);
     *out = d;
     return ERR_OK;

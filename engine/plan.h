@@ -22,6 +22,9 @@ MUST_CHECK enum err_code plan_make(struct plan_detail *out, const struct engine_
                                    const struct model_config *cfg, size_t weight_bytes,
                                    size_t tokenizer_bytes, struct err *e);
 
+/* The error again, as one of a GPU that has too little memory, with the offer of the CPU. */
+enum err_code plan_offer_cpu(struct err *e, uint32_t device);
+
 /* Results that one step may give: the scheduler's max_out. */
 uint32_t plan_max_out(const struct engine_options *o);
 

@@ -51,6 +51,11 @@ void cli_print_plan(FILE *to, const struct engine_plan *p)
             human(a, sizeof a, (double)p->program_bytes), p->max_seqs);
     fprintf(to, "  total       %12s   context up to %u tokens\n",
             human(a, sizeof a, (double)p->total_bytes), p->max_context);
+    if (p->device >= 0) {
+        fprintf(to, "  of that on cuda:%d", p->device);
+        fprintf(to, " %s of", human(a, sizeof a, (double)p->device_bytes));
+        fprintf(to, " %s that are free\n", human(a, sizeof a, (double)p->device_free_bytes));
+    }
 }
 
 static enum err_code load(struct settings *s, struct engine_options *o, int argc, char **argv,
@@ -169,6 +174,11 @@ int cli_plan(int argc, char **argv)
         jo_ku64(&j, "tokenizer_bytes", p.tokenizer_bytes);
         jo_ku64(&j, "program_bytes", p.program_bytes);
         jo_ku64(&j, "total_bytes", p.total_bytes);
+        if (p.device >= 0) {
+            jo_ku64(&j, "device", (uint64_t)p.device);
+            jo_ku64(&j, "device_bytes", p.device_bytes);
+            jo_ku64(&j, "device_free_bytes", p.device_free_bytes);
+        }
         jo_ku64(&j, "page_bytes", p.page_bytes);
         jo_ku64(&j, "n_pages", p.n_pages);
         jo_ku64(&j, "kv_tokens", p.kv_tokens);
@@ -185,13 +195,25 @@ int cli_plan(int argc, char **argv)
     return 0;
 }
 
+/* For what computes nothing: no GPU is asked for, let alone set up. */
+static enum err_code load_for_reading(struct settings *s, struct engine_options *o, int argc,
+                                      char **argv, settings_rest *rest, void *arg, struct err *e)
+{
+    if (settings_load(s, argv, argc, rest, arg, e))
+        return e->code;
+    s->device = "cpu";
+    log_set_level((enum log_level)s->log_level);
+    log_set_format((enum log_format)s->log_format);
+    return settings_engine(s, o, e);
+}
+
 int cli_info(int argc, char **argv)
 {
     struct settings s;
     struct engine_options o;
     struct model_config m;
     struct err e = {0};
-    bool known = !load(&s, &o, argc, argv, NULL, NULL, &e);
+    bool known = !load_for_reading(&s, &o, argc, argv, NULL, NULL, &e);
     if (!known || model_config_read(&m, o.model_dir, &e)) {
         settings_free(&s);
         return cli_fail_as(known ? EXIT_MODEL : EXIT_SETTINGS, &e);
@@ -276,7 +298,7 @@ int cli_tokenize(int argc, char **argv)
     struct engine_options o;
     struct tokenizer *tok;
     struct err e = {0};
-    bool known = !load(&s, &o, argc, argv, take_switch, &jsonl, &e);
+    bool known = !load_for_reading(&s, &o, argc, argv, take_switch, &jsonl, &e);
     if (!known || tokenizer_open(&tok, o.model_dir, &e)) {
         settings_free(&s);
         return cli_fail_as(known ? EXIT_MODEL : EXIT_SETTINGS, &e);

@@ -63,6 +63,8 @@ static void requests(struct buf *b, const struct server *sv, const struct engine
     one(b, sv, "vllm:prompt_tokens_total", "counter", "Prompt tokens.", (double)s->prompt_tokens);
     one(b, sv, "vllm:generation_tokens_total", "counter", "Generated tokens.",
         (double)s->generation_tokens);
+    one(b, sv, "gaze_forced_tokens_total", "counter",
+        "Generated tokens that a grammar left no choice about.", (double)s->forced_tokens);
     head(b, "vllm:request_success_total", "counter", "Finished requests.");
     buf_fmt(b, "vllm:request_success_total{model_name=\"%s\",finished_reason=\"stop\"} %llu\n",
             sv->label, (unsigned long long)s->finished_stop);

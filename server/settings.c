@@ -34,7 +34,7 @@ static const struct option table[] = {
      "address to listen on; 0.0.0.0: all of this machine"},
     {"port", NUMBER, AT(port), 0, 65535, "8000", NULL, "N", "port to listen on; 0: any free one"},
     {"device", TEXT, AT(device), 0, 0, "auto", NULL, "auto|cpu|cuda|cuda:N",
-     "what computes; auto: a GPU when the build has its back end and one is there"},
+     "what computes; auto: a GPU where one can be used"},
     {"precision", CHOICE, AT(precision), 0, 0, "fast", "exact fast", NULL,
      "fast: bf16 into products; exact: fp32 throughout"},
     {"kv", CHOICE, AT(kv), 0, 0, "auto", "auto f32 bf16 fp8", NULL,

@@ -62,16 +62,14 @@ static __device__ uint32_t block_rank(bool flag, uint32_t *total)
 {
     __shared__ uint32_t part[32];
     uint32_t warp = threadIdx.x / 32, n = blockDim.x / 32, lane = threadIdx.x % 32;
-    uint32_t mask = __ballot_sync(WARP_ALL, flag), before = 0, sum = 0;
+    uint32_t mask = __ballot_sync(WARP_ALL, flag);
     __syncthreads();
     if (lane == 0)
         part[warp] = (uint32_t)__popc(mask);
     __syncthreads();
-    for (uint32_t i = 0; i < n; i++) {
-        before += i < warp ? part[i] : 0;
-        sum += part[i];
-    }
-    *total = sum;
+    uint32_t mine = lane < n ? part[lane] : 0;
+    uint32_t before = warp_sum(lane < warp ? mine : 0);
+    *total = warp_sum(mine);
     return before + (uint32_t)__popc(mask & ((1u << lane) - 1u));
 }
 

@@ -24,10 +24,17 @@ static __device__ struct selection select_largest(const float *x, uint32_t n, ui
         for (uint32_t i = threadIdx.x; i < 256; i += blockDim.x)
             count[i] = 0;
         __syncthreads();
-        for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
-            uint32_t key = order_key(x[i]);
-            if (shift == 24 || key >> (shift + 8) == prefix)
-                atomicAdd(&count[key >> shift & 255u], 1u);
+        for (uint32_t i0 = threadIdx.x; i0 < n; i0 += 8 * blockDim.x) {
+            float v[8];
+#pragma unroll
+            for (uint32_t j = 0; j < 8; j++)
+                v[j] = i0 + j * blockDim.x < n ? x[i0 + j * blockDim.x] : 0.0f;
+#pragma unroll
+            for (uint32_t j = 0; j < 8; j++) {
+                uint32_t key = order_key(v[j]);
+                if (i0 + j * blockDim.x < n && (shift == 24 || key >> (shift + 8) == prefix))
+                    atomicAdd(&count[key >> shift & 255u], 1u);
+            }
         }
         __syncthreads();
         if (threadIdx.x < 32) { /* a lane has 8 bins, the largest keys' the first */

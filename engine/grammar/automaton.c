@@ -392,7 +392,9 @@ static uint32_t close_work(struct grammar *g, uint32_t from)
         }
     }
     g->work.n = from;
-    return state_of(g, g->failed ? 0 : keep_alive(g, n), may_end);
+    if (g->failed)
+        n = 0;
+    return state_of(g, keep_alive(g, texts_absorb(g, n)), may_end);
 }
 
 uint32_t automaton_start(struct grammar *g, gb_node x)
@@ -511,9 +513,16 @@ static unsigned representatives(struct grammar *g, uint32_t a, uint32_t b, uint8
     return n;
 }
 
-static bool spend(struct grammar *g)
+enum { PAIR_COST = 8, STATE_COST = 150 };
+
+/* A look at n bytes of a pair, and the states that were made since the last one. */
+static void spend(struct grammar *g, unsigned n)
 {
-    return g->search > 0 && g->search--;
+    uint64_t made = g->n_states > g->charged ? g->n_states - g->charged : 0;
+    uint64_t cost = PAIR_COST + n + made * STATE_COST;
+    g->charged = g->n_states;
+    g->failed |= cost > g->search;
+    g->search -= cost > g->search ? g->search : (uint32_t)cost;
 }
 
 /* A pair is live iff some bytes lead it to an end. The search goes breadth first over pairs until
@@ -539,9 +548,9 @@ bool automaton_live(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
         goto done;
     for (uint32_t i = 0; i < queue.n && !live && !g->failed; i++) {
         uint8_t byte[256];
-        g->failed |= !spend(g);
         uint32_t pa = g->cell[queue.at[i]].a, pb = g->cell[queue.at[i]].b;
         unsigned n = representatives(g, pa, pb, byte);
+        spend(g, n);
         way = i;
         for (unsigned k = 0; k < n && !live && !g->failed; k++) {
             uint32_t na = automaton_step(g, pa, byte[k]);
@@ -579,13 +588,21 @@ done:
 
 enum { MAX_SLACK_PAIRS = 600, NO_SLACK = UINT32_MAX - 1 };
 
-/* Bytes on the shortest way to an end, at most, from any live pair that `first` leads to. */
+/* Whether a lexeme's state is between two bodies. */
+static bool between_bodies(const struct grammar *g, uint32_t state)
+{
+    return g->cell[g->list.at[g->state[state].cell]].a == LEXEME_START;
+}
+
+/* Bodies on the shortest way to an end, at most, from any live pair that `first` leads to. Its
+ * right side is one lexeme. */
 static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
 {
     const uint32_t *known = word_set_find(&g->slack, (uint64_t)first + 1);
     if (known)
         return *known;
     struct vec pair = {0}, from = {0}, to = {0}; /* edges: numbers of pairs */
+    struct vec length = {0};
     struct word_set met = {0};
     uint32_t far[MAX_SLACK_PAIRS], most = 0;
     automaton_push(g, &pair, first);
@@ -593,8 +610,8 @@ static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
     for (uint32_t i = 0; i < pair.n && pair.n < MAX_SLACK_PAIRS && !g->failed; i++) {
         uint8_t byte[256];
         struct cell c = g->cell[pair.at[i]];
-        g->failed |= !spend(g);
         unsigned n = representatives(g, c.a, c.b, byte);
+        spend(g, n);
         for (unsigned k = 0; k < n && pair.n < MAX_SLACK_PAIRS && !g->failed; k++) {
             uint32_t a = automaton_step(g, c.a, byte[k]), b = automaton_step(g, c.b, byte[k]);
             uint32_t next = automaton_live(g, x, a, b) ? automaton_cell(g, x, a, b, 0) : 0;
@@ -606,6 +623,7 @@ static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
                 word_set_add(g, &met, (uint64_t)next + 1, at);
             automaton_push(g, &from, i);
             automaton_push(g, &to, at);
+            automaton_push(g, &length, between_bodies(g, b));
         }
     }
     if (g->failed || pair.n >= MAX_SLACK_PAIRS) {
@@ -618,17 +636,21 @@ static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
         for (bool more = true; more;) {
             more = false;
             for (uint32_t k = from.n; k-- > 0;)
-                if (far[to.at[k]] != NO_SLACK && far[to.at[k]] + 1 < far[from.at[k]]) {
-                    far[from.at[k]] = far[to.at[k]] + 1;
+                if (far[to.at[k]] != NO_SLACK && far[to.at[k]] + length.at[k] < far[from.at[k]]) {
+                    far[from.at[k]] = far[to.at[k]] + length.at[k];
                     more = true;
                 }
         }
         for (uint32_t i = 0; i < pair.n; i++)
             most = far[i] > most ? far[i] : most;
     }
-    for (uint32_t i = 0; i < pair.n && !g->failed; i++) /* it holds for those it leads to, too */
+    for (uint32_t i = 0; i < pair.n && !g->failed; i++) { /* it holds for those it leads to, too */
         if (!word_set_find(&g->slack, (uint64_t)pair.at[i] + 1))
             word_set_add(g, &g->slack, (uint64_t)pair.at[i] + 1, most);
+        if (most != NO_SLACK && !word_set_find(&g->away, (uint64_t)pair.at[i] + 1))
+            word_set_add(g, &g->away, (uint64_t)pair.at[i] + 1, far[i]);
+    }
+    free(length.at);
     free(pair.at);
     free(from.at);
     free(to.at);
@@ -637,25 +659,53 @@ static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
     return most;
 }
 
-uint32_t automaton_far(struct grammar *g, gb_node x, uint32_t a, uint32_t b, uint32_t *most,
-                       uint32_t *slack)
+uint32_t automaton_away(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
+{
+    uint32_t pair = a && b ? automaton_cell(g, x, a, b, 0) : 0;
+    const uint32_t *known = pair ? word_set_find(&g->away, (uint64_t)pair + 1) : NULL;
+    return known ? *known : UINT32_MAX;
+}
+
+uint32_t automaton_far(struct grammar *g, gb_node x, uint32_t a, uint32_t b, uint32_t need,
+                       uint32_t *most, uint32_t *slack)
 {
     const struct state *right = &g->state[b];
     uint32_t least;
     if (g->node[x].kind != NODE_AND || right->n_cells != 1)
         return 0;
     struct cell c = g->cell[g->list.at[right->cell]];
-    bool may_end = right->may_end;
-    if (!g->lexeme[c.expr] || c.next != 0 || c.b == FAR)
+    if (!g->lexeme[c.expr] || c.next != 0)
         return 0;
     automaton_left(g, &c, &least, most);
-    if (least > 0 || *most == GB_UNBOUNDED)
+    if (least > need)
         return 0;
     uint32_t cell = automaton_cell(g, c.expr, c.a, FAR, 0);
-    uint32_t far = cell ? automaton_cells_state(g, &cell, 1, may_end) : 0;
+    uint32_t far = cell ? automaton_cells_state(g, &cell, 1, c.a == LEXEME_START) : 0;
     uint32_t pair = far ? automaton_cell(g, x, a, far, 0) : 0;
-    *slack = pair && automaton_live(g, x, a, far) ? slack_of(g, x, pair) : NO_SLACK;
+    if (*most == GB_UNBOUNDED)
+        *slack = 0;
+    else
+        *slack = pair && automaton_live(g, x, a, far) ? slack_of(g, x, pair) : NO_SLACK;
     return *slack == NO_SLACK || g->failed ? 0 : far;
+}
+
+/* Its stack, with `next` in the place of the end. */
+static uint32_t put_under(struct grammar *g, uint32_t at, uint32_t next)
+{
+    if (at == 0)
+        return next;
+    struct cell c = g->cell[at];
+    return automaton_cell(g, c.expr, c.a, c.b, put_under(g, c.next, next));
+}
+
+uint32_t automaton_then(struct grammar *g, uint32_t state, uint32_t next)
+{
+    uint32_t from = g->work.n;
+    for (uint32_t i = 0; i < g->state[state].n_cells; i++)
+        automaton_push(g, &g->work, put_under(g, g->list.at[g->state[state].cell + i], next));
+    if (g->state[state].may_end)
+        automaton_push(g, &g->work, next);
+    return close_work(g, from);
 }
 
 bool automaton_pair_live(struct grammar *g, gb_node x)
@@ -900,7 +950,7 @@ void automaton_forget(struct grammar *g)
     g->n_state_table = 0;
     g->list = g->work = g->narrow = g->chain = (struct vec){0};
     g->scopes = (struct scopes){0};
-    g->step = g->slack = g->live = (struct word_set){0};
+    g->step = g->slack = g->away = g->live = (struct word_set){0};
     memset(g->kept, 0, sizeof g->kept);
 }
 
@@ -932,6 +982,8 @@ void automaton_free(struct grammar *g)
     free(g->step.value);
     free(g->slack.key);
     free(g->slack.value);
+    free(g->away.key);
+    free(g->away.value);
     free(g->live.key);
     free(g->live.value);
 }

@@ -16,7 +16,7 @@
  *
  * Thread: one at a time, under the grammar's lock. Bounds: AUTOMATON_BYTES, then what no matcher
  * needs is forgotten; where even the rest is too much, or there is no memory, `failed` is set and
- * everything leads to state 0.
+ * everything leads to state 0 up to the end of the call. What was found until then stays true.
  */
 #ifndef GAZE_GRAMMAR_AUTOMATON_H
 #define GAZE_GRAMMAR_AUTOMATON_H
@@ -29,8 +29,9 @@
 
 #define AUTOMATON_BYTES ((size_t)48 << 20) /* then compact; and at most eight times as much */
 enum { MAX_CELLS = 1 << 23, MAX_STATES = 1 << 22 };
-/* Pairs that may be looked at, at some 10 us each, while compiling and in one call of a matcher. */
-enum { COMPILE_SEARCH = 1 << 14, CALL_SEARCH = 1 << 17 };
+/* What looking for ends in pairs may cost while compiling and in one call of a matcher, in some
+ * 0.1 us: a pair takes a few, a new state (which what grows without end makes) many. */
+enum { COMPILE_SEARCH = 400000, CALL_SEARCH = 800000 };
 
 struct cell {
     uint32_t expr; /* node */
@@ -83,7 +84,15 @@ struct kept_mask {
 #define SEVERAL UINT32_MAX
 #define PLENTY UINT32_MAX
 
-enum { PRODUCTIVE = 1, NULLABLE = 2, REACHED = 4 };
+enum {
+    PRODUCTIVE = 1,
+    NULLABLE = 2,
+    REACHED = 4,
+    TEXT_PLAIN = 8, /* its strings are whole characters, see texts.c */
+    TEXT_JSON = 16,
+    ANY_TEXT = 32, /* all texts of that kind, from some length on */
+    ANY_CHARS = 64 /* all texts of that kind within some bounds of length */
+};
 
 struct grammar {
     atomic_uint holders;
@@ -109,8 +118,10 @@ struct grammar {
     size_t graph_bytes;
     size_t max_bytes; /* beyond: what no matcher needs is forgotten */
     struct kept_mask kept[N_KEPT_MASKS];
-    uint32_t search; /* how many pairs may still be looked at; none left: failed */
-    bool failed;
+    uint32_t search;  /* what may still be spent; nothing left: failed */
+    uint32_t charged; /* states that were paid for */
+    bool failed;      /* in this call */
+    bool broken;      /* for good: what the matchers need could not be kept */
     struct cell *cell;
     uint32_t n_cells, max_cells;
     uint32_t *cell_table, n_cell_table;
@@ -127,7 +138,8 @@ struct grammar {
     struct vec chain;  /* scratch of scopes */
     struct scopes scopes;
     struct word_set step;  /* state << 8 | byte + 1 -> state */
-    struct word_set slack; /* pair cell + 1 -> bytes to an end, at most, from all it leads to */
+    struct word_set away;  /* pair cell + 1 -> bodies of its right side to the nearest end */
+    struct word_set slack; /* pair cell + 1 -> the most of them, of all it leads to */
     struct word_set live;  /* pair cell + 1 -> 1 or 0: an end is in reach */
 };
 
@@ -150,11 +162,17 @@ const struct lexeme *automaton_lexeme(struct grammar *g, gb_node x);
 void automaton_limits(const struct grammar *g, gb_node x, uint32_t *min, uint32_t *max);
 /* How many bodies a lexeme's cell still wants, at least and at most. */
 void automaton_left(const struct grammar *g, const struct cell *c, uint32_t *least, uint32_t *most);
-/* For an intersection whose right side is a lexeme that goes round with its minimum behind it: the
- * right side as if its maximum were far away (0: it is no such thing), and how many bodies are left
- * (*most). Then a token of n bytes may come iff it may come there, where n + *slack <= *most. */
-uint32_t automaton_far(struct grammar *g, gb_node x, uint32_t a, uint32_t b, uint32_t *most,
-                       uint32_t *slack);
+/* For an intersection whose right side is a lexeme that goes round: the right side as if it had no
+ * minimum and its maximum were far away (0: it is no such thing, or wants more than `need` bodies
+ * to its minimum), and how many bodies are left (*most; GB_UNBOUNDED: any, and then *slack is 0). A
+ * token of n bytes then leaves room for an end if n + *slack <= *most. */
+uint32_t automaton_far(struct grammar *g, gb_node x, uint32_t a, uint32_t b, uint32_t need,
+                       uint32_t *most, uint32_t *slack);
+/* Bodies to the nearest end from pair x of state a and far state b, which automaton_far() has met
+ * on its way; UINT32_MAX: there is no end. */
+uint32_t automaton_away(struct grammar *g, gb_node x, uint32_t a, uint32_t b);
+/* The state of what this state has left, and then cell `next`. */
+uint32_t automaton_then(struct grammar *g, uint32_t state, uint32_t next);
 /* The state of what follows cell `at`; items that go on there are unlike all others. */
 uint32_t automaton_next_state(struct grammar *g, uint32_t at);
 /* The state of exactly these cells, with an end or without. */
@@ -187,6 +205,12 @@ uint32_t scope_supply(struct grammar *g, gb_node x);
  * then one of them or longer. */
 bool scope_touches(struct grammar *g, uint32_t at, const char *bytes, size_t n);
 uint32_t scope_n_finished(const struct grammar *g, uint32_t at);
+
+/* texts.c: what compiling learns of node x, whose longest match has so many bytes; its parts are
+ * known. */
+void texts_learn(struct grammar *g, gb_node x, unsigned longest);
+/* Of the n cells at the end of the list pool, those that no cell of any text covers. */
+uint32_t texts_absorb(struct grammar *g, uint32_t n);
 
 /* compact.c: makes room when the automaton has grown too large: keeps the states that the n
  * pointers name, which get new numbers, and forgets the others. */

@@ -485,13 +485,37 @@ static gb_node regular_pair(struct grammar_builder *b, enum gb_kind kind, gb_nod
     return composed(b, kind, x, y, 0, flags_of(b, x) | flags_of(b, y));
 }
 
+static bool is_kind(const struct grammar_builder *b, gb_node x, enum gb_kind kind)
+{
+    return b->node[x].kind == kind;
+}
+
+static bool ends_in_length(const struct grammar_builder *b, gb_node x)
+{
+    return is_kind(b, x, NODE_AND) && is_kind(b, b->node[x].b, NODE_REPEAT);
+}
+
+/* A repetition, which is often there for its bounds of length alone, goes to the right and to the
+ * outside, where masks look for it (mask.c). */
 gb_node gb_and(struct grammar_builder *b, gb_node x, gb_node y)
 {
     if (x == GB_NEVER || y == GB_NEVER)
         return GB_NEVER;
     if (x == y)
         return x;
-    return x < y ? regular_pair(b, NODE_AND, x, y) : regular_pair(b, NODE_AND, y, x);
+    bool x_length = is_kind(b, x, NODE_REPEAT), y_length = is_kind(b, y, NODE_REPEAT);
+    if (x_length && !y_length)
+        return gb_and(b, y, x);
+    if (!y_length && ends_in_length(b, x)) {
+        struct gb_node_data d = b->node[x];
+        return gb_and(b, gb_and(b, d.a, y), d.b);
+    }
+    if (!x_length && ends_in_length(b, y)) {
+        struct gb_node_data d = b->node[y];
+        return gb_and(b, gb_and(b, x, d.a), d.b);
+    }
+    bool swap = x > y && x_length == y_length;
+    return swap ? regular_pair(b, NODE_AND, y, x) : regular_pair(b, NODE_AND, x, y);
 }
 
 gb_node gb_minus(struct grammar_builder *b, gb_node x, gb_node y)
@@ -501,6 +525,17 @@ gb_node gb_minus(struct grammar_builder *b, gb_node x, gb_node y)
     if (x == y && gb_is_regular(b, x))
         return GB_NEVER;
     return regular_pair(b, NODE_MINUS, x, y);
+}
+
+gb_node gb_minus_keeping_length(struct grammar_builder *b, gb_node x, gb_node y)
+{
+    enum { NARROW = 8 };
+    struct gb_node_data d = b->node[x];
+    if (ends_in_length(b, x))
+        return gb_and(b, gb_minus_keeping_length(b, d.a, y), d.b);
+    if (d.kind == NODE_REPEAT && d.c != GB_UNBOUNDED && d.c - d.b > NARROW)
+        return gb_and(b, gb_minus(b, gb_repeat(b, d.a, 0, GB_UNBOUNDED), y), x);
+    return gb_minus(b, x, y);
 }
 
 gb_node gb_not(struct grammar_builder *b, gb_node x)

@@ -54,6 +54,8 @@ gb_node gb_repeat(struct grammar_builder *b, gb_node x, uint32_t min, uint32_t m
 gb_node gb_and(struct grammar_builder *b, gb_node x, gb_node y);
 gb_node gb_not(struct grammar_builder *b, gb_node x);
 gb_node gb_minus(struct grammar_builder *b, gb_node x, gb_node y);
+/* The same, but where x is a repetition within bounds these stay apart from the rest. */
+gb_node gb_minus_keeping_length(struct grammar_builder *b, gb_node x, gb_node y);
 bool gb_is_regular(const struct grammar_builder *b, gb_node x);
 
 /* A rule is a name for a node that is given later: recursion. Define each exactly once. */

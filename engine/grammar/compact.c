@@ -9,7 +9,8 @@ static size_t automaton_bytes(const struct grammar *g)
     const struct scopes *s = &g->scopes;
     return (size_t)g->max_cells * (sizeof *g->cell + 5) + g->n_cell_table * (size_t)4 +
            g->max_states * sizeof *g->state + g->n_state_table * (size_t)4 +
-           g->list.max * (size_t)4 + ((size_t)g->step.n_slots + g->live.n_slots) * 12 +
+           g->list.max * (size_t)4 +
+           ((size_t)g->step.n_slots + g->live.n_slots + g->slack.n_slots + g->away.n_slots) * 12 +
            ((size_t)s->max_strings + s->max_sets) * sizeof *s->string +
            ((size_t)s->string_of.n_slots + s->set_of.n_slots) * 12 + g->n_tables * (size_t)1024;
 }
@@ -127,6 +128,7 @@ void automaton_compact(struct grammar *g, uint32_t **state, size_t n)
         for (size_t i = 0; i < n; i++)
             *state[i] = move_state(&m, *state[i]);
     }
+    g->broken = g->failed;
     if (g->failed) /* the old numbers mean nothing now: state 0 lets nothing come */
         for (size_t i = 0; i < n; i++)
             *state[i] = 0;
@@ -137,6 +139,6 @@ void automaton_compact(struct grammar *g, uint32_t **state, size_t n)
     automaton_free(&old);
     while (g->max_bytes < 2 * automaton_bytes(g) && !g->failed) {
         g->max_bytes *= 2;
-        g->failed = g->max_bytes > 8 * AUTOMATON_BYTES;
+        g->broken = g->failed = g->max_bytes > 8 * AUTOMATON_BYTES;
     }
 }

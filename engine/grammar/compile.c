@@ -254,6 +254,7 @@ static void judge_all(struct grammar *g, const struct vec *order, struct learnt 
     for (uint32_t i = 0; i < order->n && !g->failed; i++) {
         g->known[order->at[i]] |= judge(g, order->at[i]);
         find_lexeme(g, order->at[i], l);
+        texts_learn(g, order->at[i], l->bound[order->at[i]]);
         count_items(g, order->at[i], l);
     }
     for (bool more = true; more && !g->failed;) {
@@ -363,8 +364,8 @@ static enum err_code compile(struct grammar *g, gb_node root, struct err *e)
         goto done;
     g->root = automaton_start(g, root);
     if (g->failed)
-        err_set(e, ERR_INVALID, "the grammar needs more than %d states or %d steps of search",
-                MAX_STATES, COMPILE_SEARCH);
+        err_set(e, ERR_INVALID, "the grammar needs more than %d states, or too long a search",
+                MAX_STATES);
     else
         e->code = ERR_OK;
 done:

@@ -30,6 +30,8 @@ void grammar_vocab_close(struct grammar_vocab *v);
 /* Takes the tokens that begin with these bytes, and have more, out of mask. */
 void grammar_vocab_without_longer(const struct grammar_vocab *v, const char *p, size_t bytes,
                                   uint32_t *mask);
+/* Whether a token begins with these bytes and has more. */
+bool grammar_vocab_has_longer(const struct grammar_vocab *v, const char *p, size_t bytes);
 
 struct grammar; /* opaque; counted: several requests share one */
 /* The language of node `root`. vocab is borrowed for the grammar's life. ERR_INVALID: empty

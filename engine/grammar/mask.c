@@ -195,40 +195,127 @@ static bool mask_minus(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t 
 
 enum { SHORT_TOKEN = 12 }; /* bytes: nine tenths of a vocabulary are not longer */
 
-/* A text with a maximum that is still far away: its mask is that of the text without, but for
- * tokens so long that they may come near, which are tried. So one mask serves many places. */
+/* Whether a state is inside "any characters, as many as you like", and goes on from there. */
+static bool is_boundless(const struct grammar *g, uint32_t state)
+{
+    for (uint32_t i = 0; i < g->state[state].n_cells; i++)
+        if (g->known[g->cell[g->list.at[g->state[state].cell + i]].expr] & ANY_TEXT)
+            return true;
+    return false;
+}
+
+/* The right side of an intersection holds any text of which the left side is a part: but for its
+ * length it says nothing. */
+static bool is_about_length(const struct grammar *g, const struct cell *pair)
+{
+    const struct state *right = &g->state[pair->b];
+    if (right->n_cells != 1)
+        return false;
+    uint8_t known = g->known[g->cell[g->list.at[right->cell]].expr];
+    return known & ANY_CHARS && known & g->known[g->node[pair->expr].a] & (TEXT_PLAIN | TEXT_JSON);
+}
+
+static inline bool mask_has(const uint32_t *mask, uint32_t id)
+{
+    return mask[id >> 5] >> (id & 31) & 1;
+}
+
+/* An intersection that is about length, and how it looks without its bounds. */
+struct bounds {
+    gb_node x;
+    uint32_t a, far;         /* the left side; the right without bounds */
+    uint32_t most;           /* bodies that are left */
+    uint32_t room;           /* tokens of so many bytes stay away from the maximum */
+    uint32_t alone;          /* the state of this cell */
+    bool apart;              /* no byte both goes on with the text and follows it */
+    const struct profile *p; /* of the right side's lexeme, where the minimum may bind; or NULL */
+};
+
+/* Whether a long token may come, of which is known that it may without bounds. */
+static bool long_may_come(struct grammar *g, const struct bounds *d, const char *p, size_t n)
+{
+    uint32_t a = d->a, b = d->far, bodies = 0;
+    for (size_t i = 0; d->apart && i < n && a && b; i++) {
+        a = automaton_step(g, a, (unsigned char)p[i]);
+        b = a ? automaton_step(g, b, (unsigned char)p[i]) : 0;
+        bodies += b && g->cell[g->list.at[g->state[b].cell]].a == LEXEME_START;
+    }
+    if (!d->apart || !a || !b)
+        return may_come(g, d->alone, p, n);
+    uint32_t away = automaton_away(g, d->x, a, b);
+    return away <= d->most && bodies <= d->most - away;
+}
+
+/* Takes out the tokens that may come without the bounds of length, but not with them. Where the
+ * minimum is near, that can only be those that leave the text; where the maximum is, long ones. */
+static uint32_t try_near(struct grammar *g, const struct bounds *d, uint32_t *own)
+{
+    const struct grammar_vocab *v = g->vocab;
+    uint32_t met = 0;
+    for (uint32_t w = 0; d->p && w < v->n_words; w++)
+        for (uint32_t left = own[w] & ~d->p->inside[w]; left; left &= left - 1) {
+            uint32_t id = 32 * w + (uint32_t)__builtin_ctz(left), i = v->place[id];
+            if (!may_come(g, d->alone, v->text + v->at[i], v->at[i + 1] - v->at[i]))
+                own[w] &= ~(left & -left);
+            met++;
+        }
+    for (uint32_t k = 0; k < v->trie.n_tokens; k++) { /* the longest first */
+        uint32_t i = v->by_length[k], id = v->trie.token[i], n = v->at[i + 1] - v->at[i];
+        if (n <= d->room)
+            break;
+        if (mask_has(own, id) && !long_may_come(g, d, v->text + v->at[i], n))
+            own[id >> 5] &= ~((uint32_t)1 << (id & 31));
+        met++;
+    }
+    return met;
+}
+
+/* A text whose bounds of length are far away: its mask is that of the text without, but for tokens
+ * that may come near, which are tried. So one mask serves many places; and where the right side
+ * says nothing but the length, that mask is the left side's own. */
 static bool mask_far(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t *met)
 {
     struct cell c = g->cell[at];
     const struct grammar_vocab *v = g->vocab;
-    uint32_t most, slack;
+    uint32_t most, slack, loose;
     if (g->node[c.expr].kind != NODE_AND || g->flags[at] & IN_ITEM)
         return false;
-    uint32_t far = automaton_far(g, c.expr, c.a, c.b, &most, &slack);
+    bool length = is_about_length(g, &c), boundless = length && is_boundless(g, c.a);
+    uint32_t near = automaton_far(g, c.expr, c.a, c.b, 1, &most, &slack), far = near;
+    if (!near && boundless) /* as long as the text goes on it can become long enough */
+        far = automaton_far(g, c.expr, c.a, c.b, GB_UNBOUNDED, &most, &slack);
     if (!far || most < slack + SHORT_TOKEN)
         return false;
-    uint32_t cell = automaton_cell(g, c.expr, c.a, far, c.next), alone, loose;
-    alone = automaton_some_cells(g, &at, 1);
-    loose = cell ? automaton_some_cells(g, &cell, 1) : 0;
-    uint32_t *own = malloc(v->n_words * sizeof *own);
-    if (own && loose && alone) {
-        automaton_mask(g, loose, own);
-        *met += v->n_words / 16;
-        uint32_t k = 0;
-        for (; k < v->trie.n_tokens; k++) { /* the longest first */
-            uint32_t i = v->by_length[k], id = v->trie.token[i], n = v->at[i + 1] - v->at[i];
-            if (n + slack <= most)
-                break;
-            if (own[id >> 5] >> (id & 31) & 1 && !may_come(g, alone, v->text + v->at[i], n))
-                own[id >> 5] &= ~((uint32_t)1 << (id & 31));
-        }
-        *met += k;
-        for (size_t w = 0; w < v->n_words; w++)
-            mask[w] |= own[w];
+    struct bounds d = {.x = c.expr,
+                       .a = c.a,
+                       .far = far,
+                       .most = most,
+                       .room = most == GB_UNBOUNDED ? MAX_TOKEN_BYTES : most - slack,
+                       .alone = automaton_some_cells(g, &at, 1)};
+    struct cell right = g->cell[g->list.at[g->state[far].cell]];
+    d.apart = length && !overlaps(g, g->lexeme[right.expr], automaton_next_state(g, at));
+    if (!near) {
+        d.p = lexeme_profile(v, g->lexeme[right.expr], right.a);
+        if (!d.p)
+            return false;
     }
-    bool done = own && loose && alone;
+    if (length) {
+        loose = automaton_then(g, c.a, c.next);
+    } else {
+        uint32_t cell = automaton_cell(g, c.expr, c.a, far, c.next);
+        loose = cell ? automaton_some_cells(g, &cell, 1) : 0;
+    }
+    if (!loose || !d.alone || loose == d.alone) /* nothing was loosened */
+        return false;
+    uint32_t *own = malloc(v->n_words * sizeof *own);
+    if (!own)
+        return false;
+    automaton_mask(g, loose, own);
+    *met += v->n_words / 16 + try_near(g, &d, own);
+    for (size_t w = 0; w < v->n_words; w++)
+        mask[w] |= own[w];
     free(own);
-    return done;
+    return true;
 }
 
 enum { KEEP_FROM = 2000 }; /* nodes met: some 20 us */

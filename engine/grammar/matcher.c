@@ -27,6 +27,8 @@ static void enlist(struct grammar_matcher *m)
 static void make_room(struct grammar *g)
 {
     g->search = CALL_SEARCH;
+    g->charged = g->n_states;
+    g->failed = g->broken; /* a call that failed is its matcher's matter alone */
     if (!automaton_large(g) || g->failed)
         return;
     size_t n = 0;
@@ -50,7 +52,7 @@ enum err_code grammar_matcher_open(struct grammar_matcher **out, struct grammar 
     m->g = grammar_ref(g);
     pthread_mutex_lock(&g->lock);
     m->state = g->root;
-    m->failed = g->failed;
+    m->failed = g->broken;
     enlist(m);
     pthread_mutex_unlock(&g->lock);
     *out = m;

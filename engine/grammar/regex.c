@@ -138,8 +138,9 @@ static struct rest ahead(struct maker *m, uint32_t x, struct rest k)
 {
     struct rest seen = followed(m, m->r->node[x].kid, alike(m->any));
     for (int i = 0; i < N_PLACES; i++)
-        k.at[i] = m->r->node[x].kind == RX_AHEAD ? both(m, k.at[i], seen.at[i])
-                                                 : gb_minus(m->b, k.at[i], seen.at[i]);
+        k.at[i] = m->r->node[x].kind == RX_AHEAD
+                      ? both(m, k.at[i], seen.at[i])
+                      : gb_minus_keeping_length(m->b, k.at[i], seen.at[i]);
     return k;
 }
 

@@ -160,19 +160,34 @@ void grammar_vocab_close(struct grammar_vocab *v)
     free(v);
 }
 
+/* The trie's node of these bytes; false: there is none. */
+static bool find_node(const struct trie *t, const char *p, size_t bytes, uint32_t *at)
+{
+    *at = 0;
+    for (size_t i = 0; i < bytes; i++) {
+        uint32_t end = t->node[*at].after, child = *at + 1;
+        while (child < end && t->node[child].byte != (unsigned char)p[i])
+            child = t->node[child].after;
+        if (child >= end)
+            return false;
+        *at = child;
+    }
+    return true;
+}
+
+bool grammar_vocab_has_longer(const struct grammar_vocab *v, const char *p, size_t bytes)
+{
+    uint32_t at;
+    return find_node(&v->trie, p, bytes, &at) && v->trie.node[at].after > at + 1;
+}
+
 void grammar_vocab_without_longer(const struct grammar_vocab *v, const char *p, size_t bytes,
                                   uint32_t *mask)
 {
     const struct trie *t = &v->trie;
-    uint32_t at = 0;
-    for (size_t i = 0; i < bytes; i++) {
-        uint32_t end = t->node[at].after, child = at + 1;
-        while (child < end && t->node[child].byte != (unsigned char)p[i])
-            child = t->node[child].after;
-        if (child >= end)
-            return;
-        at = child;
-    }
+    uint32_t at;
+    if (!find_node(t, p, bytes, &at))
+        return;
     for (uint32_t k = t->node[at + 1].token; k < t->node[t->node[at].after].token; k++)
         mask[t->token[k] >> 5] &= ~((uint32_t)1 << (t->token[k] & 31));
 }

@@ -1,4 +1,7 @@
-/* decode_plan.c - all running sequences make a decode batch; and how any batch is filled. */
+/* decode_plan.c - all running sequences make a decode batch; and how any batch is filled.
+ *
+ * A sequence with forced tokens brings as many of them as there are rows that no one needs; its
+ * next token is chosen in the step that runs the last of them. */
 #include "sched/scheduler_impl.h"
 
 struct batch_seq *batch_add(struct batch *b, struct sequence *seq, uint32_t n_tokens,
@@ -54,15 +57,19 @@ bool plan_decode(struct scheduler *s, uint64_t now_us)
     b->n_seqs = b->n_rows = b->n_out = 0;
     if (!s->n_decoding)
         return false;
+    uint32_t spare = s->cfg.max_seqs - s->n_decoding; /* rows beside one for each */
     for (uint32_t i = 0; i < s->cfg.max_seqs; i++) {
         struct sequence *seq = &s->sequence[i];
         if (seq->state != SEQ_DECODE)
             continue;
         assert(!seq->in_flight); /* this lane is idle, and the other one has no such sequence */
-        assert(seq->n_computed + 1 == seq->n_tokens);
-        pages_reserve(s, seq, seq->n_tokens, now_us);
-        batch_add(b, seq, 1, 0);
-        batch_want_token(b, seq, b->n_rows - 1);
+        uint32_t more = seq->n_tokens - seq->n_computed - 1; /* forced ones */
+        more = more < spare ? more : spare;
+        spare -= more;
+        pages_reserve(s, seq, seq->n_computed + 1 + more, now_us);
+        batch_add(b, seq, 1 + more, 0);
+        if (seq->n_computed + 1 + more == seq->n_tokens)
+            batch_want_token(b, seq, b->n_rows - 1);
     }
     assert(b->n_seqs == s->n_decoding);
     return true;

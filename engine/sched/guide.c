@@ -172,3 +172,95 @@ enum err_code guide_fill(struct guide *gd, const struct guide_rules *rules, bool
                        "and bad_words all let come");
     return ERR_OK;
 }
+
+enum { FEW = 128, FORCED_BYTES = 256 };
+
+/* Where so many may come, there is a choice of texts. */
+static bool are_few(const struct guide *gd)
+{
+    uint32_t n = 0;
+    for (uint32_t w = 0; w < gd->v->n_words && n <= FEW; w++)
+        n += (uint32_t)__builtin_popcount(gd->mask[w]);
+    return n <= FEW;
+}
+
+/* The added token whose spelling these bytes begin with; UINT32_MAX: not whole, or none. */
+static uint32_t find_added(const struct guide_vocab *v, const char *p, size_t bytes, size_t *n)
+{
+    for (uint32_t id = 0; id < v->n_ids; id++) {
+        size_t k = v->added[id] ? strlen(v->added[id]) : 0;
+        if (k && k <= bytes && !memcmp(v->added[id], p, k)) {
+            *n = k;
+            return id;
+        }
+    }
+    return UINT32_MAX;
+}
+
+/* How much of a text keeps its tokens, whatever follows: from there on, some token is longer. */
+static size_t sure_bytes(const struct guide_vocab *v, const char *p, size_t bytes)
+{
+    size_t at = 0;
+    while (at < bytes && !grammar_vocab_has_longer(v->vocab, p + at, bytes - at))
+        at++;
+    return at;
+}
+
+/* The tokens of a plain text; closed: a marker follows it. */
+static enum err_code add_plain(const struct guide *gd, const char *p, size_t bytes, bool closed,
+                               uint32_t *id, uint32_t *n, bool *whole, struct err *e)
+{
+    struct text_part part = {p, bytes, false};
+    struct token_vec ids = {0};
+    size_t sure = closed ? bytes : sure_bytes(gd->v, p, bytes), end = 0;
+    *whole = false;
+    if (!sure)
+        return ERR_OK;
+    if (tokenizer_encode(gd->v->tok, &part, 1, &ids, e)) {
+        token_vec_free(&ids);
+        return e->code;
+    }
+    size_t i = 0;
+    for (; i < ids.n && *n < GUIDE_MAX_FORCED; i++) {
+        size_t k;
+        guide_vocab_bytes(gd->v, ids.id[i], &k);
+        end += k;
+        if (!k || end > sure)
+            break;
+        id[(*n)++] = ids.id[i];
+    }
+    *whole = i == ids.n;
+    token_vec_free(&ids);
+    return ERR_OK;
+}
+
+enum err_code guide_forced(struct guide *gd, uint32_t *id, uint32_t *n, struct err *e)
+{
+    char text[FORCED_BYTES];
+    *n = 0;
+    if (gd->state != GUIDE_ON || !are_few(gd))
+        return ERR_OK;
+    size_t bytes = grammar_matcher_forced(gd->matcher, text, sizeof text), at = 0;
+    if (grammar_matcher_failed(gd->matcher))
+        return fail_bounds(e);
+    while (at < bytes && *n < GUIDE_MAX_FORCED) {
+        size_t k = 0;
+        if ((unsigned char)text[at] == GUIDE_MARK) {
+            uint32_t added = find_added(gd->v, text + at, bytes - at, &k);
+            if (added == UINT32_MAX)
+                break;
+            id[(*n)++] = added;
+            at += k;
+            continue;
+        }
+        const char *mark = memchr(text + at, GUIDE_MARK, bytes - at);
+        bool whole;
+        k = mark ? (size_t)(mark - text) - at : bytes - at;
+        if (add_plain(gd, text + at, k, mark != NULL, id, n, &whole, e))
+            return e->code;
+        if (!whole)
+            break;
+        at += k;
+    }
+    return ERR_OK;
+}

@@ -44,6 +44,12 @@ MUST_CHECK enum err_code guide_fill(struct guide *gd, const struct guide_rules *
                                     struct err *e);
 /* Takes a token that is no end. */
 MUST_CHECK enum err_code guide_put(struct guide *gd, uint32_t id, struct err *e);
+/* The tokens that must come next whatever is chosen, up to GUIDE_MAX_FORCED; *n 0: there is a
+ * choice. They are those that the tokenizer makes of the text that must come, but for its last
+ * ones, which could be other ones together with what follows. Call it behind guide_fill().
+ * ERR_NOMEM. */
+enum { GUIDE_MAX_FORCED = 32 };
+MUST_CHECK enum err_code guide_forced(struct guide *gd, uint32_t *id, uint32_t *n, struct err *e);
 /* Whether the sampler has to keep to gd->mask. */
 static inline bool guide_masks(const struct guide *gd)
 {

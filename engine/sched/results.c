@@ -36,23 +36,21 @@ static bool check_logits(struct scheduler *s, struct request *r, const struct sa
     return false;
 }
 
-/* One new token of a running sequence. */
-static void take_token(struct scheduler *s, struct sequence *seq, const struct sample_out *out,
-                       uint64_t now_us)
+/* One new token of a running sequence, chosen or forced; false: the sequence has ended. */
+static bool put_token(struct scheduler *s, struct sequence *seq, const struct sample_out *out,
+                      uint64_t now_us)
 {
     struct request *r = seq->req;
     struct seq_text text;
     struct err e;
-    if (!check_logits(s, r, out, now_us))
-        return;
     if (sequence_put(seq, out->token, &text, &e)) {
         request_fail(s, r, &e, now_us);
-        return;
+        return false;
     }
     struct gen_event *ev = gen_event_new(GEN_TOKENS, r->id, 1, text.bytes);
     if (!ev) {
         fail_nomem(s, r, now_us);
-        return;
+        return false;
     }
     count_token_time(s, seq, now_us);
     r->usage.completion_tokens++;
@@ -63,6 +61,21 @@ static void take_token(struct scheduler *s, struct sequence *seq, const struct s
     s->cfg.emit(s->cfg.emit_arg, ev);
     if (text.finish != FINISH_NONE)
         choice_end(s, seq, text.finish, text.stop_reason, now_us);
+    return text.finish == FINISH_NONE;
+}
+
+/* The token that a step chose, and those that must follow it. */
+static void take_token(struct scheduler *s, struct sequence *seq, const struct sample_out *out,
+                       uint64_t now_us)
+{
+    struct sample_out forced = {0};
+    if (!check_logits(s, seq->req, out, now_us))
+        return;
+    bool more = put_token(s, seq, out, now_us);
+    while (more && sequence_forced(seq, &forced.token)) {
+        s->stats.forced_tokens++;
+        more = put_token(s, seq, &forced, now_us);
+    }
 }
 
 /* Copies log-probabilities of the prompt's own tokens; they belong to tokens pos0 + 1 onwards. */
@@ -178,7 +191,7 @@ void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us)
             request_fail(s, r, &b->err, now_us);
         } else if (seq->state == SEQ_PREFILL) {
             take_prefill(s, seq, q, b->out + q->out0, now_us);
-        } else {
+        } else if (q->n_out) {
             take_token(s, seq, b->out + q->out0, now_us);
         }
     }

@@ -154,6 +154,20 @@ static uint32_t find_end(const struct sequence *s, uint32_t token)
     return i;
 }
 
+/* Log-probabilities need each step; and who rules single tokens is to see them chosen. */
+static bool may_jump(const struct gen_request *r)
+{
+    return !r->sample.want_logprob && !r->sample.n_bias && !r->sample.allowed && !r->n_bad_words;
+}
+
+bool sequence_forced(struct sequence *s, uint32_t *token)
+{
+    if (s->forced_at == s->n_forced)
+        return false;
+    *token = s->forced[s->forced_at++];
+    return true;
+}
+
 enum err_code sequence_put(struct sequence *s, uint32_t token, struct seq_text *out, struct err *e)
 {
     const struct gen_request *r = s->ask;
@@ -181,9 +195,12 @@ enum err_code sequence_put(struct sequence *s, uint32_t token, struct seq_text *
     bool over = false;
     if (out->finish == FINISH_NONE && guide_put(&s->guide, token, e))
         return e->code;
-    if (out->finish == FINISH_NONE && s->guide.state != GUIDE_OFF) {
+    if (out->finish == FINISH_NONE && s->guide.state != GUIDE_OFF && s->forced_at == s->n_forced) {
         sequence_ban(s);
         if (next_mask(s, &over, e))
+            return e->code;
+        s->forced_at = s->n_forced = 0;
+        if (!over && may_jump(r) && guide_forced(&s->guide, s->forced, &s->n_forced, e))
             return e->code;
     }
     if (over)

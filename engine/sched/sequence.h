@@ -19,7 +19,8 @@
  * A bad word is matched within the output, not across the border of the prompt.
  *
  * Thread:    the scheduler's. While a step runs, its worker reads token[], page[] and banned[].
- * Invariant: n_computed < n_tokens while it runs: the last token always still has to be run.
+ * Invariant: n_computed < n_tokens while it runs: the last token always still has to be run, and
+ * with it the forced ones before it.
  */
 #ifndef GAZE_SCHED_SEQUENCE_H
 #define GAZE_SCHED_SEQUENCE_H
@@ -65,7 +66,9 @@ struct sequence {
     uint32_t n_thought;  /* tokens of it */
     unsigned n_spelled;  /* bytes of "</think>" that the text ends with */
     struct guide guide;
-    struct sample_params sample; /* the request's, within the guide's mask */
+    struct sample_params sample;       /* the request's, within the guide's mask */
+    uint32_t forced[GUIDE_MAX_FORCED]; /* tokens that are to be put before the next is chosen */
+    uint32_t n_forced, forced_at;
 
     uint64_t last_token_us, kv_since_us;
     double kv_page_us; /* pages held, integrated over time, up to kv_since_us */
@@ -102,6 +105,9 @@ struct seq_text {
 /* Appends a token. On an error (ERR_NOMEM) the request must end. */
 MUST_CHECK enum err_code sequence_put(struct sequence *s, uint32_t token, struct seq_text *out,
                                       struct err *e);
+/* The next token of the text that the grammar leaves no choice about; false: the next is sampled.
+ * Forced tokens are put like others and run together, without a step for each. */
+bool sequence_forced(struct sequence *s, uint32_t *token);
 /* The rest of the text, once it has ended. */
 MUST_CHECK enum err_code sequence_flush(struct sequence *s, struct seq_text *out, struct err *e);
 

@@ -27,7 +27,7 @@
 
 static const double COPY_RATE = 4.3e12, BF16_RATE = 788e12;
 enum { RUNS = 5, MOST_ROWS = 2048, SEQS = 128 };
-static const enum lane LANE = LANE_DECODE;
+static enum lane lane_now = LANE_DECODE; /* steps of more rows than that takes: LANE_PREFILL */
 
 struct bench {
     struct model_config cfg;
@@ -214,11 +214,11 @@ static int by_value(const void *x, const void *y)
 static double time_once(struct bench *b, const struct step *s, run *f, uint32_t n)
 {
     struct err e;
-    b->ops->begin(b->ops, LANE, s);
+    b->ops->begin(b->ops, lane_now, s);
     uint64_t begun_us = clock_us();
     for (uint32_t i = 0; i < n; i++)
         f(b, i % b->cfg.n_layers);
-    must(b->ops->finish(b->ops, LANE, &e), &e);
+    must(b->ops->finish(b->ops, lane_now, &e), &e);
     return (double)(clock_us() - begun_us) / n;
 }
 
@@ -251,7 +251,7 @@ static void op_row(struct bench *b, const struct step *s, const char *name, run 
 #define PRODUCT(name, matrix, x)                                                                   \
     static void run_##name(struct bench *b, uint32_t layer)                                        \
     {                                                                                              \
-        b->ops->linear(b->ops, LANE, &b->w->layer[layer].matrix, (x), b->n, b->out, false);        \
+        b->ops->linear(b->ops, lane_now, &b->w->layer[layer].matrix, (x), b->n, b->out, false);    \
     }
 PRODUCT(q_a, q_a, b->hidden)
 PRODUCT(q_b, q_b, b->low)
@@ -263,17 +263,17 @@ PRODUCT(index_w, index_w, b->hidden)
 PRODUCT(gate, shared.gate, b->hidden)
 static void run_norm(struct bench *b, uint32_t layer)
 {
-    b->ops->rms_norm(b->ops, LANE, b->hidden, b->w->layer[layer].input_norm, 1e-6f, b->n,
+    b->ops->rms_norm(b->ops, lane_now, b->hidden, b->w->layer[layer].input_norm, 1e-6f, b->n,
                      b->cfg.hidden_size, b->out);
 }
 static void run_head(struct bench *b, uint32_t layer)
 {
     (void)layer;
-    (void)b->ops->logits(b->ops, LANE, b->hidden, b->w->final_norm, &b->w->head, 0, b->n);
+    (void)b->ops->logits(b->ops, lane_now, b->hidden, b->w->final_norm, &b->w->head, 0, b->n);
 }
 static void run_moe(struct bench *b, uint32_t layer)
 {
-    b->ops->moe(b->ops, LANE, &b->w->layer[layer], b->hidden, b->n, b->out);
+    b->ops->moe(b->ops, lane_now, &b->w->layer[layer], b->hidden, b->n, b->out);
 }
 
 static double matrix_bytes(const struct matrix *m)
@@ -296,6 +296,7 @@ static void product_rows(struct bench *b, uint32_t n)
     const struct layer_weights *w = &b->w->layer[0];
     const struct model_config *c = &b->cfg;
     struct step s = decode_step(b, n < SEQS ? n : SEQS, 1024);
+    lane_now = n > SEQS ? LANE_PREFILL : LANE_DECODE;
     b->n = n; /* products take any number of rows, whatever the step has */
     b->context = 0;
     product_row(b, &s, "q_a", run_q_a, &w->q_a);
@@ -316,22 +317,23 @@ static void product_rows(struct bench *b, uint32_t n)
            expert * (c->n_experts * (1 - hit) + 1) + 2.0 * c->n_experts * c->hidden_size +
                8.0 * n * c->hidden_size,
            2.0 * n * expert * (c->n_active + 1));
+    lane_now = LANE_DECODE;
 }
 
 /* ---- the past ---- */
 
 static void run_select(struct bench *b, uint32_t layer)
 {
-    b->ops->index_select(b->ops, LANE, layer, b->iq, b->iw, b->sel);
+    b->ops->index_select(b->ops, lane_now, layer, b->iq, b->iw, b->sel);
 }
 static void run_attend(struct bench *b, uint32_t layer)
 {
-    b->ops->attend(b->ops, LANE, layer, &b->w->layer[layer].kv_b, b->q, b->sel, b->o);
+    b->ops->attend(b->ops, lane_now, layer, &b->w->layer[layer].kv_b, b->q, b->sel, b->o);
 }
 static void run_stores(struct bench *b, uint32_t layer)
 {
-    b->ops->kv_store(b->ops, LANE, layer, b->kv, b->w->layer[layer].kv_a_norm);
-    b->ops->index_store(b->ops, LANE, layer, b->key, b->w->layer[layer].index_norm,
+    b->ops->kv_store(b->ops, lane_now, layer, b->kv, b->w->layer[layer].kv_a_norm);
+    b->ops->index_store(b->ops, lane_now, layer, b->key, b->w->layer[layer].index_norm,
                         b->w->layer[layer].index_norm_bias);
 }
 
@@ -363,7 +365,7 @@ static void step_row(struct bench *b, enum lane l, const char *name, const struc
     shape.latent = LATENT_FP8;
     shape.index = INDEX_FP8;
     struct step_cost all = model_step_cost(&b->cfg, &shape);
-    if (l == LANE)
+    if (l == lane_now)
         head_us = time_op(b, s, run_head, &spread);
     for (int i = -3; i < RUNS; i++) { /* the third of a shape is the first from a graph */
         uint64_t begun_us = clock_us();
@@ -398,7 +400,7 @@ static void decode_rows(struct bench *b, uint32_t most)
             struct step s = decode_step(b, N[i], CONTEXT[k]);
             struct step_shape shape = {
                 .n_seqs = N[i], .rows = 1, .context = CONTEXT[k] - 1, .n_out = N[i]};
-            step_row(b, LANE, "decode", &s, shape);
+            step_row(b, lane_now, "decode", &s, shape);
         }
 }
 
@@ -464,7 +466,7 @@ int main(int argc, char **argv)
     if (once) {
         struct step s = decode_step(&b, most, longest);
         struct err e;
-        must(forward_step(b.forward, LANE, &s, &e), &e);
+        must(forward_step(b.forward, lane_now, &s, &e), &e);
     }
     if (decode)
         decode_rows(&b, most);

@@ -251,6 +251,46 @@ TEST(structured_with_other_rules)
     rig_stop(&r);
 }
 
+/* What must come is not chosen token by token: fewer steps than tokens, and the same text. */
+TEST(structured_forced_text)
+{
+    static const char field[] =
+        "\"guided_regex\":\"The harbour of [A-Z][a-z]{3} was built by the Phoenicians, in the year "
+        "[0-9]{3}; nobody knows why [a-z]{4}\"";
+    struct rig r;
+    struct engine_stats before, after;
+    char body[1024];
+    start(&r);
+    snprintf(body, sizeof body, "{%s," USER "," GREEDY "}", field);
+    r.sv->api->get_stats(r.sv->engine, &before);
+    cJSON *v = ask(&r, CHAT, body);
+    r.sv->api->get_stats(r.sv->engine, &after);
+    const char *content = text_at(v, "choices.0.message.content");
+    CHECK_MSG(!strncmp(content, "The harbour of ", 15) && strstr(content, "; nobody knows why "),
+              "%s", content);
+    uint64_t forced = after.forced_tokens - before.forced_tokens;
+    uint64_t steps = after.decode_steps - before.decode_steps;
+    CHECK_MSG(forced >= 15, "%llu forced", (unsigned long long)forced);
+    CHECK_MSG(number_at(v, "usage.completion_tokens") > (double)steps + 10,
+              "%.0f tokens, %llu steps", number_at(v, "usage.completion_tokens"),
+              (unsigned long long)steps);
+    int fd[16]; /* where every row has its sequence, forced tokens take a step each */
+    for (int i = 0; i < 16; i++) {
+        fd[i] = client_open(&r);
+        client_post(fd[i], CHAT, body);
+    }
+    for (int i = 0; i < 16; i++) {
+        char *a = client_answer(fd[i]);
+        cJSON *one = body_of(a);
+        close(fd[i]);
+        CHECK_MSG(!strcmp(text_at(one, "choices.0.message.content"), content), "%s", a);
+        cJSON_Delete(one);
+        free(a);
+    }
+    cJSON_Delete(v);
+    rig_stop(&r);
+}
+
 TEST(structured_log_probabilities)
 {
     struct rig r;

@@ -3,9 +3,13 @@ whatever was cached, the same request has the same bytes; and the CPU says the s
 
     python3 tests/kernel/device_http.py GAZE [DEVICE]
 
-Answers are compared with their log-probabilities, as the JSON has them. Against the CPU, tokens must
-agree and log-probabilities lie within 2e-2 (the goldens' bound) until the first token where the two
-best lie closer than that.
+Answers are compared with their log-probabilities, as the JSON has them. Against the CPU tokens must
+agree while the two best lie further apart than twice the bound (both may move by it):
+
+  fp32 latents and keys   2e-2, the goldens' bound
+  deployed forms          5e-2, and 5e-3 root mean square: a value on the border of two e4m3 codes may
+                          fall either way, 2^-4 of it, and take another position into a selection;
+                          2.3e-2 at worst was seen over 1124 tokens of the bundled model
 """
 import concurrent.futures
 import json
@@ -17,7 +21,7 @@ import sys
 import time
 import urllib.request
 
-BOUND = 2e-2
+RMS = 5e-3
 TOKENS = 48
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WORDS = ("river stone copper lantern winter garden paper signal harbour meadow engine window letter "
@@ -99,20 +103,23 @@ def same(what, have, want):
           "%d of %d answers differ" % (len(differ), len(want)))
 
 
-def as_the_cpu(have, want):
+def as_the_cpu(have, want, bound):
     """Greedy rows alone: sampled ones part where a draw falls between two sums."""
-    worst, compared = 0.0, 0
+    worst, squares, compared = 0.0, 0.0, 0
     for (a, _), (b, _) in zip(have[::2], want[::2]):
         a, b = a["logprobs"], b["logprobs"]
         for t, u, p, q, top in zip(a["tokens"], b["tokens"], a["token_logprobs"],
                                    b["token_logprobs"], b["top_logprobs"]):
             best = sorted(top.values(), reverse=True)
-            if len(best) > 1 and best[0] - best[1] <= BOUND:
+            if len(best) > 1 and best[0] - best[1] <= 2 * bound:
                 break
             if t != u:
                 return False, "token %r, the CPU has %r" % (t, u)
             worst, compared = max(worst, abs(p - q)), compared + 1
-    return worst <= BOUND and compared > 0, "%d tokens, worst %.1e" % (compared, worst)
+            squares += (p - q) ** 2
+    rms = (squares / max(compared, 1)) ** 0.5
+    return (worst <= bound and rms <= RMS and compared > 100,
+            "%d tokens, worst %.1e, rms %.1e" % (compared, worst, rms))
 
 
 def main():
@@ -135,7 +142,12 @@ def main():
                 "37") as s:
         same("prompts in chunks of 37 as of 512", s.all(prompts, 64), alone)
     with Server(gaze, "cpu", "--max-seqs", "64") as s:
-        check("as the CPU", *as_the_cpu(alone, s.all(prompts, 16)))
+        check("as the CPU, deployed forms", *as_the_cpu(alone, s.all(prompts, 16), 5e-2))
+    plain = ["--max-seqs", "16", "--kv", "f32", "--index", "exact"]
+    with Server(gaze, device, *plain) as s:
+        have = s.all(prompts[:24], 16)
+    with Server(gaze, "cpu", *plain) as s:
+        check("as the CPU, fp32 forms", *as_the_cpu(have, s.all(prompts[:24], 16), 2e-2))
     return 1 if FAILED else 0
 
 
