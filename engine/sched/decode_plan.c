@@ -34,8 +34,8 @@ void batch_want_token(struct batch *b, struct sequence *seq, uint32_t row)
     assert(b->n_out < b->max_out);
     assert(q->seq_slot == seq->index);
     sequence_ban(seq);
-    uint32_t forced;
-    bool given = sequence_forced(seq, &forced);
+    uint32_t closing;
+    bool given = sequence_must_close(seq, &closing);
     b->out_row[b->n_out] = row;
     b->sample[b->n_out] = (struct sample_row){.p = &seq->sample,
                                               .position = seq->n_tokens,
@@ -46,7 +46,7 @@ void batch_want_token(struct batch *b, struct sequence *seq, uint32_t row)
                                               .banned = seq->banned,
                                               .n_banned = seq->n_banned,
                                               .given = given,
-                                              .given_token = forced};
+                                              .given_token = closing};
     b->n_out++;
     q->n_out++;
 }

@@ -54,7 +54,7 @@ void sequence_ban(struct sequence *s)
     s->n_banned += s->n_end;
 }
 
-bool sequence_forced(const struct sequence *s, uint32_t *id)
+bool sequence_must_close(const struct sequence *s, uint32_t *id)
 {
     *id = s->ask->think_end;
     return s->thinking && s->n_thought >= s->ask->max_thinking;

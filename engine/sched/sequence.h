@@ -14,9 +14,9 @@
  *   max_tokens: FINISH_LENGTH
  * Where a grammar steers, an end id comes only where the text is whole; and once it is whole and
  * nothing can follow, it ends without one: FINISH_STOP, whatever min_tokens says.
- * Where reasoning is bounded, sequence_forced() says when the token that ends it must come; a model
- * that spells `</think>` in other tokens has ended it, too.
- * A bad word is matched within the output, not across the border of the prompt.
+ * Where reasoning is bounded, sequence_must_close() says when the token that ends it must come; a
+ * model that spells `</think>` in other tokens has ended it, too. A bad word is matched within the
+ * output, not across the border of the prompt.
  *
  * Thread:    the scheduler's. While a step runs, its worker reads token[], page[] and banned[].
  * Invariant: n_computed < n_tokens while it runs: the last token always still has to be run, and
@@ -91,8 +91,9 @@ static inline uint32_t sequence_n_output(const struct sequence *s)
     return s->n_tokens - s->n_prompt;
 }
 
-/* Whether the next token is known: *id. */
-bool sequence_forced(const struct sequence *s, uint32_t *id);
+/* Whether the next token ends reasoning, whose budget is used up: *id. The step that would choose
+ * it is run all the same, and gives its log-probability. */
+bool sequence_must_close(const struct sequence *s, uint32_t *id);
 /* Writes banned[0, n_banned): ids that must not be chosen next. */
 void sequence_ban(struct sequence *s);
 

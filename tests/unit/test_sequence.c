@@ -96,28 +96,28 @@ TEST(sequence_ends_thinking_in_time)
         g.r->think_end = 41;
         rig_open(&g);
         if (!open) {
-            CHECK(!sequence_forced(&g.s, &id) && put(&g, 10).finish == FINISH_NONE);
-            CHECK(!sequence_forced(&g.s, &id) && put(&g, 40).finish == FINISH_NONE);
+            CHECK(!sequence_must_close(&g.s, &id) && put(&g, 10).finish == FINISH_NONE);
+            CHECK(!sequence_must_close(&g.s, &id) && put(&g, 40).finish == FINISH_NONE);
         }
         for (uint32_t i = 0; i < 2; i++)
-            CHECK(!sequence_forced(&g.s, &id) && put(&g, 10 + i).finish == FINISH_NONE);
-        CHECK(sequence_forced(&g.s, &id) && id == 41);
+            CHECK(!sequence_must_close(&g.s, &id) && put(&g, 10 + i).finish == FINISH_NONE);
+        CHECK(sequence_must_close(&g.s, &id) && id == 41);
         CHECK(put(&g, 41).finish == FINISH_NONE);
         for (uint32_t i = 0; i < 2; i++)
-            CHECK(!sequence_forced(&g.s, &id) && put(&g, 10).finish == FINISH_NONE);
-        CHECK(!sequence_forced(&g.s, &id));
+            CHECK(!sequence_must_close(&g.s, &id) && put(&g, 10).finish == FINISH_NONE);
+        CHECK(!sequence_must_close(&g.s, &id));
         rig_close(&g);
     }
     rig_make(&g); /* without a budget */
     g.r->thinking_open = true;
     rig_open(&g);
-    CHECK(!sequence_forced(&g.s, &id));
+    CHECK(!sequence_must_close(&g.s, &id));
     rig_close(&g);
     rig_make(&g); /* it may be nothing at all */
     g.r->limit_thinking = g.r->thinking_open = true;
     g.r->think_end = 41;
     rig_open(&g);
-    CHECK(sequence_forced(&g.s, &id) && id == 41);
+    CHECK(sequence_must_close(&g.s, &id) && id == 41);
     rig_close(&g);
 }
 
