@@ -190,25 +190,121 @@ static bool read_structured(struct params *p, const struct field_reader *r)
 /* --- tool calls ---------------------------------------------------------------------------------
  */
 
-/* Formats whose calls are JSON between markers. */
+/* How a format writes calls: section, then call name after arguments end, another one, last. */
 struct call_syntax {
     const char *format;
-    const char *section, *call; /* open the calls, and each of them */
-    const char *before;         /* the name, plain text or markup */
-    bool numbered;              /* ":n" behind the name */
-    const char *after, *end;    /* the name; the arguments */
-    const char *between;        /* two calls, where it may stand */
-    const char *last;           /* closes the calls */
+    const char *section, *trigger,
+        *rest;                      /* what opens calls; the marker in it; what follows that */
+    const char *call;               /* opens each; NULL: the first is opened by the section */
+    const char *next, *between;     /* opens a further one; what may stand before that */
+    const char *before;             /* the name: text, or markup */
+    bool numbered;                  /* ":n" behind the name */
+    const char *after, *end, *last; /* the name; the arguments; all calls */
+    /* Where each argument has a tag of its own: before its name, behind that for a string that is
+     * written as it stands and for JSON, and behind the value. NULL: the arguments are JSON. */
+    const char *key, *string, *json, *value_end;
 };
-static const struct call_syntax syntaxes[] = {
-    {"deepseek-v3", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "function<｜tool▁sep｜>",
-     false, "\n```json\n", "\n```<｜tool▁call▁end｜>", "\n", "<｜tool▁calls▁end｜>"},
-    {"deepseek-v3.1", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "", false,
-     "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", NULL, "<｜tool▁calls▁end｜>"},
-    {"deepseek-v3.2-exp", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "", false,
-     "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", NULL, "<｜tool▁calls▁end｜>"},
-    {"kimi-k2", "<|tool_calls_section_begin|>", "<|tool_call_begin|>", "functions.", true,
-     "<|tool_call_argument_begin|>", "<|tool_call_end|>", NULL, "<|tool_calls_section_end|>"}};
+#define V3_CALLS "<｜tool▁calls▁begin｜>"
+#define V3_CALL "<｜tool▁call▁begin｜>"
+#define V3_END "<｜tool▁call▁end｜>"
+#define V3_LAST "<｜tool▁calls▁end｜>"
+#define DSML "｜DSML｜"
+static const struct call_syntax syntaxes[] = {{.format = "deepseek-v3",
+                                               .section = V3_CALLS,
+                                               .trigger = V3_CALLS,
+                                               .rest = "",
+                                               .call = V3_CALL,
+                                               .next = V3_CALL,
+                                               .between = "\n",
+                                               .before = "function<｜tool▁sep｜>",
+                                               .after = "\n```json\n",
+                                               .end = "\n```" V3_END,
+                                               .last = V3_LAST},
+                                              {.format = "deepseek-v3.1",
+                                               .section = V3_CALLS,
+                                               .trigger = V3_CALLS,
+                                               .rest = "",
+                                               .call = V3_CALL,
+                                               .next = V3_CALL,
+                                               .before = "",
+                                               .after = "<｜tool▁sep｜>",
+                                               .end = V3_END,
+                                               .last = V3_LAST},
+                                              {.format = "deepseek-v3.2-exp",
+                                               .section = V3_CALLS,
+                                               .trigger = V3_CALLS,
+                                               .rest = "",
+                                               .call = V3_CALL,
+                                               .next = V3_CALL,
+                                               .before = "",
+                                               .after = "<｜tool▁sep｜>",
+                                               .end = V3_END,
+                                               .last = V3_LAST},
+                                              {.format = "deepseek-v3.2",
+                                               .section = "\n\n<" DSML "function_calls>\n",
+                                               .trigger = DSML,
+                                               .rest = "function_calls>\n",
+                                               .call = "<" DSML "invoke name=\"",
+                                               .next = "<" DSML "invoke name=\"",
+                                               .before = "",
+                                               .after = "\">\n",
+                                               .end = "</" DSML "invoke>\n",
+                                               .last = "</" DSML "function_calls>",
+                                               .key = "<" DSML "parameter name=\"",
+                                               .string = "\" string=\"true\">",
+                                               .json = "\" string=\"false\">",
+                                               .value_end = "</" DSML "parameter>\n"},
+                                              {.format = "glm-4.6",
+                                               .section = "\n<tool_call>",
+                                               .trigger = "<tool_call>",
+                                               .rest = "",
+                                               .next = "<tool_call>",
+                                               .between = "\n",
+                                               .before = "",
+                                               .after = "\n",
+                                               .end = "</tool_call>",
+                                               .last = "",
+                                               .key = "<arg_key>",
+                                               .string = "</arg_key>\n<arg_value>",
+                                               .json = "</arg_key>\n<arg_value>",
+                                               .value_end = "</arg_value>\n"},
+                                              {.format = "glm-5",
+                                               .section = "<tool_call>",
+                                               .trigger = "<tool_call>",
+                                               .rest = "",
+                                               .next = "<tool_call>",
+                                               .before = "",
+                                               .after = "",
+                                               .end = "</tool_call>",
+                                               .last = "",
+                                               .key = "<arg_key>",
+                                               .string = "</arg_key><arg_value>",
+                                               .json = "</arg_key><arg_value>",
+                                               .value_end = "</arg_value>"},
+                                              {.format = "glm-5.2",
+                                               .section = "<tool_call>",
+                                               .trigger = "<tool_call>",
+                                               .rest = "",
+                                               .next = "<tool_call>",
+                                               .before = "",
+                                               .after = "",
+                                               .end = "</tool_call>",
+                                               .last = "",
+                                               .key = "<arg_key>",
+                                               .string = "</arg_key><arg_value>",
+                                               .json = "</arg_key><arg_value>",
+                                               .value_end = "</arg_value>"},
+                                              {.format = "kimi-k2",
+                                               .section = "<|tool_calls_section_begin|>",
+                                               .trigger = "<|tool_calls_section_begin|>",
+                                               .rest = "",
+                                               .call = "<|tool_call_begin|>",
+                                               .next = "<|tool_call_begin|>",
+                                               .before = "functions.",
+                                               .numbered = true,
+                                               .after = "<|tool_call_argument_begin|>",
+                                               .end = "<|tool_call_end|>",
+                                               .last = "<|tool_calls_section_end|>"}};
 
 static const struct call_syntax *syntax_of(const struct param_env *env)
 {
@@ -259,7 +355,7 @@ bool guide_read(struct params *p, cJSON *root, const struct param_env *env, stru
         !set_text(p, &r, "guided_grammar", GUIDE_EBNF) || !set_object(p, &r, "guided_json_object"))
         return false;
     const struct call_syntax *calls = p->tools ? syntax_of(env) : NULL;
-    s->calls = calls && marker_id(env, calls->section) != UINT32_MAX;
+    s->calls = calls && marker_id(env, calls->trigger) != UINT32_MAX;
     if (p->call_required)
         s->kind = GUIDE_NONE; /* the answer is a call */
     if (s->kind != GUIDE_NONE && p->tools && !s->calls)
@@ -290,28 +386,40 @@ struct making {
     const struct param_env *env;
     const struct guide_vocab *vocab;
     struct grammar_builder *b;
-    gb_node any_object; /* GB_NEVER: not made yet */
+    gb_node any_object, any_value; /* GB_NEVER: not made yet */
 };
 
-static const char object_text[] =
-    "root ::= \"{\" (pair (\",\" \" \"? pair)*)? \"}\"\n"
-    "pair ::= string \":\" \" \"? value\n"
-    "value ::= root | \"[\" (value (\",\" \" \"? value)*)? \"]\" | string | number | \"true\" | "
-    "\"false\" | \"null\"\n"
-    "string ::= \"\\\"\" char* \"\\\"\"\n"
-    "char ::= [^\"\\\\\\x00-\\x1F] | \"\\\\\" ([\"\\\\/bfnrt] | \"u\" code)\n"
-    "code ::= [0-9abcefABCEF] hex hex hex | [dD] [0-7] hex hex | "
-    "[dD] [89abAB] hex hex \"\\\\u\" [dD] [c-fC-F] hex hex\n"
-    "hex ::= [0-9a-fA-F]\n"
-    "number ::= \"-\"? (\"0\" | [1-9] [0-9]{0,17}) (\".\" [0-9]{1,17})? ([eE] [+-]? [0-9]{1,3})?\n";
+#define JSON_RULES                                                                                 \
+    "object ::= \"{\" (pair (\",\" \" \"? pair)*)? \"}\"\n"                                        \
+    "pair ::= string \":\" \" \"? value\n"                                                         \
+    "value ::= object | \"[\" (value (\",\" \" \"? value)*)? \"]\" | string | number | \"true\" "  \
+    "| "                                                                                           \
+    "\"false\" | \"null\"\n"                                                                       \
+    "string ::= \"\\\"\" char* \"\\\"\"\n"                                                         \
+    "char ::= [^\"\\\\\\x00-\\x1F] | \"\\\\\" ([\"\\\\/bfnrt] | \"u\" code)\n"                     \
+    "code ::= [0-9abcefABCEF] hex hex hex | [dD] [0-7] hex hex | "                                 \
+    "[dD] [89abAB] hex hex \"\\\\u\" [dD] [c-fC-F] hex hex\n"                                      \
+    "hex ::= [0-9a-fA-F]\n"                                                                        \
+    "number ::= \"-\"? (\"0\" | [1-9] [0-9]{0,17}) (\".\" [0-9]{1,17})? ([eE] [+-]? "              \
+    "[0-9]{1,3})?\n"
 
 static enum err_code make_object(struct making *m, gb_node *out, struct err *e)
 {
+    static const char text[] = "root ::= object\n" JSON_RULES;
     e->code = ERR_OK;
-    if (m->any_object == GB_NEVER &&
-        grammar_ebnf(&m->any_object, m->b, object_text, sizeof object_text - 1, e))
+    if (m->any_object == GB_NEVER && grammar_ebnf(&m->any_object, m->b, text, sizeof text - 1, e))
         return e->code;
     *out = m->any_object;
+    return ERR_OK;
+}
+
+static enum err_code make_value(struct making *m, gb_node *out, struct err *e)
+{
+    static const char text[] = "root ::= value\n" JSON_RULES;
+    e->code = ERR_OK;
+    if (m->any_value == GB_NEVER && grammar_ebnf(&m->any_value, m->b, text, sizeof text - 1, e))
+        return e->code;
+    *out = m->any_value;
     return ERR_OK;
 }
 
@@ -390,12 +498,84 @@ static const cJSON *function_of(const cJSON *tool)
     return json_get(tool, "function");
 }
 
-static enum err_code make_arguments(struct making *m, const cJSON *tool, gb_node *out,
-                                    struct err *e)
+/* --- arguments with tags: one after another, each by its type -----------------------------------
+ */
+
+/* A string as it stands: any text that does not spell a tag's end. */
+static enum err_code make_raw(struct making *m, const cJSON *schema, const struct call_syntax *s,
+                              gb_node *out, struct err *e)
+{
+    static const char no_dsml[] = "(?![^]*" DSML ")[^]*", no_glm[] = "(?![^]*</arg_value>)[^]*";
+    const cJSON *list = json_get(schema, "enum");
+    const char *text = strstr(s->key, DSML) ? no_dsml : no_glm;
+    bool strings = cJSON_IsArray(list) && list->child;
+    for (const cJSON *v = strings ? list->child : NULL; v; v = v->next)
+        strings &= cJSON_IsString(v);
+    if (strings)
+        return make_choice(m, list, out, e);
+    return grammar_regex(out, m->b, text, strlen(text), 0, e);
+}
+
+enum { AS_STRING = 1, AS_JSON = 2 };
+
+/* How a value of this schema may be written. Where the tag does not say it, the type has to. */
+static int ways_of(const cJSON *schema, const struct call_syntax *s)
+{
+    static const char *const others[] = {"number", "integer", "boolean", "null", "object", "array"};
+    const char *type = cJSON_GetStringValue(json_get(schema, "type"));
+    if (type && !strcmp(type, "string"))
+        return AS_STRING;
+    for (size_t i = 0; type && i < sizeof others / sizeof *others; i++)
+        if (!strcmp(type, others[i]))
+            return AS_JSON;
+    return strcmp(s->string, s->json) ? AS_STRING | AS_JSON : AS_STRING;
+}
+
+/* key name string-or-json value end */
+static enum err_code make_argument(struct making *m, const cJSON *schema,
+                                   const struct call_syntax *s, bool string, gb_node *out,
+                                   struct err *e)
+{
+    gb_node part[5];
+    size_t n = 0;
+    if (add_markup(m, part, &n, s->key, e))
+        return e->code;
+    part[n++] = gb_bytes(m->b, schema->string, strlen(schema->string));
+    if (add_markup(m, part, &n, string ? s->string : s->json, e) ||
+        (string ? make_raw(m, schema, s, &part[n], e) : make_value(m, &part[n], e)))
+        return e->code;
+    n++;
+    if (add_markup(m, part, &n, s->value_end, e))
+        return e->code;
+    *out = gb_seq(m->b, part, n);
+    return gb_error(m->b, e);
+}
+
+/* Any of the declared ones, in any order. */
+static enum err_code make_tagged(struct making *m, const cJSON *parameters,
+                                 const struct call_syntax *s, gb_node *out, struct err *e)
+{
+    const cJSON *properties = json_get(parameters, "properties");
+    size_t max = cJSON_IsObject(properties) ? 2 * (size_t)cJSON_GetArraySize(properties) : 0, n = 0;
+    gb_node *one = malloc((max + 1) * sizeof *one);
+    if (!one)
+        return err_set(e, ERR_NOMEM, "no memory for %zu parameters", max);
+    e->code = ERR_OK;
+    for (const cJSON *p = max ? properties->child : NULL; p && !e->code; p = p->next)
+        for (int way = AS_STRING; way <= AS_JSON && !e->code; way++)
+            if (ways_of(p, s) & way)
+                (void)make_argument(m, p, s, way == AS_STRING, &one[n++], e);
+    *out = gb_repeat(m->b, gb_alt(m->b, one, n), 0, GB_UNBOUNDED);
+    free(one);
+    return e->code;
+}
+
+static enum err_code make_arguments(struct making *m, const cJSON *tool,
+                                    const struct call_syntax *s, gb_node *out, struct err *e)
 {
     const cJSON *f = function_of(tool), *schema = json_get(f, "parameters");
-    if (cJSON_IsTrue(json_get(f, "strict")) && cJSON_IsObject(schema))
-        return make_schema(m, schema, true, out, e);
+    if (s->key)
+        return make_tagged(m, schema, s, out, e);
     return make_object(m, out, e);
 }
 
@@ -417,10 +597,10 @@ static enum err_code make_call(struct making *m, const struct call_syntax *s, co
             part[n++] = gb_bytes(m->b, ":", 1);
             part[n++] = gb_repeat(m->b, gb_byte_set(m->b, digits), 1, 4);
         }
-        if (add_markup(m, part, &n, s->after, e))
+        if (*s->after && add_markup(m, part, &n, s->after, e))
             return e->code;
     }
-    if (make_arguments(m, tool, &part[n++], e) || add_markup(m, part, &n, s->end, e))
+    if (make_arguments(m, tool, s, &part[n++], e) || add_markup(m, part, &n, s->end, e))
         return e->code;
     *out = gb_seq(m->b, part, n);
     return gb_error(m->b, e);
@@ -454,41 +634,53 @@ static const cJSON *called_tool(const struct params *p)
     return t;
 }
 
-/* What follows the marker that opens calls; or where one is required, what follows the opening that
- * the prompt ends with. */
-static enum err_code make_calls(struct making *m, gb_node *out, struct err *e)
+/* Behind the opening that the prompt ends with; behind the marker that the model chose to write; or
+ * from that opening on. */
+enum calls_from { BEHIND_OPENING, BEHIND_TRIGGER, WHOLE };
+
+static enum err_code make_first(struct making *m, const struct call_syntax *s, enum calls_from from,
+                                gb_node any, gb_node *out, struct err *e)
+{
+    const struct params *p = m->p;
+    size_t k = strlen(s->before), at = p->opening ? strlen(p->opening) : 0;
+    *out = any;
+    if (from != BEHIND_OPENING)
+        return ERR_OK;
+    if (p->call_name || !p->tools->child->next) { /* its name is in the opening */
+        if (*s->after)
+            return make_call(m, s, called_tool(p), true, out, e);
+        return ERR_OK;
+    }
+    if (k && at >= k && !strcmp(p->opening + at - k, s->before)) { /* so is what stands before it */
+        struct call_syntax rest = *s;
+        rest.before = "";
+        return make_any_call(m, &rest, out, e);
+    }
+    return ERR_OK;
+}
+
+static enum err_code make_calls(struct making *m, enum calls_from from, gb_node *out, struct err *e)
 {
     const struct params *p = m->p;
     const struct call_syntax *s = syntax_of(m->env);
-    bool named = p->call_required && (p->call_name || !p->tools->child->next);
-    gb_node call, first, more[3], all[4];
+    const char *opens = from == WHOLE ? s->section : from == BEHIND_TRIGGER ? s->rest : "";
+    gb_node call, more[3], all[5];
     size_t n_more = 0, n = 0;
-    if (make_any_call(m, s, &call, e))
+    if (*opens && add_markup(m, all, &n, opens, e))
         return e->code;
-    first = call;
-    if (named && make_call(m, s, called_tool(p), true, &first, e))
+    if (from != BEHIND_OPENING && s->call && add_markup(m, all, &n, s->call, e))
         return e->code;
-    if (!p->call_required && add_markup(m, all, &n, s->call, e))
+    if (make_any_call(m, s, &call, e) || make_first(m, s, from, call, &all[n++], e))
         return e->code;
-    if (p->call_required && !named && *s->before) { /* the opening has it already */
-        size_t at = strlen(p->opening), k = strlen(s->before);
-        if (at >= k && !strcmp(p->opening + at - k, s->before)) {
-            struct call_syntax rest = *s;
-            rest.before = "";
-            if (make_any_call(m, &rest, &first, e))
-                return e->code;
-        }
-    }
-    all[n++] = first;
     if (!p->one_call) {
         if (s->between)
             more[n_more++] = gb_repeat(m->b, gb_bytes(m->b, s->between, strlen(s->between)), 0, 1);
-        if (add_markup(m, more, &n_more, s->call, e))
+        if (add_markup(m, more, &n_more, s->next, e))
             return e->code;
         more[n_more++] = call;
         all[n++] = gb_repeat(m->b, gb_seq(m->b, more, n_more), 0, GB_UNBOUNDED);
     }
-    if (add_markup(m, all, &n, s->last, e))
+    if (*s->last && add_markup(m, all, &n, s->last, e))
         return e->code;
     *out = gb_seq(m->b, all, n);
     return gb_error(m->b, e);
@@ -497,20 +689,11 @@ static enum err_code make_calls(struct making *m, gb_node *out, struct err *e)
 static enum err_code make_root(struct making *m, gb_node *out, struct err *e)
 {
     const struct guide_spec *s = &m->p->guide;
-    gb_node content = GB_NEVER, calls = GB_NEVER, marker;
-    if (s->calls && make_calls(m, &calls, e))
+    gb_node content = GB_NEVER, calls = GB_NEVER;
+    if (s->kind == GUIDE_NONE)
+        return make_calls(m, m->p->call_required ? BEHIND_OPENING : BEHIND_TRIGGER, out, e);
+    if ((s->calls && make_calls(m, WHOLE, &calls, e)) || make_content(m, &content, e))
         return e->code;
-    if (s->kind == GUIDE_NONE) {
-        *out = calls;
-        return ERR_OK;
-    }
-    if (make_content(m, &content, e))
-        return e->code;
-    if (s->calls) {
-        if (guide_vocab_markup(&marker, m->b, m->vocab, syntax_of(m->env)->section, e))
-            return e->code;
-        calls = gb_seq(m->b, (gb_node[]){marker, calls}, 2);
-    }
     *out = gb_alt(m->b, (gb_node[]){content, calls}, 2);
     return gb_error(m->b, e);
 }
@@ -549,7 +732,7 @@ bool guide_make(struct params *p, const struct param_env *env, struct api_error 
         like->grammar_after_thinking = s->kind != GUIDE_NONE && p->thinking_open;
         like->grammar_after_id = UINT32_MAX;
         if (s->kind == GUIDE_NONE && !p->call_required)
-            like->grammar_after_id = marker_id(env, syntax_of(env)->section);
+            like->grammar_after_id = marker_id(env, syntax_of(env)->trigger);
         return true;
     }
     const char *param = s->kind == GUIDE_NONE ? "tools" : s->param;

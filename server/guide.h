@@ -4,8 +4,8 @@
  *   structured_outputs             {json, regex, choice, grammar, json_object}: one of them
  *   guided_json, guided_regex, guided_choice, guided_grammar, guided_json_object
  *   tools                          where a call begins it is held to the format's syntax, to the
- *                                  names of the tools, and its arguments to an object; of a tool
- *                                  with strict: true, to its parameters' schema
+ *                                  names of the tools, and its arguments to an object; where each
+ *                                  argument has a tag, to the declared ones and their types
  *
  * A grammar is compiled once per text and kept (grammar/cache.h). Where the model may call a tool
  * and a format is asked for, the answer is one or the other. The grammar begins behind `</think>`.

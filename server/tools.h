@@ -8,7 +8,7 @@
  *
  * "Begins inside" means that the opening of a call, exactly as the format writes it, is the end of
  * the prompt (it counts as prompt tokens), and that the output parser is given the same bytes. This
- * holds the model to calling; it does not hold its arguments to the schema. Where the format cannot
+ * holds the model to calling; guide.h holds it to the call's syntax. Where the format cannot
  * be entered this way the request is refused, naming tool_choice: while the model is to think first
  * (thinking is to be switched off), with R1's formats, which always think, and with GLM-5, where
  * nothing but the next argument ends a tool's name, for one certain tool.
