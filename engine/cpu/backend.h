@@ -2,9 +2,10 @@
  *
  * Private to engine/cpu. Each op family sits in one file and fills its entries of struct ops:
  *   linear.c (embed, rms_norm, linear, logits)  moe.c (ffn, moe)  kv.c (rope_q, kv_store,
- * index_store) index.c (index_select)  attend.c (attend)  sample.c (sample) Activations are fp32.
- * In the fast precision a product takes its input rows as sums of two bf16 (16 bits of
- * mantissa) where the machine multiplies bf16; sums are always fp32.
+ * index_store) index.c (index_select)  attend.c (attend)  sample.c (sample)  pages.c (export_pages,
+ * import_pages, sum_pages)
+ * Activations are fp32. In the fast precision a product takes its input rows as sums of two bf16
+ * (16 bits of mantissa) where the machine multiplies bf16; sums are always fp32.
  */
 #ifndef GAZE_CPU_BACKEND_H
 #define GAZE_CPU_BACKEND_H
@@ -55,6 +56,7 @@ MUST_CHECK enum err_code cpu_kv_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_index_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_attend_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_sample_init(struct cpu_backend *b, struct err *e);
+void cpu_pages_init(struct cpu_backend *b); /* export_pages, import_pages, sum_pages */
 
 /* y[n, w->n_out] (stride ldy) = or += x[n, w->n_in] (stride ldx) W^T, split over the pool in lane
  * l. Rows [out0, out0 + n_out) of W alone may be asked for: y's column 0 is row out0. */

@@ -1,5 +1,10 @@
-/* kv_layout.c - the sizes of KV pages that ops.h promises; the same for every back end. */
+/* kv_layout.c - the sizes and the sum of KV pages that ops.h promises; the same for every back end.
+ */
 #include "model/ops.h"
+
+#include "base/hash.h"
+
+#include <string.h>
 
 size_t kv_latent_page_bytes(const struct model_config *c, enum latent_form f)
 {
@@ -31,4 +36,17 @@ size_t kv_page_bytes(const struct model_config *c, enum latent_form lf, enum ind
         if (c->has_indexer && c->index_full[i])
             bytes += kv_index_page_bytes(c, xf);
     return bytes;
+}
+
+uint64_t kv_page_sum(const void *bytes, size_t n_bytes, uint64_t first)
+{
+    const unsigned char *p = bytes;
+    uint64_t sum = 0;
+    assert(n_bytes % 8 == 0);
+    for (uint64_t i = 0; i < n_bytes / 8; i++) {
+        uint64_t w;
+        memcpy(&w, p + 8 * i, 8);
+        sum += hash_mix(w + 0x9E3779B97F4A7C15u * (first + i + 1));
+    }
+    return sum;
 }

@@ -147,7 +147,30 @@ struct ops {
     /* Chooses tokens for out rows [i0, i0 + n) from that buffer into step->out (valid after
      * finish). */
     void (*sample)(struct ops *o, enum lane l, float *logits, uint32_t i0, uint32_t n);
+
+    /* Whole pages leave and enter the KV planes: page after page, each kv_page_bytes() long: its
+     * layers in order, of each the latent part and then, where the layer has an indexer of its own,
+     * the index part. No lane: called from a third thread while steps run that do not touch these
+     * pages. They return when done. ERR_CUDA, ERR_IO: a page that was being written is undefined.
+     */
+    MUST_CHECK enum err_code (*export_pages)(struct ops *o, const uint32_t *page, uint32_t n,
+                                             void *bytes, struct err *e);
+    MUST_CHECK enum err_code (*import_pages)(struct ops *o, const uint32_t *page, uint32_t n,
+                                             const void *bytes, struct err *e);
+    /* sum[i] = kv_page_sum() of what export_pages() would give of page[i], made where it lies. */
+    MUST_CHECK enum err_code (*sum_pages)(struct ops *o, const uint32_t *page, uint32_t n,
+                                          uint64_t *sum, struct err *e);
+    /* Pages of `from` to pages of o without the host between; NULL, or ERR_INVALID for a pair that
+     * cannot: then by export and import. */
+    MUST_CHECK enum err_code (*copy_pages)(struct ops *o, const uint32_t *to, struct ops *from,
+                                           const uint32_t *page, uint32_t n, struct err *e);
 };
+
+/* The sum of a page's bytes, as 64-bit words in order, the first with index `first` (a page in
+ * pieces: the sum of its pieces' sums): sum over i of hash_mix(word[i] + 0x9E3779B97F4A7C15 *
+ * (first + i + 1)), modulo 2^64. Order-free, so a device may add it up in any order; a word that
+ * differs or has another place is missed once in 2^64. */
+uint64_t kv_page_sum(const void *bytes, size_t n_bytes, uint64_t first);
 
 /* Bytes that a back end would reserve beyond the KV planes. */
 struct ops_plan {
