@@ -50,6 +50,8 @@ const char *err_code_name(enum err_code code)
         return "ERR_IO";
     case ERR_CUDA:
         return "ERR_CUDA";
+    case ERR_COMM:
+        return "ERR_COMM";
     case ERR_CLOSED:
         return "ERR_CLOSED";
     }

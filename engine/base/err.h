@@ -28,6 +28,7 @@ enum err_code {
     ERR_INVALID,  /* the input is wrong; the message says which field and which numbers */
     ERR_IO,       /* a file or socket could not be read or written */
     ERR_CUDA,     /* the device refused */
+    ERR_COMM,     /* another rank is gone, late or out of step: its group is broken */
     ERR_CLOSED    /* draining or closed: nothing new is taken */
 };
 
