@@ -1,41 +1,18 @@
 /* fuzz_http_body.c - a request body of any bytes: refused with a status and a sentence, or a
  * request whose every number lies within what the engine relies on. The first byte chooses the
- * endpoint.
+ * endpoint, and whether the form that is asked for is compiled, too.
  */
 #include "base/log.h"
-#include "server/errors.c"
-#include "server/fields.c"
-#include "server/json_out.c"
-#include "server/params.c"
-#define no_memory convert_no_memory /* each file has its own */
-#include "server/convert.c"
-#undef no_memory
-#include "server/schema.c"
-#define add_tools messages_add_tools
-#define add_choice messages_add_choice
-#define add_numbers messages_add_numbers
-#include "server/messages.c"
-#undef add_tools
-#undef add_choice
-#undef add_numbers
-#define copy store_copy
-#define find store_find
-#include "server/response_store.c"
-#undef copy
-#undef find
-#define add_format responses_add_format
-#define refuse_unkept responses_refuse_unkept
-#include "server/responses.c"
-#undef add_format
-#undef refuse_unkept
-#define no_memory prompt_no_memory
-#include "server/prompt.c"
-#undef no_memory
-#define no_memory tools_no_memory
-#include "server/tools.c"
-#undef no_memory
+#include "server/errors.h"
+#include "server/guide.h"
+#include "server/json_out.h"
+#include "server/params.h"
 
+#include <assert.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -100,6 +77,7 @@ static void check_request(const struct params *p, const struct param_env *env)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct tokenizer *tok;
+    static struct guides *guides;
     static struct model_config model = {
         .vocab_size = 384, .has_indexer = true, .index_topk = 64, .temperature = 1, .top_p = 1};
     struct params p;
@@ -107,6 +85,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!tok) {
         log_set_level(LOG_OFF);
         tok = make_tokenizer();
+        struct err e = {0};
+        if (guides_open(&guides, &e))
+            abort();
     }
     struct param_env env = {.model = &model,
                             .tok = tok,
@@ -116,14 +97,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                             .kv_tokens = 8192,
                             .knows_model = knows,
                             .knows_arg = "m",
-                            .default_model = "m"};
+                            .default_model = "m",
+                            .guides = guides};
     if (!size)
         return 0;
     enum api_kind api = data[0] == 'm'   ? API_MESSAGES
                         : data[0] == 'r' ? API_RESPONSES
                         : data[0] & 1    ? API_CHAT
                                          : API_COMPLETIONS;
-    if (params_read(&p, api, (const char *)data + 1, size - 1, &env, &ae)) {
+    if (params_read(&p, api, (const char *)data + 1, size - 1, &env, &ae) &&
+        (data[0] != 'g' || guide_make(&p, &env, &ae))) {
         assert(!ae.status);
         check_request(&p, &env);
     } else {
