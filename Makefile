@@ -141,6 +141,21 @@ cuda-carry: $(CUDA_TESTS) $(CUDA_BENCH) ## build/cuda-carry: server and tests fo
 	$(Q)strip build/cuda-carry/gaze build/cuda-carry/test_* build/cuda-carry/cuda_kernels
 	$(Q)cp -L $$($(CARRY_LIBS)) build/cuda-carry/lib/
 
+# Fuzzers with their corpora and the simulation, for a machine without compilers.
+CPU_CARRY := build/cpu-carry
+cpu-carry: $(B)/tests/sim/test_chaos $(B)/commit ## build/cpu-carry: for scripts/prove_parallel (clang)
+	$(Q)FUZZ_SECONDS=0 scripts/fuzz
+	$(Q)rm -rf $(CPU_CARRY)
+	$(Q)mkdir -p $(CPU_CARRY)/lib $(CPU_CARRY)/corpus
+	$(Q)cp $(patsubst tests/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC)) $(B)/tests/sim/test_chaos $(CPU_CARRY)/
+	$(Q)cp $(B)/commit $(CPU_CARRY)/
+	$(Q)strip --strip-debug $(CPU_CARRY)/fuzz_* $(CPU_CARRY)/test_chaos
+	$(Q)cp -r tests/fuzz/corpus $(CPU_CARRY)/
+	$(Q)for f in $(CPU_CARRY)/fuzz_*; do ldd $$f; done | awk '$$3 ~ /^\// && \
+	    $$1 !~ /^(libc|libm)\.so/ { print $$3 }' | sort -u | xargs -I{} cp -L {} $(CPU_CARRY)/lib/
+	@du -sh $(CPU_CARRY)
+.PHONY: cpu-carry
+
 test-gpu: cuda-carry ## the GPU tests, here
 	$(Q)scripts/device_test
 
