@@ -40,7 +40,33 @@ static unsigned char *room(struct upload *u, size_t bytes)
     return at;
 }
 
-/* The device's copy of bytes; on the first walk only a size is noted. */
+/* The device's copy of n rows of `bytes`, `stride` apart, which lie side by side there; on the
+ * first walk only a size is noted. */
+static const void *send_rows(struct upload *u, const void *from, size_t n, size_t bytes,
+                             size_t stride)
+{
+    if (!from || !n || !bytes)
+        return NULL;
+    unsigned char *to = room(u, n * bytes);
+    size_t fit = STAGE_BYTES / bytes;
+    for (size_t i = 0; to && i < n && u->code == cudaSuccess;) {
+        size_t k = n - i < fit ? n - i : fit;
+        uint32_t t = u->turn++ % 2;
+        u->code = cudaStreamSynchronize(u->stream[t]); /* the buffer's last copy is over */
+        for (size_t r = 0; r < k && u->code == cudaSuccess; r++)
+            memcpy(u->stage[t] + r * bytes, (const unsigned char *)from + (i + r) * stride, bytes);
+        if (u->code == cudaSuccess)
+            u->code = cudaMemcpyAsync(to + i * bytes, u->stage[t], k * bytes,
+                                      cudaMemcpyHostToDevice, u->stream[t]);
+        i += k;
+        u->done += k * bytes;
+        if (u->progress)
+            u->progress(u->arg, u->done, u->total);
+    }
+    return to ? to : from;
+}
+
+/* The device's copy of bytes. */
 static const void *send(struct upload *u, const void *from, size_t bytes)
 {
     if (!from || !bytes)
@@ -49,10 +75,11 @@ static const void *send(struct upload *u, const void *from, size_t bytes)
     for (size_t i = 0; to && i < bytes && u->code == cudaSuccess;) {
         size_t n = bytes - i < STAGE_BYTES ? bytes - i : (size_t)STAGE_BYTES;
         uint32_t t = u->turn++ % 2;
-        u->code = cudaStreamSynchronize(u->stream[t]); /* the buffer's last copy is over */
+        u->code = cudaStreamSynchronize(u->stream[t]);
         if (u->code == cudaSuccess) {
             memcpy(u->stage[t], (const unsigned char *)from + i, n);
-            u->code = cudaMemcpyAsync(to + i, u->stage[t], n, cudaMemcpyHostToDevice, u->stream[t]);
+            u->code =
+                cudaMemcpyAsync(to + i, u->stage[t], n, cudaMemcpyHostToDevice, u->stream[t]);
         }
         i += n;
         u->done += n;
@@ -122,7 +149,12 @@ static struct matrix send_matrix(struct upload *u, const struct matrix *m)
     if (!m->data)
         return out;
     size_t blocks = (size_t)parts_of(m->n_out, 128) * parts_of(m->n_in, 128);
-    out.data = send(u, m->data, (size_t)m->n_out * m->n_in * dtype_bytes(m->dtype));
+    size_t size = dtype_bytes(m->dtype), row = (size_t)m->n_in * size;
+    out.stride = 0;
+    if (m->stride)
+        out.data = send_rows(u, m->data, m->n_out, row, m->stride * size);
+    else
+        out.data = send(u, m->data, m->n_out * row);
     out.scale = (const float *)send(u, m->scale, m->scale ? blocks * sizeof(float) : 0);
     return out;
 }
@@ -144,7 +176,7 @@ static struct ffn_weights send_ffn(struct upload *u, const struct ffn_weights *f
 /* Experts, and their table for the grouped products. `to` is NULL on the first walk. */
 static void send_experts(struct upload *u, const struct ffn_weights *from, struct ffn_weights *to)
 {
-    uint32_t n = u->cfg->n_experts;
+    uint32_t n = model_held_experts(u->cfg);
     size_t bytes = 3 * n * sizeof(struct matrix);
     struct matrix *table = (struct matrix *)calloc(3 * (size_t)n, sizeof *table);
     if (!table) {
@@ -202,7 +234,7 @@ static void walk(struct upload *u, const struct weights *from)
     struct weights *w = u->w;
     struct matrix embed = send_matrix(u, &from->embed);
     struct matrix head = embed;
-    if (from->head.data != from->embed.data)
+    if (from->head.data != from->embed.data || from->head.n_out != from->embed.n_out)
         head = send_matrix(u, &from->head);
     float *norm = send_vector(u, from->final_norm, u->cfg->hidden_size);
     if (u->dev) {
@@ -239,7 +271,7 @@ static void *host_table(struct device_weights *d, size_t bytes)
 static bool make_tables(struct device_weights *d, const struct model_config *cfg)
 {
     size_t expert_bytes =
-        sizeof(struct expert_header) + (size_t)cfg->n_experts * sizeof(struct ffn_weights);
+        sizeof(struct expert_header) + (size_t)model_held_experts(cfg) * sizeof(struct ffn_weights);
     d->host = (void **)calloc((size_t)cfg->n_layers + 1, sizeof *d->host);
     if (!d->host)
         return false;

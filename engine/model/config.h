@@ -38,6 +38,10 @@ struct model_config {
     float softmax_scale;                /* (nope + rope)^-1/2 * m^2 */
 
     uint32_t n_experts /* 0: no MoE layers */, n_active, n_shared, expert_width;
+    /* Set where the model is cut over ranks (parallel.h): what this rank has of the shared experts'
+     * width, and how many experts it holds. 0: all. n_experts stays what the router chooses from.
+     */
+    uint32_t shared_width, n_held;
     uint32_t n_group, n_group_kept; /* 1, 1: no group stage */
     bool sigmoid_router;            /* else softmax */
     bool router_bias;               /* e_score_correction_bias: selects, does not weigh */
@@ -90,6 +94,15 @@ static inline uint32_t model_expand_tokens(const struct model_config *c)
 static inline uint32_t model_qk_dim(const struct model_config *c)
 {
     return c->nope_dim + c->rope_dim;
+}
+/* Of the shared experts side by side. */
+static inline uint32_t model_shared_width(const struct model_config *c)
+{
+    return c->shared_width ? c->shared_width : c->n_shared * c->expert_width;
+}
+static inline uint32_t model_held_experts(const struct model_config *c)
+{
+    return c->n_held ? c->n_held : c->n_experts;
 }
 static inline bool model_is_moe(const struct model_config *c, uint32_t layer)
 {

@@ -83,9 +83,10 @@ static void *big_alloc(struct weights *w, size_t bytes)
 }
 
 static enum err_code invent_matrix(struct weights_source *s, const char *name, enum param_use use,
-                                   uint32_t n_out, uint32_t n_in, struct matrix *out, struct err *e)
+                                   const struct cut *cut, struct matrix *out, struct err *e)
 {
     struct inventor *v = (struct inventor *)s;
+    uint32_t n_out = cut->n_rows, n_in = cut->n_columns;
     struct matrix m = {
         .dtype = use == PARAM_PLAIN ? DT_BF16 : v->dtype, .n_out = n_out, .n_in = n_in};
     size_t n = (size_t)n_out * n_in, size = dtype_bytes(m.dtype);
@@ -140,8 +141,9 @@ static enum err_code invent_vector(struct weights_source *s, const char *name, e
     return ERR_OK;
 }
 
-static enum err_code invent(struct weights **out, const struct model_config *cfg, enum dtype dtype,
-                            uint64_t seed, bool shapes, struct err *e)
+enum err_code weights_dummy_share(struct weights **out, const struct model_config *cfg,
+                                  const struct rank_share *share, enum dtype dtype, uint64_t seed,
+                                  bool shapes, struct err *e)
 {
     assert(dtype == DT_BF16 || dtype == DT_F8_E4M3);
     struct inventor v = {
@@ -149,9 +151,9 @@ static enum err_code invent(struct weights **out, const struct model_config *cfg
     struct rng r = {seed};
     for (int i = 0; i < TABLE; i++)
         v.normal[i] = fminf(fmaxf(rng_normal(&r), -MOST), MOST);
-    if (weights_create(&v.w, cfg, e))
+    if (weights_create(&v.w, cfg, share, e))
         return e->code;
-    if (weights_walk(v.w, cfg, &v.source, e)) {
+    if (weights_walk(v.w, cfg, share, &v.source, e)) {
         weights_close(v.w);
         return err_prefix(e, "dummy weights");
     }
@@ -162,11 +164,11 @@ static enum err_code invent(struct weights **out, const struct model_config *cfg
 enum err_code weights_dummy(struct weights **out, const struct model_config *cfg, enum dtype dtype,
                             uint64_t seed, struct err *e)
 {
-    return invent(out, cfg, dtype, seed, false, e);
+    return weights_dummy_share(out, cfg, NULL, dtype, seed, false, e);
 }
 
 enum err_code weights_dummy_shapes(struct weights **out, const struct model_config *cfg,
                                    enum dtype dtype, uint64_t seed, struct err *e)
 {
-    return invent(out, cfg, dtype, seed, true, e);
+    return weights_dummy_share(out, cfg, NULL, dtype, seed, true, e);
 }

@@ -517,10 +517,10 @@ size_t safetensors_bytes(const struct safetensors *st)
     return st->payload_bytes;
 }
 
-void safetensors_prefetch(const struct tensor *t)
+void safetensors_prefetch(const void *data, size_t bytes)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t begin = (uintptr_t)t->data & ~(page - 1);
-    if (t->bytes) /* advice: when it is not taken, the pages come when touched */
-        (void)madvise((void *)begin, (uintptr_t)t->data + t->bytes - begin, MADV_WILLNEED);
+    uintptr_t begin = (uintptr_t)data & ~(page - 1);
+    if (bytes) /* advice: when it is not taken, the pages come when touched */
+        (void)madvise((void *)begin, (uintptr_t)data + bytes - begin, MADV_WILLNEED);
 }

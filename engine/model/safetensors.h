@@ -60,7 +60,7 @@ struct tensor *safetensors_find(struct safetensors *st, const char *name);
 size_t safetensors_count(const struct safetensors *st);
 const struct tensor *safetensors_at(const struct safetensors *st, size_t i); /* order of names */
 size_t safetensors_bytes(const struct safetensors *st); /* payload of all tensors */
-/* Asks the kernel for the pages of [t->data, +bytes) ahead of use. */
-void safetensors_prefetch(const struct tensor *t);
+/* Asks the kernel for the pages of [data, data + bytes) of a tensor ahead of use. */
+void safetensors_prefetch(const void *data, size_t bytes);
 
 #endif

@@ -24,6 +24,7 @@ enum {
 /* One walk. Names are made in `name`, behind the layer's prefix. */
 struct walk {
     const struct model_config *c;
+    const struct rank_share *share; /* NULL: the whole model */
     struct weights_source *s;
     struct err *e;
     char name[NAME_BYTES];
@@ -37,16 +38,14 @@ static const char *full_name(struct walk *k, const char *rest)
     return k->name;
 }
 
-static enum err_code linear(struct walk *k, const char *rest, uint32_t n_out, uint32_t n_in,
-                            struct matrix *out)
+static enum err_code linear(struct walk *k, const char *rest, struct cut cut, struct matrix *out)
 {
-    return k->s->matrix(k->s, full_name(k, rest), PARAM_LINEAR, n_out, n_in, out, k->e);
+    return k->s->matrix(k->s, full_name(k, rest), PARAM_LINEAR, &cut, out, k->e);
 }
 
-static enum err_code plain(struct walk *k, const char *rest, uint32_t n_out, uint32_t n_in,
-                           struct matrix *out)
+static enum err_code plain(struct walk *k, const char *rest, struct cut cut, struct matrix *out)
 {
-    return k->s->matrix(k->s, full_name(k, rest), PARAM_PLAIN, n_out, n_in, out, k->e);
+    return k->s->matrix(k->s, full_name(k, rest), PARAM_PLAIN, &cut, out, k->e);
 }
 
 static enum err_code gain(struct walk *k, const char *rest, uint32_t n, float **out)
@@ -59,39 +58,57 @@ static enum err_code bias(struct walk *k, const char *rest, uint32_t n, float **
     return k->s->vector(k->s, full_name(k, rest), PARAM_BIAS, n, out, k->e);
 }
 
-static enum err_code walk_ffn(struct walk *k, const char *at, uint32_t width,
+/* Which of how many slices of a network's width, or of the heads, is wanted. */
+struct slice {
+    uint32_t part, n_parts;
+};
+static struct slice of_group(const struct walk *k)
+{
+    return k->share ? (struct slice){k->share->tp_rank, k->share->plan->tp} : (struct slice){0, 1};
+}
+static struct slice of_expert(const struct walk *k)
+{
+    return k->share ? (struct slice){k->share->width_rank, k->share->plan->n_width}
+                    : (struct slice){0, 1};
+}
+
+static enum err_code walk_ffn(struct walk *k, const char *at, uint32_t width, struct slice s,
                               struct ffn_weights *out)
 {
     char rest[64];
     uint32_t hidden = k->c->hidden_size;
     snprintf(rest, sizeof rest, "%s.gate_proj", at);
-    if (linear(k, rest, width, hidden, &out->gate))
+    if (linear(k, rest, cut_rows(width, hidden, s.part, s.n_parts), &out->gate))
         return k->e->code;
     snprintf(rest, sizeof rest, "%s.up_proj", at);
-    if (linear(k, rest, width, hidden, &out->up))
+    if (linear(k, rest, cut_rows(width, hidden, s.part, s.n_parts), &out->up))
         return k->e->code;
     snprintf(rest, sizeof rest, "%s.down_proj", at);
-    return linear(k, rest, hidden, width, &out->down);
+    return linear(k, rest, cut_columns(hidden, width, s.part, s.n_parts), &out->down);
 }
 
 static enum err_code walk_attention(struct walk *k, struct layer_weights *out)
 {
     const struct model_config *c = k->c;
+    struct slice s = of_group(k);
     uint32_t q_rows = c->n_heads * model_qk_dim(c);
+    uint32_t kv_rows = c->n_heads * (c->nope_dim + c->v_dim), v = c->n_heads * c->v_dim;
     if (c->q_lora_rank) {
-        if (linear(k, "self_attn.q_a_proj", c->q_lora_rank, c->hidden_size, &out->q_a) ||
+        if (linear(k, "self_attn.q_a_proj", cut_none(c->q_lora_rank, c->hidden_size), &out->q_a) ||
             gain(k, "self_attn.q_a_layernorm.weight", c->q_lora_rank, &out->q_a_norm) ||
-            linear(k, "self_attn.q_b_proj", q_rows, c->q_lora_rank, &out->q_b))
+            linear(k, "self_attn.q_b_proj", cut_rows(q_rows, c->q_lora_rank, s.part, s.n_parts),
+                   &out->q_b))
             return k->e->code;
-    } else if (linear(k, "self_attn.q_proj", q_rows, c->hidden_size, &out->q)) {
+    } else if (linear(k, "self_attn.q_proj", cut_rows(q_rows, c->hidden_size, s.part, s.n_parts),
+                      &out->q)) {
         return k->e->code;
     }
-    if (linear(k, "self_attn.kv_a_proj_with_mqa", c->kv_lora_rank + c->rope_dim, c->hidden_size,
-               &out->kv_a) ||
+    if (linear(k, "self_attn.kv_a_proj_with_mqa",
+               cut_none(c->kv_lora_rank + c->rope_dim, c->hidden_size), &out->kv_a) ||
         gain(k, "self_attn.kv_a_layernorm.weight", c->kv_lora_rank, &out->kv_a_norm) ||
-        linear(k, "self_attn.kv_b_proj", c->n_heads * (c->nope_dim + c->v_dim), c->kv_lora_rank,
+        linear(k, "self_attn.kv_b_proj", cut_rows(kv_rows, c->kv_lora_rank, s.part, s.n_parts),
                &out->kv_b) ||
-        linear(k, "self_attn.o_proj", c->hidden_size, c->n_heads * c->v_dim, &out->o))
+        linear(k, "self_attn.o_proj", cut_columns(c->hidden_size, v, s.part, s.n_parts), &out->o))
         return k->e->code;
     return ERR_OK;
 }
@@ -99,29 +116,33 @@ static enum err_code walk_attention(struct walk *k, struct layer_weights *out)
 static enum err_code walk_indexer(struct walk *k, struct layer_weights *out)
 {
     const struct model_config *c = k->c;
-    if (linear(k, "self_attn.indexer.wq_b", c->index_heads * c->index_dim, c->q_lora_rank,
+    if (linear(k, "self_attn.indexer.wq_b", cut_none(c->index_heads * c->index_dim, c->q_lora_rank),
                &out->index_q) ||
-        linear(k, "self_attn.indexer.wk", c->index_dim, c->hidden_size, &out->index_k) ||
-        plain(k, "self_attn.indexer.weights_proj", c->index_heads, c->hidden_size, &out->index_w) ||
+        linear(k, "self_attn.indexer.wk", cut_none(c->index_dim, c->hidden_size), &out->index_k) ||
+        plain(k, "self_attn.indexer.weights_proj", cut_none(c->index_heads, c->hidden_size),
+              &out->index_w) ||
         gain(k, "self_attn.indexer.k_norm.weight", c->index_dim, &out->index_norm) ||
         bias(k, "self_attn.indexer.k_norm.bias", c->index_dim, &out->index_norm_bias))
         return k->e->code;
     return ERR_OK;
 }
 
-static enum err_code walk_moe(struct walk *k, struct layer_weights *out)
+static enum err_code walk_moe(struct walk *k, uint32_t layer, struct layer_weights *out)
 {
     const struct model_config *c = k->c;
-    if (plain(k, "mlp.gate", c->n_experts, c->hidden_size, &out->router) ||
+    uint32_t n_held = k->share ? k->share->plan->n_held : c->n_experts;
+    if (plain(k, "mlp.gate", cut_none(c->n_experts, c->hidden_size), &out->router) ||
         (c->router_bias &&
          bias(k, "mlp.gate.e_score_correction_bias", c->n_experts, &out->router_bias)) ||
-        walk_ffn(k, "mlp.shared_experts", c->n_shared * c->expert_width, &out->shared))
+        walk_ffn(k, "mlp.shared_experts", c->n_shared * c->expert_width, of_group(k), &out->shared))
         return k->e->code;
-    for (uint32_t i = 0; i < c->n_experts; i++) {
+    for (uint32_t i = 0; i < n_held; i++) {
         char at[32];
         struct ffn_weights unwanted;
-        snprintf(at, sizeof at, "mlp.experts.%u", i);
-        if (walk_ffn(k, at, c->expert_width, out->expert ? &out->expert[i] : &unwanted))
+        uint32_t id = k->share ? parallel_held(k->share->plan, layer, k->share->part, i) : i;
+        snprintf(at, sizeof at, "mlp.experts.%u", id);
+        if (walk_ffn(k, at, c->expert_width, of_expert(k),
+                     out->expert ? &out->expert[i] : &unwanted))
             return k->e->code;
     }
     return ERR_OK;
@@ -136,17 +157,32 @@ static enum err_code walk_layer(struct walk *k, uint32_t i, struct layer_weights
         walk_attention(k, out) || (c->has_indexer && c->index_full[i] && walk_indexer(k, out)) ||
         gain(k, "post_attention_layernorm.weight", c->hidden_size, &out->post_norm))
         return k->e->code;
-    return model_is_moe(c, i) ? walk_moe(k, out) : walk_ffn(k, "mlp", c->dense_width, &out->dense);
+    return model_is_moe(c, i) ? walk_moe(k, i, out)
+                              : walk_ffn(k, "mlp", c->dense_width, of_group(k), &out->dense);
+}
+
+static enum err_code walk_head(struct walk *k, struct weights *out)
+{
+    const struct model_config *c = k->c;
+    struct cut cut = cut_none(c->vocab_size, c->hidden_size);
+    k->prefix_len = 0;
+    if (k->share && k->share->plan->cut_head)
+        cut = cut_rows(c->vocab_size, c->hidden_size, k->share->tp_rank, k->share->plan->tp);
+    else if (c->tie_embeddings) {
+        out->head = out->embed;
+        return ERR_OK;
+    }
+    return plain(k, c->tie_embeddings ? "model.embed_tokens" : "lm_head", cut, &out->head);
 }
 
 enum err_code weights_walk(struct weights *w, const struct model_config *cfg,
-                           struct weights_source *s, struct err *e)
+                           const struct rank_share *share, struct weights_source *s, struct err *e)
 {
-    struct walk k = {.c = cfg, .s = s, .e = e};
+    struct walk k = {.c = cfg, .share = share, .s = s, .e = e};
     struct weights unwanted;
     struct layer_weights unwanted_layer = {.expert = NULL};
     struct weights *out = w ? w : &unwanted;
-    if (plain(&k, "model.embed_tokens", cfg->vocab_size, cfg->hidden_size, &out->embed))
+    if (plain(&k, "model.embed_tokens", cut_none(cfg->vocab_size, cfg->hidden_size), &out->embed))
         return e->code;
     for (uint32_t i = 0; i < cfg->n_layers; i++) {
         if (walk_layer(&k, i, w ? &w->layer[i] : &unwanted_layer))
@@ -155,17 +191,15 @@ enum err_code weights_walk(struct weights *w, const struct model_config *cfg,
     k.prefix_len = 0;
     if (gain(&k, "model.norm.weight", cfg->hidden_size, &out->final_norm))
         return e->code;
-    if (cfg->tie_embeddings) {
-        out->head = out->embed;
-        return ERR_OK;
-    }
-    return plain(&k, "lm_head", cfg->vocab_size, cfg->hidden_size, &out->head);
+    return walk_head(&k, out);
 }
 
 /* ---- memory ---- */
 
-enum err_code weights_create(struct weights **out, const struct model_config *cfg, struct err *e)
+enum err_code weights_create(struct weights **out, const struct model_config *cfg,
+                             const struct rank_share *share, struct err *e)
 {
+    size_t n_held = share ? share->plan->n_held : cfg->n_experts;
     struct weights *w = FAULT("weights.create") ? NULL : calloc(1, sizeof *w);
     struct arena *a = FAULT("weights.create") ? NULL : malloc(sizeof *a);
     if (!w || !a) {
@@ -180,7 +214,7 @@ enum err_code weights_create(struct weights **out, const struct model_config *cf
     for (uint32_t i = 0; ok && i < cfg->n_layers; i++) {
         if (!model_is_moe(cfg, i))
             continue;
-        w->layer[i].expert = arena_zalloc(a, cfg->n_experts * sizeof *w->layer[i].expert);
+        w->layer[i].expert = arena_zalloc(a, n_held * sizeof *w->layer[i].expert);
         ok = w->layer[i].expert != NULL;
     }
     if (!ok) {
@@ -220,10 +254,11 @@ static size_t n_blocks(uint32_t n)
 }
 
 static enum err_code count_matrix(struct weights_source *s, const char *name, enum param_use use,
-                                  uint32_t n_out, uint32_t n_in, struct matrix *out, struct err *e)
+                                  const struct cut *cut, struct matrix *out, struct err *e)
 {
     (void)name, (void)e;
     struct counter *k = (struct counter *)s;
+    uint32_t n_out = cut->n_rows, n_in = cut->n_columns;
     bool fp8 = k->dtype == DT_F8_E4M3;
     enum dtype t = fp8 && use == PARAM_PLAIN ? DT_BF16 : k->dtype;
     k->bytes += (size_t)n_out * n_in * dtype_bytes(t);
@@ -242,21 +277,57 @@ static enum err_code count_vector(struct weights_source *s, const char *name, en
     return ERR_OK;
 }
 
-size_t weights_bytes(const struct model_config *cfg, enum dtype dtype)
+size_t weights_bytes_share(const struct model_config *cfg, const struct rank_share *share,
+                           enum dtype dtype)
 {
     struct err e = {0};
     struct counter k = {.source = {count_matrix, count_vector}, .dtype = dtype};
-    enum err_code code = weights_walk(NULL, cfg, &k.source, &e);
+    enum err_code code = weights_walk(NULL, cfg, share, &k.source, &e);
     assert(code == ERR_OK); /* a counter never refuses */
     return k.bytes;
 }
 
+size_t weights_bytes(const struct model_config *cfg, enum dtype dtype)
+{
+    return weights_bytes_share(cfg, NULL, dtype);
+}
+
 /* ---- reading a checkpoint ---- */
+
+/* Bytes in use of a tensor: n_rows pieces, stride apart. */
+struct piece {
+    const unsigned char *data;
+    size_t bytes, stride, n_rows;
+};
 
 struct reader {
     struct weights_source source; /* first */
     struct weights *w;
+    bool views;
+    struct piece *piece; /* of all tensors in use, in the walk's order */
+    size_t n_pieces, max_pieces;
 };
+
+static enum err_code note_piece(struct reader *r, struct piece p, struct err *e)
+{
+    if (r->n_pieces == r->max_pieces) {
+        size_t max = r->max_pieces ? 2 * r->max_pieces : 1024;
+        struct piece *more =
+            FAULT("weights.touch") ? NULL : realloc(r->piece, max * sizeof *r->piece);
+        if (!more)
+            return err_set(e, ERR_NOMEM, "a list of %zu tensors", max);
+        r->piece = more;
+        r->max_pieces = max;
+    }
+    r->piece[r->n_pieces++] = p;
+    r->w->file_bytes += p.bytes * p.n_rows;
+    return ERR_OK;
+}
+
+static enum err_code note_tensor(struct reader *r, const struct tensor *t, struct err *e)
+{
+    return note_piece(r, (struct piece){t->data, t->bytes, t->bytes, 1}, e);
+}
 
 /* "[24576, 1536]" for messages. */
 static const char *shape_text(char out[64], const struct tensor *t)
@@ -334,21 +405,34 @@ static bool is_float(enum dtype t)
     return t == DT_F32 || t == DT_BF16 || t == DT_F16;
 }
 
-/* The file's bytes, or a copy where the file does not align them to their size. */
-static enum err_code aligned_bytes(struct weights *w, const struct tensor *t, const void **out,
-                                   struct err *e)
+/* The part's bytes in the file, or a copy where the file does not align them to their size, or
+ * where columns are to lie side by side. */
+static enum err_code part_bytes(struct reader *r, const struct tensor *t, const struct cut *c,
+                                struct matrix *m, struct err *e)
 {
-    if ((uintptr_t)t->data % dtype_bytes(t->dtype) == 0) {
-        *out = t->data;
+    size_t size = dtype_bytes(t->dtype), stride = c->n_in * size, row = c->n_columns * size;
+    const unsigned char *at = (const unsigned char *)t->data + c->row0 * stride + c->column0 * size;
+    bool narrow = c->n_columns < c->n_in, aligned = (uintptr_t)at % size == 0;
+    struct piece p = {at, row, stride, c->n_rows};
+    if (!narrow)
+        p = (struct piece){at, row * c->n_rows, row * c->n_rows, 1};
+    if (note_piece(r, p, e))
+        return e->code;
+    if (aligned && (!narrow || r->views)) {
+        m->data = at;
+        m->stride = narrow ? c->n_in : 0;
         return ERR_OK;
     }
-    void *copy = weights_alloc(w, t->bytes);
+    unsigned char *copy = weights_alloc(r->w, row * c->n_rows);
     if (!copy)
-        return err_set(e, ERR_NOMEM, "%s: an aligned copy of %zu bytes", t->name, t->bytes);
-    *out = memcpy(copy, t->data, t->bytes);
+        return err_set(e, ERR_NOMEM, "%s: a copy of %zu bytes", t->name, row * c->n_rows);
+    for (size_t i = 0; i < c->n_rows; i++)
+        memcpy(copy + i * row, at + i * stride, row);
+    m->data = copy;
     return ERR_OK;
 }
 
+/* Whole matrix m's scales, as fp32 wherever they lie. */
 static enum err_code read_scale(struct reader *r, const char *name, const struct matrix *m,
                                 const float **out, struct err *e)
 {
@@ -366,11 +450,10 @@ static enum err_code read_scale(struct reader *r, const char *name, const struct
     if (!is_float(t->dtype) && t->dtype != DT_F8_E8M0 && t->dtype != DT_U8)
         return err_set(e, ERR_INVALID, "%s: %s scales are not supported", name,
                        dtype_name(t->dtype));
-    if (t->dtype == DT_F32) {
-        const void *p = NULL;
-        if (aligned_bytes(r->w, t, &p, e))
-            return e->code;
-        *out = p;
+    if (note_tensor(r, t, e))
+        return e->code;
+    if (t->dtype == DT_F32 && (uintptr_t)t->data % sizeof(float) == 0) {
+        *out = t->data;
         return ERR_OK;
     }
     float *v = NULL;
@@ -380,27 +463,85 @@ static enum err_code read_scale(struct reader *r, const char *name, const struct
     return ERR_OK;
 }
 
+/* The part's blocks of the whole matrix's scales: a view of rows, or a copy. */
+static enum err_code part_scale(struct reader *r, const char *name, const struct cut *c,
+                                const float *whole, const float **out, struct err *e)
+{
+    size_t columns = n_blocks(c->n_in), rows = n_blocks(c->n_rows), n = n_blocks(c->n_columns);
+    const float *at = whole + c->row0 / BLOCK * columns + c->column0 / BLOCK;
+    *out = at;
+    if (n == columns)
+        return ERR_OK;
+    float *copy = weights_alloc(r->w, rows * n * sizeof *copy);
+    if (!copy)
+        return err_set(e, ERR_NOMEM, "%s: %zu scales", name, rows * n);
+    for (size_t i = 0; i < rows; i++)
+        memcpy(copy + i * n, at + i * columns, n * sizeof *copy);
+    *out = copy;
+    return ERR_OK;
+}
+
+static float e4m3_value(uint8_t code)
+{
+    int exponent = code >> 3 & 15, mantissa = code & 7;
+    float f = exponent ? ldexpf((float)(mantissa + 8), exponent - 10) : ldexpf((float)mantissa, -9);
+    if (exponent == 15 && mantissa == 7)
+        f = NAN;
+    return code & 0x80 ? -f : f;
+}
+
+/* A part that begins within a block, as fp32. */
+static enum err_code widen_part(struct reader *r, const struct tensor *t, const struct cut *c,
+                                const float *scale, struct matrix *m, struct err *e)
+{
+    float *v = weights_alloc(r->w, (size_t)c->n_rows * c->n_columns * sizeof *v);
+    size_t columns = n_blocks(c->n_in);
+    if (!v)
+        return err_set(e, ERR_NOMEM, "%s: [%u, %u] as fp32", t->name, c->n_rows, c->n_columns);
+    if (note_tensor(r, t, e))
+        return e->code;
+    m->dtype = DT_F32;
+    m->data = v;
+    for (uint32_t i = 0; i < c->n_rows; i++) {
+        size_t row = (size_t)c->row0 + i;
+        for (uint32_t k = 0; k < c->n_columns; k++) {
+            size_t column = (size_t)c->column0 + k;
+            *v++ = e4m3_value(((const uint8_t *)t->data)[row * c->n_in + column]) *
+                   scale[row / BLOCK * columns + column / BLOCK];
+        }
+    }
+    return ERR_OK;
+}
+
 static enum err_code read_matrix(struct weights_source *s, const char *name, enum param_use use,
-                                 uint32_t n_out, uint32_t n_in, struct matrix *out, struct err *e)
+                                 const struct cut *cut, struct matrix *out, struct err *e)
 {
     struct reader *r = (struct reader *)s;
     const struct tensor *t = NULL;
     char full[NAME_BYTES + 24];
     snprintf(full, sizeof full, "%s.weight", name);
-    if (find(r, full, &t, e) || check_matrix_shape(t, n_out, n_in, "the config", e))
+    if (find(r, full, &t, e) || check_matrix_shape(t, cut->n_out, cut->n_in, "the config", e))
         return e->code;
-    struct matrix m = {.dtype = t->dtype, .n_out = n_out, .n_in = n_in};
+    struct matrix m = {.dtype = t->dtype, .n_out = cut->n_rows, .n_in = cut->n_columns};
     bool fp8 = t->dtype == DT_F8_E4M3;
     if (!is_float(t->dtype) && !(fp8 && use == PARAM_LINEAR))
         return err_set(e, ERR_INVALID, "%s: %s is not supported here, only BF16, F16, F32%s", full,
                        dtype_name(t->dtype), use == PARAM_LINEAR ? " and F8_E4M3" : "");
-    if (aligned_bytes(r->w, t, &m.data, e))
-        return e->code;
     if (fp8) {
+        struct matrix whole = {.n_out = cut->n_out, .n_in = cut->n_in};
+        const float *scale = NULL;
         snprintf(full, sizeof full, "%s.weight_scale_inv", name);
-        if (read_scale(r, full, &m, &m.scale, e))
+        if (read_scale(r, full, &whole, &scale, e))
+            return e->code;
+        if (cut->row0 % BLOCK || cut->column0 % BLOCK) {
+            *out = m;
+            return widen_part(r, t, cut, scale, out, e);
+        }
+        if (part_scale(r, full, cut, scale, &m.scale, e))
             return e->code;
     }
+    if (part_bytes(r, t, cut, &m, e))
+        return e->code;
     *out = m;
     return ERR_OK;
 }
@@ -420,16 +561,10 @@ static enum err_code read_vector(struct weights_source *s, const char *name, enu
     if (!is_float(t->dtype))
         return err_set(e, ERR_INVALID, "%s: %s is not supported here, only BF16, F16, F32", name,
                        dtype_name(t->dtype));
-    return widen(r->w, t, out, e);
+    return note_tensor(r, t, e) ? e->code : widen(r->w, t, out, e);
 }
 
 /* ---- bringing the pages in ---- */
-
-/* A tensor in use. */
-struct piece {
-    const struct tensor *t;
-    const volatile unsigned char *data; /* volatile: reading is the point */
-};
 
 static int by_address(const void *a, const void *b)
 {
@@ -438,46 +573,48 @@ static int by_address(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Touches every page of the used tensors once, in the files' order, so that the disk reads forward
- * and the first request does not wait for it. */
-static enum err_code touch_pages(struct weights *w, weights_progress *progress, void *arg,
-                                 struct err *e)
+struct toucher {
+    struct reader *r;
+    weights_progress *progress;
+    void *arg;
+    size_t page, done, told;
+};
+
+static void touch_row(struct toucher *k, const unsigned char *data, size_t bytes)
 {
-    size_t n = 0, count = safetensors_count(w->files);
-    struct piece *p = FAULT("weights.touch") ? NULL : malloc((count + 1) * sizeof *p);
-    if (!p)
-        return err_set(e, ERR_NOMEM, "a list of %zu tensors", count);
-    for (size_t i = 0; i < count; i++) {
-        const struct tensor *t = safetensors_at(w->files, i);
-        if (!t->used)
-            continue;
-        p[n++] = (struct piece){t, t->data};
-        w->file_bytes += t->bytes;
-    }
-    qsort(p, n, sizeof *p, by_address);
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t done = 0, told = 0, asked = 0, next = 0;
-    for (size_t i = 0; i < n; i++) {
-        for (; next < n && asked < done + AHEAD_BYTES; next++) {
-            safetensors_prefetch(p[next].t);
-            asked += p[next].t->bytes;
-        }
-        for (size_t at = 0, bytes = p[i].t->bytes; at < bytes;) {
-            (void)p[i].data[at];
-            size_t step = page - (uintptr_t)(p[i].data + at) % page; /* to the next page */
-            step = step < bytes - at ? step : bytes - at;
-            at += step;
-            done += step;
-            if (progress && done - told >= PROGRESS_BYTES) {
-                progress(arg, done, w->file_bytes);
-                told = done;
-            }
+    const volatile unsigned char *p = data; /* volatile: reading is the point */
+    for (size_t at = 0; at < bytes;) {
+        (void)p[at];
+        size_t step = k->page - (uintptr_t)(p + at) % k->page; /* to the next page */
+        step = step < bytes - at ? step : bytes - at;
+        at += step;
+        k->done += step;
+        if (k->progress && k->done - k->told >= PROGRESS_BYTES) {
+            k->progress(k->arg, k->done, k->r->w->file_bytes);
+            k->told = k->done;
         }
     }
-    if (progress && (told < done || !done))
-        progress(arg, done, w->file_bytes);
-    free(p);
-    return ERR_OK;
+}
+
+/* Touches every page in use once, in the files' order, so that the disk reads forward and the first
+ * request does not wait for it. */
+static void touch_pages(struct reader *r, weights_progress *progress, void *arg)
+{
+    struct toucher k = {r, progress, arg, (size_t)sysconf(_SC_PAGESIZE), 0, 0};
+    struct piece *p = r->piece;
+    size_t asked = 0, next = 0;
+    qsort(p, r->n_pieces, sizeof *p, by_address);
+    for (size_t i = 0; i < r->n_pieces; i++) {
+        for (; next < r->n_pieces && asked < k.done + AHEAD_BYTES; next++) {
+            if (p[next].n_rows == 1)
+                safetensors_prefetch(p[next].data, p[next].bytes);
+            asked += p[next].bytes * p[next].n_rows;
+        }
+        for (size_t row = 0; row < p[i].n_rows; row++)
+            touch_row(&k, p[i].data + row * p[i].stride, p[i].bytes);
+    }
+    if (progress && (k.told < k.done || !k.done))
+        progress(arg, k.done, r->w->file_bytes);
 }
 
 static void list_unused(const struct weights *w)
@@ -495,22 +632,33 @@ static void list_unused(const struct weights *w)
         log_info("weights", "unused_tensors=%zu unused_bytes=%zu", n, bytes);
 }
 
-enum err_code weights_open(struct weights **out, const char *dir, const struct model_config *cfg,
-                           weights_progress *progress, void *arg, struct err *e)
+enum err_code weights_open_share(struct weights **out, const char *dir,
+                                 const struct model_config *cfg, const struct rank_share *share,
+                                 bool views, weights_progress *progress, void *arg, struct err *e)
 {
-    struct reader r = {.source = {read_matrix, read_vector}};
-    if (weights_create(&r.w, cfg, e))
+    struct reader r = {.source = {read_matrix, read_vector}, .views = views};
+    if (weights_create(&r.w, cfg, share, e))
         return e->code;
     if (safetensors_open_dir(&r.w->files, dir, e))
         goto close;
-    if (weights_walk(r.w, cfg, &r.source, e) || touch_pages(r.w, progress, arg, e)) {
+    if (weights_walk(r.w, cfg, share, &r.source, e)) {
         err_prefix(e, "%s", dir);
         goto close;
     }
-    list_unused(r.w);
+    touch_pages(&r, progress, arg);
+    if (!share || share->plan->n_ranks == 1) /* a rank leaves to others what it does not hold */
+        list_unused(r.w);
+    free(r.piece);
     *out = r.w;
     return ERR_OK;
 close:
+    free(r.piece);
     weights_close(r.w);
     return e->code;
+}
+
+enum err_code weights_open(struct weights **out, const char *dir, const struct model_config *cfg,
+                           weights_progress *progress, void *arg, struct err *e)
+{
+    return weights_open_share(out, dir, cfg, NULL, false, progress, arg, e);
 }
