@@ -110,6 +110,7 @@ struct engine_stats {
     uint64_t finished_stop, finished_length, cancelled, failed, refused_busy, refused_size;
     uint64_t prefill_steps, decode_steps;
     uint64_t rows_dense, rows_sparse;     /* tokens run by attention path */
+    uint64_t busy_us[N_LANES];            /* of all steps, failed ones too: the workers' time */
     uint64_t phase_us[N_LANES][N_PHASES]; /* of all steps; see forward.h */
     struct engine_hist ttft_s, inter_token_s, e2e_s, queue_s, prefill_s, decode_s;
     struct engine_hist prompt_len, generation_len, step_tokens;

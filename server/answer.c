@@ -86,6 +86,14 @@ void answer_timings(struct jo *j, const struct generation *g)
     jo_end(j, '}');
 }
 
+void answer_closing(struct jo *j, const struct generation *g, const struct piece *piece)
+{
+    if (!piece->closes || g->p.include_usage)
+        return;
+    jo_key(j, "timings");
+    answer_timings(j, g);
+}
+
 /* bytes_form: a token that is no text by itself is written "bytes:\xe2\x96", so that two of them
  * stay two keys; else with U+FFFD. */
 void answer_token_text(struct jo *j, const struct generation *g, uint32_t id, bool bytes_form)
@@ -191,7 +199,7 @@ void answer_ids(struct jo *j, const struct sample_out *out, uint32_t n)
     jo_end(j, ']');
 }
 
-void answer_finish(struct jo *j, const struct generation *g, const struct choice *ch)
+void answer_finish(struct jo *j, const struct generation *g, const struct choice *ch, bool last)
 {
     static const char *const names[] = {[FINISH_NONE] = NULL,
                                         [FINISH_STOP] = "stop",
@@ -199,11 +207,12 @@ void answer_finish(struct jo *j, const struct generation *g, const struct choice
                                         [FINISH_CANCELLED] = "stop"};
     const char *name =
         ch->finish == FINISH_STOP && ch->said.n_complete ? "tool_calls" : names[ch->finish];
-    jo_kstr(j, "finish_reason", ch->ended ? name : NULL);
+    bool stopped = last && ch->finish == FINISH_STOP;
+    jo_kstr(j, "finish_reason", last ? name : NULL);
     jo_key(j, "stop_reason");
-    if (ch->ended && ch->finish == FINISH_STOP && ch->stop_reason >= 0)
+    if (stopped && ch->stop_reason >= 0)
         jo_i64(j, ch->stop_reason);
-    else if (ch->ended && ch->finish == FINISH_STOP && ch->stop_reason <= -2 &&
+    else if (stopped && ch->stop_reason <= -2 &&
              (uint32_t)(-2 - ch->stop_reason) < g->p.like.n_stop)
         jo_str(j, g->p.like.stop[-2 - ch->stop_reason]);
     else

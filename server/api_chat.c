@@ -98,13 +98,14 @@ static void chunk(struct generation *g, uint32_t index, const struct piece *piec
         answer_chat_logprobs(&j, g, piece->out, piece->n_out);
     else
         jo_null(&j);
-    answer_finish(&j, g, ch);
+    answer_finish(&j, g, ch, piece->last);
     if (g->p.return_token_ids) {
         jo_key(&j, "token_ids");
         answer_ids(&j, piece->out, piece->n_out);
     }
     jo_end(&j, '}');
     jo_end(&j, ']');
+    answer_closing(&j, g, piece);
     end_chunk(&j, g);
 }
 
@@ -175,7 +176,7 @@ static void answer(struct generation *g)
         message(&j, &ch->said, g->p.thinking_open);
         jo_key(&j, "logprobs");
         answer_chat_logprobs(&j, g, ch->out, ch->n_out);
-        answer_finish(&j, g, ch);
+        answer_finish(&j, g, ch, true);
         if (g->p.return_token_ids) {
             jo_key(&j, "token_ids");
             answer_ids(&j, ch->out, ch->n_out);

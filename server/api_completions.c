@@ -156,7 +156,7 @@ static void chunk(struct generation *g, uint32_t index, const struct piece *piec
         logprobs(&j, g, &c);
     else
         jo_knull(&j, "logprobs");
-    answer_finish(&j, g, ch);
+    answer_finish(&j, g, ch, piece->last);
     if (g->p.return_token_ids) {
         jo_key(&j, "token_ids");
         answer_ids(&j, piece->out, piece->n_out);
@@ -166,6 +166,7 @@ static void chunk(struct generation *g, uint32_t index, const struct piece *piec
     jo_end(&j, '}');
     jo_end(&j, ']');
     buf_free(&text);
+    answer_closing(&j, g, piece);
     end(&j, g);
 }
 
@@ -226,7 +227,7 @@ static void one_choice(struct jo *j, struct generation *g, uint32_t prompt, uint
     jo_key(j, "text");
     jo_strn(j, text.s, text.n);
     logprobs(j, g, &c);
-    answer_finish(j, g, ch);
+    answer_finish(j, g, ch, true);
     if (g->p.prompt_logprobs) {
         jo_key(j, "prompt_logprobs");
         answer_prompt_logprobs(j, g, prompt);

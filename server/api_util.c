@@ -275,5 +275,6 @@ void api_health(struct call *c)
 void api_not_implemented(struct call *c)
 {
     http_fail(c, 501, NULL, "not_implemented",
-              "%.100s is not supported: this server generates text.", c->path);
+              "%s (%.100s) is not supported: this server generates text.", c->route->handler,
+              c->path);
 }

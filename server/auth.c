@@ -42,6 +42,19 @@ static bool name_is_good(const char *name)
     return n >= 1 && n < AUTH_NAME;
 }
 
+static enum err_code read_use(struct key_limits *l, const char *use, struct err *e)
+{
+    static const char *const names[] = {
+        [KEY_FOR_ALL] = "all", [KEY_FOR_METRICS] = "metrics", [KEY_FOR_API] = "api"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(use, names[i]) != 0)
+            continue;
+        l->use = (enum key_use)i;
+        return ERR_OK;
+    }
+    return err_set(e, ERR_INVALID, "use=%.40s: expected all, metrics or api", use);
+}
+
 static enum err_code read_limit(struct key_limits *l, const char *word, struct err *e)
 {
     const struct {
@@ -54,6 +67,8 @@ static enum err_code read_limit(struct key_limits *l, const char *word, struct e
                  {"weight=", &l->weight, 1}};
     const char *equals = strchr(word, '=');
     char *end = NULL;
+    if (!strncmp(word, "use=", 4))
+        return read_use(l, word + 4, e);
     errno = 0;
     long v = equals ? strtol(equals + 1, &end, 10) : 0;
     if (!equals || end == equals + 1 || *end || errno)
@@ -74,7 +89,7 @@ static enum err_code read_limit(struct key_limits *l, const char *word, struct e
         return ERR_OK;
     }
     return err_set(e, ERR_INVALID,
-                   "\"%.40s\": the limits are requests, tokens, concurrent, weight, priority",
+                   "\"%.40s\": the limits are requests, tokens, concurrent, weight, priority, use",
                    word);
 }
 

@@ -3,9 +3,10 @@
  * A line of the file is a key; `gaze key NAME [LIMIT=N ...]` makes one:
  *   alice sha256:<salt, 32 hex digits>:<SHA-256 of salt and secret, 64 hex digits> requests=60
  * Limits, all optional: requests and tokens (per minute), concurrent (requests under way), weight
- * (share of a busy engine, 1), priority (the best that its requests may ask for, 0). Lines that
- * begin with # are notes. The secret itself is nowhere but with its owner, so it must be a long
- * random one: a hash made once is no protection for a word that can be guessed.
+ * (share of a busy engine, 1), priority (the best that its requests may ask for, 0), use (all;
+ * metrics: nothing but /metrics; api: all but that). Lines that begin with # are notes. The secret
+ * itself is nowhere but with its owner, so it must be a long random one: a hash made once is no
+ * protection for a word that can be guessed.
  *
  * What a key may use is kept in buckets that fill steadily (see auth_admit). Reading the file again
  * keeps the buckets and counts of the keys that are still in it.
@@ -27,10 +28,12 @@ enum {
     AUTH_SECRET = 60 /* room for a secret made by auth_make() */
 };
 
+enum key_use { KEY_FOR_ALL, KEY_FOR_METRICS, KEY_FOR_API };
 struct key_limits {
     uint32_t requests, tokens, concurrent; /* per minute, per minute, at once; 0: no limit */
     uint32_t weight;                       /* >= 1 */
     int32_t priority;
+    enum key_use use;
 };
 
 struct bucket { /* of a minute's worth */

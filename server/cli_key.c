@@ -35,7 +35,7 @@ int cli_key(int argc, char **argv)
     if (argc < 1 || argv[0][0] == '-') {
         err_set(&e, ERR_INVALID,
                 "usage: gaze key [--stdin] NAME [requests=N] [tokens=N] "
-                "[concurrent=N] [weight=N] [priority=N]");
+                "[concurrent=N] [weight=N] [priority=N] [use=all|metrics|api]");
         return cli_fail_as(EXIT_SETTINGS, &e);
     }
     if ((given ? read_secret(secret, sizeof secret, &e) : auth_make_secret(secret, &e)) ||

@@ -79,6 +79,17 @@ static bool answer_unknown_key(struct call *c, const char *handler)
     return true;
 }
 
+static bool answer_not_permitted(struct call *c, const char *handler)
+{
+    bool metrics = !strcmp(handler, "metrics");
+    if (!c->key || c->key->limit.use == KEY_FOR_ALL ||
+        metrics == (c->key->limit.use == KEY_FOR_METRICS))
+        return false;
+    http_fail(c, 403, NULL, "not_permitted", "The key %s is not for %.120s.", c->key->name,
+              c->path);
+    return true;
+}
+
 static bool answer_over_limit(struct call *c)
 {
     struct api_error ae;
@@ -96,7 +107,7 @@ bool door_answers(struct call *c, const char **handler)
     struct server *sv = c->sv;
     const char *allow = NULL;
     const struct route *r = door_route(c, &allow, handler);
-    if (answer_unknown_key(c, *handler))
+    if (answer_unknown_key(c, *handler) || answer_not_permitted(c, *handler))
         return true;
     if (!r && !allow) {
         http_fail(c, 404, NULL, "not_found", "There is nothing at %.120s.", c->path);
@@ -110,6 +121,11 @@ bool door_answers(struct call *c, const char **handler)
     } else if (r->body && !json_content_type(http_header(c, "content-type"))) {
         http_fail(c, 415, NULL, "unsupported_media_type",
                   "The content type must be application/json.");
+    } else if (r->body && !http_header(c, "content-length") &&
+               !http_header(c, "transfer-encoding")) {
+        c->close_after = true; /* what follows may be a body that nobody measured */
+        http_fail(c, 411, NULL, "length_required",
+                  "The request needs a body, with Content-Length or in chunks.");
     } else if (r->needs_engine && sv->draining) {
         http_fail(c, 503, NULL, "draining",
                   "The server is shutting down and takes no new requests.");

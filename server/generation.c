@@ -311,7 +311,10 @@ static void on_tokens(struct generation *g, uint32_t prompt, struct gen_event *e
         return;
     }
     end_choice(ch, ev);
-    piece.last = ch->ended;
+    g->n_ended += ch->ended;
+    if (ch->ended)
+        g->last_choice = index;
+    piece.last = ch->ended && g->n_ended < g->n_choices; /* else finish() says it */
     if (g->p.stream) {
         g->shape->chunk(g, index, &piece);
         reply_clear(&ch->said);
@@ -340,6 +343,8 @@ static void finish(struct generation *g)
         http_json(c, 200);
         return;
     }
+    struct piece rest = {.said = &g->choice[g->last_choice].said, .last = true, .closes = true};
+    g->shape->chunk(g, g->last_choice, &rest);
     if (g->shape->end) {
         g->shape->end(g);
     } else {
@@ -434,12 +439,12 @@ void generation_fail(struct call *c, const struct api_error *ae)
         struct buf b = {0};
         if (c->gen && c->gen->shape->fail) {
             c->gen->shape->fail(c->gen, ae);
-        } else if (http_speaks_messages(c)) {
-            api_error_messages_json(&b, ae, c->request_id);
-            sse_event(&c->sse, "error", &b);
         } else {
-            api_error_json(&b, ae);
-            sse_data(&c->sse, &b);
+            http_write_error(c, &b, ae);
+            if (http_speaks_messages(c))
+                sse_event(&c->sse, "error", &b);
+            else
+                sse_data(&c->sse, &b);
         }
         sse_end(&c->sse);
         buf_free(&b);

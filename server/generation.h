@@ -36,7 +36,8 @@ struct piece { /* what one event adds to one choice */
     const struct reply *said;
     const struct sample_out *out;
     uint32_t n_out;
-    bool last;
+    bool last;   /* of its choice: the finish goes with it */
+    bool closes; /* of the whole stream: the timings are known */
 };
 
 struct api_shape {
@@ -74,10 +75,10 @@ struct generation {
     struct gen_request **request; /* until submitted */
     struct prompt_run *run;       /* [n_prompts] */
     uint32_t n_live;
-    struct choice *choice; /* [n_prompts * best_of] */
-    uint32_t n_choices;
-    uint32_t think_end_id;  /* of "</think>"; UINT32_MAX: none */
-    struct gen_usage usage; /* of all prompts, as far as it has come */
+    struct choice *choice;                    /* [n_prompts * best_of] */
+    uint32_t n_choices, n_ended, last_choice; /* last_choice: ended after all others */
+    uint32_t think_end_id;                    /* of "</think>"; UINT32_MAX: none */
+    struct gen_usage usage;                   /* of all prompts, as far as it has come */
     char id[40];
     uint64_t created_s, submitted_us;
     uint32_t prompt_tokens; /* given to the engine */
@@ -105,7 +106,10 @@ void answer_chat_logprobs(struct jo *j, const struct generation *g, const struct
 /* The value of `prompt_logprobs`: null for the first token, then {id: {logprob, rank, token}}. */
 void answer_prompt_logprobs(struct jo *j, const struct generation *g, uint32_t prompt);
 void answer_ids(struct jo *j, const struct sample_out *out, uint32_t n);
-void answer_finish(struct jo *j, const struct generation *g, const struct choice *ch);
+/* finish_reason and stop_reason; null while more of the choice comes. */
+void answer_finish(struct jo *j, const struct generation *g, const struct choice *ch, bool last);
+/* The timings, where the stream ends without a chunk for its usage. */
+void answer_closing(struct jo *j, const struct generation *g, const struct piece *piece);
 uint32_t utf8_chars(const char *s, size_t n);
 float clamp_logprob(float v); /* JSON has no infinity */
 /* Which choices of a prompt are given: order[0 .. n), best first when best_of > n. */

@@ -16,8 +16,8 @@
 
 enum {
     STREAM_BLOCK = 1024, /* what HTTP/1.0, which has no chunks, gets at once; 1.1 has more room */
-    DISCARD_FACTOR = 8 /* a body so many times too large is read and dropped, so that the client
-                          hears the 413; a larger one is cut off */
+    DISCARD_FACTOR = 8   /* a body so many times too large is read and dropped, so that the client
+                            hears the 413; a larger one is cut off */
 };
 
 const char *http_header(struct call *c, const char *name)
@@ -79,13 +79,22 @@ bool http_speaks_messages(const struct call *c)
     return !strncmp(c->path, path, n) && (!c->path[n] || c->path[n] == '/');
 }
 
+void http_write_error(const struct call *c, struct buf *out, const struct api_error *ae)
+{
+    struct api_error named = *ae;
+    size_t n = strlen(named.message);
+    if (ae->status == 500) /* the log knows more of this request */
+        snprintf(named.message + n, sizeof named.message - n, " (request %s)", c->request_id);
+    if (http_speaks_messages(c))
+        api_error_messages_json(out, &named, c->request_id);
+    else
+        api_error_json(out, &named);
+}
+
 void http_error(struct call *c, const struct api_error *ae)
 {
     buf_free(&c->answer);
-    if (http_speaks_messages(c))
-        api_error_messages_json(&c->answer, ae, c->request_id);
-    else
-        api_error_json(&c->answer, ae);
+    http_write_error(c, &c->answer, ae);
     c->retry_after_s = ae->retry_after_s;
     http_json(c, ae->status);
 }

@@ -20,6 +20,8 @@ void http_json(struct call *c, int status);                           /* c->answ
 void http_text(struct call *c, int status, const char *content_type); /* likewise */
 void http_error(struct call *c, const struct api_error *ae);
 bool http_speaks_messages(const struct call *c); /* its errors have the other shape */
+/* An error's JSON in the shape of the call's endpoint. */
+void http_write_error(const struct call *c, struct buf *out, const struct api_error *ae);
 void http_fail(struct call *c, int status, const char *param, const char *code, const char *fmt,
                ...) PRINTF_LIKE(5, 6);
 /* 200 and headers now; the body is what goes into c->sse. */

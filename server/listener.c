@@ -56,6 +56,14 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **socket_c
     }
 }
 
+static const struct call *call_of(const struct server *sv, const struct conn *conn)
+{
+    const struct call *c = sv->calls;
+    while (c && c->conn != conn)
+        c = c->next;
+    return c;
+}
+
 /* Nothing of an answer may be under way when status is given: this writes past libmicrohttpd, which
  * cannot answer a request before it has all of it. */
 void http_cut(struct server *sv, struct conn *conn, int status, const char *why)
@@ -69,11 +77,18 @@ void http_cut(struct server *sv, struct conn *conn, int status, const char *why)
     if (status && !sv->settings->tls_cert[0]) { /* bare words would break a TLS connection */
         api_fail(&ae, status, NULL, status == 408 ? "request_timeout" : "request_too_large",
                  "The request was not taken: %s.", why);
-        api_error_json(&body, &ae);
+        const struct call *c = call_of(sv, conn);
+        if (c)
+            http_write_error(c, &body, &ae);
+        else
+            api_error_json(&body, &ae);
         buf_fmt(&all,
                 "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-                "Connection: close\r\n\r\n",
+                "Connection: close\r\n",
                 status, status == 408 ? "Request Timeout" : "Content Too Large", body.n);
+        if (c && c->request_id[0]) /* none before its headers are whole */
+            buf_fmt(&all, "x-request-id: %s\r\n", c->request_id);
+        buf_str(&all, "\r\n");
         buf_add(&all, body.s, body.n);
         if (!all.failed && send(conn->fd, all.s, all.n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
             log_debug("http", "cut status=%d not_sent=\"%s\"", status, strerror(errno));

@@ -113,6 +113,11 @@ static void steps(struct buf *b, const struct server *sv, const struct engine_st
     buf_fmt(b, "gaze_rows_total{model_name=\"%s\",path=\"sparse\"} %llu\n", sv->label,
             (unsigned long long)s->rows_sparse);
     static const char *const lanes[N_LANES] = {"prefill", "decode"};
+    head(b, "gaze_busy_seconds_total", "counter",
+         "Time of all steps by lane; requests' device_ms are shares of it.");
+    for (int l = 0; l < N_LANES; l++)
+        buf_fmt(b, "gaze_busy_seconds_total{model_name=\"%s\",lane=\"%s\"} %.6f\n", sv->label,
+                lanes[l], (double)s->busy_us[l] * 1e-6);
     head(b, "gaze_phase_seconds_total", "counter", "Time of all steps by lane and part.");
     for (int l = 0; l < N_LANES; l++)
         for (int p = 0; p < N_PHASES; p++)

@@ -116,6 +116,14 @@ static bool encode_chat(struct params *p, const struct chat_prompt *rendered, co
     return prompt_encode(&p->arena, env->tok, part, rendered->n_parts + n, false, p->prompt, ae);
 }
 
+/* DeepSeek's way to ask for it: the last message, an assistant's, is how the answer begins. */
+static bool ends_in_prefix(const cJSON *messages)
+{
+    const cJSON *last = messages->child->prev; /* cJSON: of the first it is the last */
+    const char *role = cJSON_GetStringValue(json_get(last, "role"));
+    return role && !strcmp(role, "assistant") && cJSON_IsTrue(json_get(last, "prefix"));
+}
+
 bool prompt_from_chat(struct params *p, cJSON *root, const struct param_env *env,
                       struct api_error *ae)
 {
@@ -133,6 +141,9 @@ bool prompt_from_chat(struct params *p, cJSON *root, const struct param_env *env
         !field_bool(&r, "add_generation_prompt", &opt.add_generation_prompt) ||
         !field_bool(&r, "continue_final_message", &opt.continue_final_message))
         return false;
+    opt.response_format =
+        json_get(json_get(json_get(root, "response_format"), "json_schema"), "schema");
+    opt.continue_final_message |= ends_in_prefix(messages);
     if (opt.continue_final_message && json_get(root, "add_generation_prompt") &&
         opt.add_generation_prompt)
         return field_fail(&r, "continue_final_message", "not together with add_generation_prompt");

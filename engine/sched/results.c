@@ -160,6 +160,7 @@ void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us)
     assert(s->out[b->lane]);
     s->out[b->lane] = false;
     double us = b->end_us > b->start_us ? (double)(b->end_us - b->start_us) : 0;
+    s->stats.busy_us[b->lane] += (uint64_t)us;
     if (b->err.code) {
         log_error("sched", "lane=%d sequences=%u rows=%u error=\"%s\"", (int)b->lane, b->n_seqs,
                   b->n_rows, b->err.msg);

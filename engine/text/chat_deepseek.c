@@ -209,6 +209,12 @@ static void write_raw_assistant(struct chat_job *job, const struct chat_message 
     if (after_user || (exp && first && m->n_calls))
         chat_mark(o, opens ? ASSISTANT "<think>" : ASSISTANT "</think>");
     struct chat_str text = m->content;
+    /* Reasoning to go on from: the answer's beginning, where there is one, ends it. */
+    bool thought = m->is_final && opens && after_user && m->reasoning.n;
+    if (thought)
+        chat_text(o, m->reasoning);
+    if (thought && text.n)
+        chat_mark(o, "</think>");
     /* Calls and answers to results keep their text whole, as in training; so does what is
      * continued. */
     if (!m->n_calls && before != ROLE_TOOL && !m->is_final)
@@ -217,7 +223,7 @@ static void write_raw_assistant(struct chat_job *job, const struct chat_message 
     if (m->n_calls)
         write_raw_calls(o, m);
     if (m->is_final)
-        job->thinking_open = leaves_open(m->content, opens && after_user);
+        job->thinking_open = !(thought && text.n) && leaves_open(m->content, opens && after_user);
     else
         chat_mark(o, EOS);
 }

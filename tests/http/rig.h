@@ -62,19 +62,22 @@ static inline void rig_set(struct rig *r, const char *name, const char *value)
 
 static inline char *rig_get(struct rig *r, const char *path);
 
-static inline void rig_run(struct rig *r)
+static inline void rig_run_on(struct rig *r, const struct engine_api *api)
 {
     struct err e = {0};
-    CHECK_OK(server_open(&r->sv, &r->settings, &fake_engine_api, &e), e);
+    CHECK_OK(server_open(&r->sv, &r->settings, api, &e), e);
     r->port = r->sv->port;
     CHECK_OK(thread_start(&r->thread, "server", rig_main, r, &e), e);
 }
 
-/* Up, with the fake model loaded. */
-static inline void rig_start(struct rig *r)
+static inline void rig_run(struct rig *r)
 {
-    rig_run(r);
-    for (int i = 0; i < 1000; i++) {
+    rig_run_on(r, &fake_engine_api);
+}
+
+static inline void rig_await(struct rig *r)
+{
+    for (int i = 0; i < 4000; i++) {
         char *a = rig_get(r, "/health");
         bool ok = strstr(a, " 200 ") != NULL;
         free(a);
@@ -83,6 +86,22 @@ static inline void rig_start(struct rig *r)
         usleep(5000);
     }
     CHECK(!"the server does not come up");
+}
+
+/* Up, with the fake model loaded. */
+static inline void rig_start(struct rig *r)
+{
+    rig_run(r);
+    rig_await(r);
+}
+
+/* Up, with the model of the settings in the real engine. */
+static inline void rig_start_real(struct rig *r)
+{
+    rig_set(r, "max-context", "2048");
+    rig_set(r, "max-seqs", "16");
+    rig_run_on(r, &engine_api_real);
+    rig_await(r);
 }
 
 static inline void rig_stop(struct rig *r)

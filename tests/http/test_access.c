@@ -327,10 +327,11 @@ TEST(bad_files_of_keys_are_refused_with_their_line)
         snprintf(name, sizeof name, "k%d", i);
         add_line(many, name, "");
     }
-    char twice[1100], limit[600], zero[600], tail[600];
+    char twice[1100], limit[600], zero[600], use[600], tail[600];
     snprintf(twice, sizeof twice, "%s%s", good, good);
     snprintf(limit, sizeof limit, "# x\n%.*s cats=3\n", (int)strlen(good) - 1, good);
     snprintf(zero, sizeof zero, "%.*s tokens=0\n", (int)strlen(good) - 1, good);
+    snprintf(use, sizeof use, "%.*s use=cats\n", (int)strlen(good) - 1, good);
     snprintf(tail, sizeof tail, "ok sha256:%.40s00\n", "0123456789abcdef0123456789abcdef:0123456");
     const struct {
         const char *text, *why;
@@ -343,6 +344,7 @@ TEST(bad_files_of_keys_are_refused_with_their_line)
                {twice, "line 2: the name ok comes twice"},
                {limit, "line 2: key ok: \"cats=3\""},
                {zero, "tokens=0 is outside 1..1000000000"},
+               {use, "use=cats: expected all, metrics or api"},
                {many, "line 256: there may be 255 keys"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         write_file(bad[i].text);

@@ -369,6 +369,79 @@ TEST(tokenize_and_detokenize_are_inverse)
     rig_stop(&r);
 }
 
+/* The tokens of a prompt, as text. */
+static char *tokens_of(struct rig *r, const char *fields)
+{
+    char body[1000];
+    snprintf(body, sizeof body, "{%s}", fields);
+    char *a = rig_post(r, "/tokenize", body);
+    cJSON *v = body_of(a);
+    CHECK_MSG(status_of(a) == 200, "%s", a);
+    char *ids = cJSON_PrintUnformatted(at(v, "tokens"));
+    cJSON_Delete(v);
+    free(a);
+    return ids;
+}
+
+#define FROM(fields)                                                                               \
+    "\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"},{\"role\":\"assistant\"," fields "}]"
+#define THINK "\"thinking\":{\"type\":\"enabled\"},"
+
+/* DeepSeek's field asks for the same as continue_final_message, in every format. */
+TEST(prefix_is_gone_on_from)
+{
+    static const char *const formats[] = {"deepseek-v3",   "deepseek-r1", "deepseek-v3.1",
+                                          "deepseek-v3.2", "glm-4.6",     "glm-5.2",
+                                          "kimi-k2"};
+    static const char *const same[][2] = {
+        {FROM("\"content\":\"Well\",\"prefix\":true"),
+         FROM("\"content\":\"Well\"") ",\"continue_final_message\":true"},
+        {THINK FROM("\"content\":\"Well\",\"prefix\":true"),
+         THINK FROM("\"content\":\"Well\"") ",\"continue_final_message\":true"}};
+    struct rig r;
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; f++) {
+        fake.format = formats[f];
+        rig_prepare(&r);
+        rig_start(&r);
+        for (int i = 0; i < 2; i++) {
+            char *with = tokens_of(&r, same[i][0]), *by = tokens_of(&r, same[i][1]);
+            char *ended = tokens_of(&r, FROM("\"content\":\"Well\""));
+            CHECK_MSG(!strcmp(with, by) && strcmp(with, ended), "%s: %s", formats[f], with);
+            cJSON_free(with);
+            cJSON_free(by);
+            cJSON_free(ended);
+        }
+        rig_stop(&r);
+    }
+    fake.format = "deepseek-v3.1"; /* thoughts to go on from, alone and with an answer begun */
+    fake.text = " more</think>and so";
+    rig_prepare(&r);
+    rig_start(&r);
+    char *a = rig_post(&r, CHAT,
+                       "{" THINK FROM("\"content\":\"\",\"prefix\":true,"
+                                      "\"reasoning_content\":\"I see\"") "}");
+    cJSON *v = body_of(a);
+    CHECK_MSG(!strcmp(text_at(v, "choices.0.message.reasoning_content"), " more"), "%s", a);
+    CHECK(!strcmp(text_at(v, "choices.0.message.content"), "and so"));
+    cJSON_Delete(v);
+    free(a);
+    a = rig_post(&r, CHAT,
+                 "{" THINK FROM("\"content\":\"So\",\"prefix\":true,"
+                                "\"reasoning_content\":\"I see\"") "}");
+    v = body_of(a);
+    CHECK_MSG(!strcmp(text_at(v, "choices.0.message.content"), " more</think>and so"), "%s", a);
+    cJSON_Delete(v);
+    free(a);
+    a = rig_post(&r, CHAT,
+                 "{" FROM("\"content\":\"So\",\"prefix\":true") ",\"add_generation_prompt\":true}");
+    CHECK(status_of(a) == 400);
+    free(a);
+    a = rig_post(&r, CHAT, "{" FROM("\"content\":\"So\",\"prefix\":1") "}");
+    CHECK(status_of(a) == 400 && strstr(a, "\"param\":\"messages[1].prefix\""));
+    free(a);
+    rig_stop(&r);
+}
+
 TEST(continuous_usage_and_progress)
 {
     struct rig r;

@@ -24,25 +24,11 @@
 
 static void start_as(struct rig *r, const char *model, const char *format)
 {
-    struct err e = {0};
     rig_prepare(r);
     rig_set(r, "model", model);
     if (format)
         rig_set(r, "chat-format", format);
-    rig_set(r, "max-context", "2048");
-    rig_set(r, "max-seqs", "16");
-    CHECK_OK(server_open(&r->sv, &r->settings, &engine_api_real, &e), e);
-    r->port = r->sv->port;
-    CHECK_OK(thread_start(&r->thread, "server", rig_main, r, &e), e);
-    for (int i = 0; i < 4000; i++) {
-        char *a = rig_get(r, "/health");
-        bool ok = strstr(a, " 200 ") != NULL;
-        free(a);
-        if (ok)
-            return;
-        usleep(5000);
-    }
-    CHECK(!"the server does not come up");
+    rig_start_real(r);
 }
 
 static void start(struct rig *r)
