@@ -100,6 +100,21 @@ struct engine_hist {                     /* cumulative counts are made by the re
 extern const double engine_hist_seconds[ENGINE_HIST_BUCKETS - 1];
 extern const double engine_hist_tokens[ENGINE_HIST_BUCKETS - 1];
 
+/* Attention groups: what a group does, and how it is doing. A request's sequences run in one group;
+ * where groups prefill for others, its pages go over to one that decodes. */
+enum { ENGINE_MAX_GROUPS = 64 };
+enum group_role { GROUP_BOTH, GROUP_PREFILL, GROUP_DECODE, N_GROUP_ROLES };
+extern const char *const engine_role_names[N_GROUP_ROLES]; /* "both" "prefill" "decode" */
+struct engine_group_stats {
+    enum group_role role;
+    uint32_t running; /* sequences that are here, or will be */
+    uint32_t pages, pages_used, pages_cached;
+    uint64_t prefill_steps, decode_steps;
+    /* Sequences that were handed on from here: with pages, bytes and the time it took; moves that
+     * failed, and those after which a page's sums differed; sequences that were computed again. */
+    uint64_t moves, moved_pages, moved_bytes, move_us, moves_failed, moves_corrupt, recomputed;
+};
+
 struct engine_stats {
     uint32_t running, waiting; /* sequences; requests */
     uint32_t pages, pages_used,
@@ -117,6 +132,8 @@ struct engine_stats {
     uint64_t last_step_us; /* clock_us() when a step last ended, or the idle heartbeat */
     bool step_in_flight;   /* a step has begun and not ended: with last_step_us, stuck or not */
     bool draining;
+    uint32_t n_groups;
+    struct engine_group_stats group[ENGINE_MAX_GROUPS];
 };
 void engine_get_stats(struct engine *en, struct engine_stats *out);
 

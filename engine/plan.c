@@ -217,6 +217,7 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
     struct scheduler_config sched = {.n_pages = (uint32_t)pages,
                                      .max_requests = d.max_requests,
                                      .max_seqs = o->max_seqs,
+                                     .max_context = context,
                                      .max_out = plan_max_out(o)};
     d.plan =
         (struct engine_plan){.weight_bytes = weight_bytes,

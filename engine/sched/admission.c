@@ -5,11 +5,17 @@
 
 enum { MAX_LOOK_BEHIND = 16 /* how far behind one that does not fit others are tried */ };
 
-/* Pages in the worst case when nothing is cached; shared ones count once. */
-static uint64_t worst_pages(const struct gen_request *r)
+/* Pages that some group must have for it: where it prefills, where it decodes, or does both. */
+static uint64_t needed_pages(const struct scheduler_config *c, const struct gen_request *r)
 {
-    uint64_t total = kv_pages_for(sequence_kv_tokens(r)), shared = sequence_shared_pages(r);
-    return shared + r->n * (total - shared);
+    uint64_t least = UINT64_MAX, home = worst_home_pages(r, false), target = worst_target_pages(r);
+    for (uint32_t i = 0; i < scheduler_n_groups(c); i++) {
+        uint64_t both = c->role[i] == GROUP_BOTH      ? worst_home_pages(r, true)
+                        : c->role[i] == GROUP_PREFILL ? (home > target ? home : target)
+                                                      : UINT64_MAX;
+        least = both < least ? both : least;
+    }
+    return least;
 }
 
 enum err_code scheduler_can_ever_fit(const struct scheduler_config *cfg,
@@ -27,10 +33,11 @@ enum err_code scheduler_can_ever_fit(const struct scheduler_config *cfg,
         return err_set(e, ERR_INVALID,
                        "the prompt has %u tokens and max_tokens is %u, the context holds %u",
                        r->n_prompt, r->max_tokens, cfg->max_context);
-    if (worst_pages(r) > cfg->n_pages)
+    uint64_t n_pages = needed_pages(cfg, r);
+    if (n_pages > cfg->n_pages)
         return err_set(e, ERR_INVALID,
                        "the request needs %llu KV pages in the worst case, the pool has %u",
-                       (unsigned long long)worst_pages(r), cfg->n_pages);
+                       (unsigned long long)n_pages, cfg->n_pages);
     return ERR_OK;
 }
 
@@ -51,32 +58,12 @@ struct prefix_key admission_key(const struct scheduler *s, const struct request 
                                .top_k = effective_top_k(s, r->ask)};
 }
 
-static bool fits_now(const struct scheduler *s, const struct request *r)
-{
-    uint32_t n_idle = 0;
-    if (r->ask->n > s->n_free_seqs)
-        return false;
-    uint64_t room = (uint64_t)kv_pool_n_free(s->pool) + prefix_cache_n_idle(s->cache);
-    uint32_t n_found = pages_found(s, &r->key, r->ask, &n_idle);
-    /* Idle pages that it finds stay, so they are no room any more. */
-    return room >= worst_pages(r->ask) - n_found + n_idle + s->n_promised;
-}
-
-/* Behind those of its priority that came earlier. */
-static void prefill_list_add(struct scheduler *s, struct sequence *seq)
-{
-    struct sequence *after = s->prefill_tail;
-    while (after && request_before(seq->req, after->req))
-        after = after->prev;
-    seq->prev = after;
-    seq->next = after ? after->next : s->prefill_head;
-    *(seq->next ? &seq->next->prev : &s->prefill_tail) = seq;
-    *(after ? &after->next : &s->prefill_head) = seq;
-}
-
-static void set_rules(const struct scheduler *s, struct sequence *seq, struct request *r)
+static void set_rules(const struct scheduler *s, struct sequence *seq, struct request *r,
+                      const struct seat_pair *at)
 {
     seq->req = r;
+    seq->group = at->home->index;
+    seq->target = at->target->index;
     seq->top_k = r->key.top_k;
     uint32_t expanded = s->cfg.expand_tokens < seq->top_k ? s->cfg.expand_tokens : seq->top_k;
     /* Rows of the output are absorbed; a prefill would expand those below `expanded`. */
@@ -84,8 +71,19 @@ static void set_rules(const struct scheduler *s, struct sequence *seq, struct re
     seq->publish = !r->key.private_id;
 }
 
+/* Two tables: the prompt's pages here, all of them there. */
+static enum err_code split_table(struct sequence *seq, struct gen_request *ask, struct err *e)
+{
+    uint32_t n = kv_pages_for(ask->n_prompt);
+    seq->moved = seq->table;
+    seq->table.max_pages = n;
+    seq->table.page = arena_alloc(&ask->arena, n * sizeof *seq->table.page);
+    return seq->table.page ? ERR_OK : err_set(e, ERR_NOMEM, "no memory for a table of %u pages", n);
+}
+
 /* All memory of a running request. On an error the sequences that were opened are closed again. */
-static enum err_code open_all(struct scheduler *s, struct request *r, struct err *e)
+static enum err_code open_all(struct scheduler *s, struct request *r, const struct seat_pair *at,
+                              struct err *e)
 {
     struct gen_request *ask = r->ask;
     uint32_t n = 0;
@@ -100,9 +98,10 @@ static enum err_code open_all(struct scheduler *s, struct request *r, struct err
     for (; n < ask->n; n++) {
         struct sequence *seq = &s->sequence[s->free_seq[s->n_free_seqs - 1 - n]];
         assert(seq->state == SEQ_FREE);
-        if (sequence_open(seq, ask, n, s->cfg.eos_id, s->cfg.n_eos, s->cfg.tok, e))
+        if (sequence_open(seq, ask, n, s->cfg.eos_id, s->cfg.n_eos, s->cfg.tok, e) ||
+            (at->home != at->target && split_table(seq, ask, e)))
             break;
-        set_rules(s, seq, r);
+        set_rules(s, seq, r, at);
     }
     if (n == ask->n)
         return ERR_OK;
@@ -112,13 +111,14 @@ static enum err_code open_all(struct scheduler *s, struct request *r, struct err
 }
 
 /* It fits: from here on it runs to its end. */
-static void admit(struct scheduler *s, struct request *r, uint64_t now_us)
+static void admit(struct scheduler *s, struct request *r, const struct seat_pair *at,
+                  uint64_t now_us)
 {
     struct err e;
     list_remove(&s->queue, r);
     fair_admitted(&s->fair, r->tag);
     r->state = REQ_RUNNING;
-    if (open_all(s, r, &e)) {
+    if (open_all(s, r, at, &e)) {
         log_warn("sched", "request=%s error=\"%s\"", r->ask->name, e.msg);
         request_fail(s, r, &e, now_us);
         return;
@@ -129,11 +129,16 @@ static void admit(struct scheduler *s, struct request *r, uint64_t now_us)
         seq->state = SEQ_PREFILL;
         seq->kv_since_us = now_us;
         r->n_live++;
+        at->home->n_seats++;
+        at->target->n_seats += at->target != at->home;
         pages_attach(s, seq);
         prefill_list_add(s, seq);
     }
     s->stats.prefix_queries += r->key.private_id ? 0 : r->ask->n_prompt;
-    assert((uint64_t)kv_pool_n_free(s->pool) + prefix_cache_n_idle(s->cache) >= s->n_promised);
+    assert(group_room(at->home) >= at->home->n_promised);
+    assert(group_room(at->target) >= at->target->n_promised);
+    assert(at->home->n_seats <= s->cfg.max_seqs);
+    assert(at->target->n_seats <= s->cfg.max_seqs);
 }
 
 void admit_requests(struct scheduler *s, uint64_t now_us)
@@ -145,12 +150,13 @@ void admit_requests(struct scheduler *s, uint64_t now_us)
     s->try_admission = false;
     while (r && n_looked < MAX_LOOK_BEHIND) {
         struct request *next = r->next, *head = s->queue.head;
-        if (r != head && head->n_passed >= MAX_PASSED)
-            return;
-        if (fits_now(s, r)) {
-            if (r != head)
+        struct seat_pair at;
+        if (head->n_passed >= MAX_PASSED && !head->hold.home)
+            head->hold = place_hold(s, head);
+        if (place_request(s, r, head, &at)) {
+            if (r != head && head->n_passed < MAX_PASSED)
                 head->n_passed++;
-            admit(s, r, now_us);
+            admit(s, r, &at, now_us);
         } else {
             n_looked++;
         }

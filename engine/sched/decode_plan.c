@@ -1,4 +1,5 @@
-/* decode_plan.c - all running sequences make a decode batch; and how any batch is filled.
+/* decode_plan.c - all running sequences of a group make a decode batch; and how any batch is
+ * filled.
  *
  * A sequence with forced tokens brings as many of them as there are rows that no one needs; its
  * next token is chosen in the step that runs the last of them. */
@@ -51,16 +52,16 @@ void batch_want_token(struct batch *b, struct sequence *seq, uint32_t row)
     q->n_out++;
 }
 
-bool plan_decode(struct scheduler *s, uint64_t now_us)
+bool plan_decode(struct scheduler *s, struct group *g, uint64_t now_us)
 {
-    struct batch *b = &s->batch[LANE_DECODE];
+    struct batch *b = &g->batch[LANE_DECODE];
     b->n_seqs = b->n_rows = b->n_out = 0;
-    if (!s->n_decoding)
+    if (!g->n_decoding)
         return false;
-    uint32_t spare = s->cfg.max_seqs - s->n_decoding; /* rows beside one for each */
-    for (uint32_t i = 0; i < s->cfg.max_seqs; i++) {
+    uint32_t spare = s->cfg.max_seqs - g->n_decoding; /* rows beside one for each */
+    for (uint32_t i = 0; i < s->n_slots; i++) {
         struct sequence *seq = &s->sequence[i];
-        if (seq->state != SEQ_DECODE)
+        if (seq->state != SEQ_DECODE || seq->group != g->index)
             continue;
         assert(!seq->in_flight); /* this lane is idle, and the other one has no such sequence */
         uint32_t more = seq->n_tokens - seq->n_computed - 1; /* forced ones */
@@ -71,6 +72,6 @@ bool plan_decode(struct scheduler *s, uint64_t now_us)
         if (seq->n_computed + 1 + more == seq->n_tokens)
             batch_want_token(b, seq, b->n_rows - 1);
     }
-    assert(b->n_seqs == s->n_decoding);
+    assert(b->n_seqs == g->n_decoding);
     return true;
 }

@@ -3,6 +3,9 @@
  * A request's last event (GEN_DONE or GEN_ERROR) is reserved before it is needed, so that a machine
  * without memory can still say so. Should even that reservation be missing, the request stays in
  * the list of ending ones, without pages, and each turn tries again.
+ *
+ * Where a rank is lost, a request ends although its sequences are in steps that may never come
+ * back: it is told so at once, and only its memory waits for them.
  */
 #include "base/log.h"
 #include "sched/scheduler_impl.h"
@@ -31,14 +34,21 @@ void sequence_drop(struct scheduler *s, struct sequence *seq, uint64_t now_us)
     struct request *r = seq->req;
     assert(seq->state != SEQ_FREE);
     assert(!seq->in_flight);
+    struct group *home = &s->group[seq->group], *target = &s->group[seq->target];
+    struct seq_list *list = group_list(home, seq->state);
     pages_release(s, seq, now_us);
+    pages_release_target(s, seq, now_us);
     r->kv_page_us += seq->kv_page_us;
-    if (seq->state == SEQ_PREFILL) {
-        prefill_list_remove(s, seq);
+    if (list) {
+        seq_list_remove(list, seq);
     } else {
-        assert(s->n_decoding > 0);
-        s->n_decoding--;
+        assert(home->n_decoding > 0);
+        home->n_decoding--;
     }
+    assert(home->n_seats > 0);
+    home->n_seats--;
+    assert(target == home || target->n_seats > 0);
+    target->n_seats -= target != home;
     sequence_close(seq);
     assert(r->n_live > 0);
     r->n_live--;
@@ -79,7 +89,7 @@ void choice_end(struct scheduler *s, struct sequence *seq, enum gen_finish finis
 /* Lets go of all sequences that are not in flight; the others follow when their step ends. */
 static void drop_idle_sequences(struct scheduler *s, struct request *r, uint64_t now_us)
 {
-    for (uint32_t i = 0; i < s->cfg.max_seqs && r->n_live; i++) {
+    for (uint32_t i = 0; i < s->n_slots && r->n_live; i++) {
         struct sequence *seq = &s->sequence[i];
         if (seq->state != SEQ_FREE && seq->req == r && !seq->in_flight)
             sequence_drop(s, seq, now_us);
@@ -148,9 +158,22 @@ static void count_ended(struct scheduler *s, const struct request *r, const stru
     hist_add_tokens(&st->generation_len, u->completion_tokens);
 }
 
+/* Nothing of it is left. */
+static void request_forget(struct request *r)
+{
+    gen_event_free(r->prompt_event);
+    gen_request_free(r->ask);
+    /* The next request of this slot finds its last event reserved, if the machine has memory. */
+    *r = (struct request){.last_event = gen_event_new(GEN_DONE, r->id, 0, 0)};
+}
+
 void request_settle(struct scheduler *s, struct request *r, uint64_t now_us)
 {
-    if (r->n_live || (!request_is_over(r) && r->n_ended < r->ask->n))
+    if (!request_is_over(r) && r->n_ended < r->ask->n)
+        return;
+    if (r->told && !r->n_live)
+        request_forget(r);
+    if (r->told || r->state == REQ_FREE || (r->n_live && !s->lost.code))
         return;
     if (r->cancelled)
         end_cancelled_choices(s, r, now_us);
@@ -176,10 +199,11 @@ void request_settle(struct scheduler *s, struct request *r, uint64_t now_us)
               ev->usage.completion_tokens, (unsigned long long)ev->usage.total_us);
     if (r->state == REQ_ENDING)
         list_remove(&s->ending, r);
-    gen_event_free(r->prompt_event);
-    gen_request_free(r->ask);
-    /* The next request of this slot finds its last event reserved, if the machine has memory. */
-    *r = (struct request){.last_event = gen_event_new(GEN_DONE, r->id, 0, 0)};
+    r->state = REQ_RUNNING;
+    r->told = true;
+    r->last_event = NULL;
+    if (!r->n_live)
+        request_forget(r);
     s->cfg.emit(s->cfg.emit_arg, ev);
 }
 

@@ -103,27 +103,17 @@ static bool emit_progress(struct scheduler *s, struct sequence *seq, uint64_t no
     return true;
 }
 
-static void start_decoding(struct scheduler *s, struct sequence *seq)
-{
-    prefill_list_remove(s, seq);
-    seq->state = SEQ_DECODE;
-    s->n_decoding++;
-    if (seq->req->counted)
-        return;
-    seq->req->counted = true;
-    s->stats.prompt_tokens += seq->n_prompt;
-}
-
 static void take_prefill(struct scheduler *s, struct sequence *seq, const struct batch_seq *q,
                          const struct sample_out *out, uint64_t now_us)
 {
     struct request *r = seq->req;
     bool whole = seq->n_computed == seq->n_prompt, first = seq->choice == 0;
-    uint32_t n_given = q->n_out - (whole && seq->ask->max_tokens ? 1 : 0);
+    bool chosen = whole && sequence_wants_first(seq);
+    uint32_t n_given = q->n_out - chosen;
     if (n_given && !take_given(s, r, q, out, n_given, now_us))
         return;
     if (!whole) {
-        if (first)
+        if (first && !seq->n_redos)
             (void)emit_progress(s, seq, now_us);
         return;
     }
@@ -132,17 +122,17 @@ static void take_prefill(struct scheduler *s, struct sequence *seq, const struct
         r->prompt_event = NULL;
         s->cfg.emit(s->cfg.emit_arg, ev);
     }
-    start_decoding(s, seq);
-    if (seq->ask->max_tokens)
+    prompt_is_run(s, seq);
+    if (chosen)
         take_token(s, seq, out + n_given, now_us);
-    else
+    else if (!seq->ask->max_tokens)
         choice_end(s, seq, FINISH_LENGTH, -1, now_us);
 }
 
-static void count_step(struct scheduler *s, const struct batch *b)
+static void count_step(struct scheduler *s, struct group *g, const struct batch *b)
 {
     struct engine_stats *st = &s->stats;
-    *(b->lane == LANE_PREFILL ? &st->prefill_steps : &st->decode_steps) += 1;
+    *(b->lane == LANE_PREFILL ? &g->stats.prefill_steps : &g->stats.decode_steps) += 1;
     hist_add_tokens(&st->step_tokens, b->n_rows);
     for (uint32_t i = 0; i < b->n_seqs; i++) {
         const struct batch_seq *q = &b->seq[i];
@@ -156,20 +146,21 @@ static void count_step(struct scheduler *s, const struct batch *b)
 
 void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us)
 {
-    assert(b == &s->batch[b->lane]);
-    assert(s->out[b->lane]);
-    s->out[b->lane] = false;
+    struct group *g = &s->group[b->group];
+    assert(b == &g->batch[b->lane]);
+    assert(g->out[b->lane]);
+    g->out[b->lane] = false;
     double us = b->end_us > b->start_us ? (double)(b->end_us - b->start_us) : 0;
     s->stats.busy_us[b->lane] += (uint64_t)us;
     if (b->err.code) {
-        log_error("sched", "lane=%d sequences=%u rows=%u error=\"%s\"", (int)b->lane, b->n_seqs,
-                  b->n_rows, b->err.msg);
+        log_error("sched", "group=%u lane=%d sequences=%u rows=%u error=\"%s\"", b->group,
+                  (int)b->lane, b->n_seqs, b->n_rows, b->err.msg);
     } else {
-        count_step(s, b);
-        if (b->lane == LANE_PREFILL && s->planned_us > 0)
-            pace_learn(&s->pace, s->planned_us, us, b->n_rows, s->budget_us);
+        count_step(s, g, b);
+        if (b->lane == LANE_PREFILL && g->planned_us > 0)
+            pace_learn(&g->pace, g->planned_us, us, b->n_rows, g->budget_us);
         if (b->lane == LANE_DECODE)
-            s->decode_us += (s->decode_us > 0 ? 0.1 : 1.0) * (us - s->decode_us);
+            g->decode_us += (g->decode_us > 0 ? 0.1 : 1.0) * (us - g->decode_us);
     }
     for (uint32_t i = 0; i < b->n_seqs; i++) {
         const struct batch_seq *q = &b->seq[i];

@@ -10,6 +10,25 @@
  * then by their tenant's weighted share (fair.h), then by arrival; a big one at the head is not
  * passed by for ever (no starvation).
  *
+ * Groups: pages, prefix cache, promises and batches are per attention group, an array of which this
+ * holds; queue, priorities and fairness are common to all. A request's sequences enter one group
+ * together and stay in it; with one group all is as if there were none. Where may it enter? Where
+ * its worst case can be promised now; of several groups the one where this is least:
+ *     prompt tokens to compute before its first token: its own that the group's cache does not
+ * have, and those of the prompts that are there already
+ *   + 64 for each sequence that is there (it slows each step for the others)
+ *   + 16 for each cached page that would have to go (computing it again would cost 64 tokens)
+ * then the one with more room, then the lower index. So equal requests in equal states go the same
+ * way, a conversation goes where its beginning is cached, and not if that group is much busier. A
+ * request that does not fit anywhere keeps others, after a while, out of one group only.
+ *
+ * Roles: a group may be there for prefill or for decode alone. Then a request is promised seats and
+ * pages in one of each before it enters, and after its prompt its pages go over, checked (moves.c).
+ * The prefix cache stays where prefill is: what is decoded elsewhere is not published, and pages
+ * that have arrived somewhere are that sequence's alone (the choices of a request, too, get a copy
+ * each). A conversation that goes on therefore finds its earlier prompts and computes the answers
+ * between them again: of n turns with answers of a tokens, a * (n - 1) tokens at most.
+ *
  * Prefill steps take chunks of several prompts; decode steps take all running sequences. The two
  * lanes run side by side; the prefill chunk is cut so that its step stays within a time budget
  * while sequences are decoding. The hand-over from prefill to decode moves a block table.
@@ -31,12 +50,14 @@
 struct scheduler; /* opaque */
 
 struct scheduler_config {
-    uint32_t n_pages;        /* of the KV pool */
-    uint32_t max_requests;   /* slots of req_id: queued and running */
-    uint32_t max_seqs;       /* running sequences: rows of a decode step */
-    uint32_t max_context;    /* tokens of one sequence */
-    uint32_t prefill_tokens; /* rows of a prefill step, at most */
-    uint32_t max_out;        /* results of one step, at most (>= max_seqs) */
+    uint32_t n_groups;                       /* 0: 1 */
+    enum group_role role[ENGINE_MAX_GROUPS]; /* one that prefills, and one that decodes, at least */
+    uint32_t n_pages;                        /* of the KV pool of each group */
+    uint32_t max_requests;                   /* slots of req_id: queued and running */
+    uint32_t max_seqs;                       /* sequences of one group: rows of a decode step */
+    uint32_t max_context;                    /* tokens of one sequence */
+    uint32_t prefill_tokens;                 /* rows of a prefill step, at most */
+    uint32_t max_out;                        /* results of one step, at most (>= max_seqs) */
     bool prefix_cache;
     uint32_t index_topk;    /* the model's; 0: no indexer (rows are dense) */
     uint32_t expand_tokens; /* model_expand_tokens() */
@@ -68,9 +89,13 @@ void scheduler_submit(struct scheduler *s, struct gen_request *req,
                       uint64_t now_us);                                        /* takes req */
 void scheduler_cancel(struct scheduler *s, struct req_id id, uint64_t now_us); /* stale: nothing */
 void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us);
+void scheduler_move_done(struct scheduler *s, struct page_move *m, uint64_t now_us);
+/* A rank is lost: every request ends by this error at once, whether or not its steps come back, and
+ * nothing is started any more. Those that come back are taken; no request may be submitted. */
+void scheduler_lose(struct scheduler *s, const struct err *why, uint64_t now_us);
 
-/* Admits, starts a batch in each idle lane that has work. Returns when it wants to be called again
- * at the latest (UINT64_MAX: only after a message). */
+/* Admits, starts a batch in each idle lane that has work, and moves. Returns when it wants to be
+ * called again at the latest (UINT64_MAX: only after a message). */
 uint64_t scheduler_turn(struct scheduler *s, uint64_t now_us);
 
 bool scheduler_idle(const struct scheduler *s); /* no request inside, no batch in flight */

@@ -138,6 +138,7 @@ enum err_code sequence_open(struct sequence *s, struct gen_request *r, uint32_t 
 void sequence_close(struct sequence *s)
 {
     assert(s->table.n_pages == 0);
+    assert(s->moved.n_pages == 0);
     assert(s->n_nodes == 0);
     if (s->detok)
         detok_destroy(s->detok);
@@ -219,6 +220,7 @@ enum err_code sequence_flush(struct sequence *s, struct seq_text *out, struct er
 void sequence_count_pages(struct sequence *s, uint64_t now_us)
 {
     if (now_us > s->kv_since_us)
-        s->kv_page_us += (double)s->table.n_pages * (double)(now_us - s->kv_since_us);
+        s->kv_page_us += ((double)s->table.n_pages + (double)s->moved.n_pages) *
+                         (double)(now_us - s->kv_since_us);
     s->kv_since_us = now_us;
 }

@@ -31,27 +31,38 @@
 #include "sched/prefix_cache.h"
 #include "text/detok.h"
 
-enum seq_state { SEQ_FREE, SEQ_PREFILL, SEQ_DECODE };
+enum seq_state {
+    SEQ_FREE,
+    SEQ_PREFILL,
+    SEQ_MOVE, /* its prompt is run; its pages are to go, or are going, to its target group */
+    SEQ_REDO, /* they would not go: it waits for pages to run its prompt again */
+    SEQ_DECODE
+};
 
 struct request; /* scheduler_impl.h */
 
 struct sequence {
     uint32_t index; /* in the scheduler's array; fixed */
     enum seq_state state;
-    bool in_flight;  /* in a batch that is out */
+    bool in_flight;  /* in a batch or a move that is out */
     uint32_t n_step; /* tokens of that batch */
     uint32_t choice;
     struct request *req;
     const struct gen_request *ask;
-    struct sequence *prev, *next; /* among those in prefill, in order of service */
+    struct sequence *prev, *next; /* in its group's list of those in its state */
 
     uint32_t *token; /* [n_prompt + max_tokens] */
     uint32_t n_prompt, n_tokens;
     uint32_t n_computed; /* tokens whose slots are written */
+    uint32_t group;      /* where its pages are */
+    uint32_t target;     /* where it decodes */
     struct block_table table;
+    struct block_table moved;  /* its pages in the target group while they go there */
+    uint32_t n_moved_promised; /* pages that it may still take there, if that is another group */
+    uint32_t n_moves, n_redos; /* moves that failed since it was last run; how often it was rerun */
     struct prefix_node **node; /* [n_nodes] the first pages as nodes of the tree */
     uint32_t n_nodes, max_nodes;
-    uint32_t n_promised; /* pages that it may still take */
+    uint32_t n_promised; /* pages that it may still take in its group */
     uint32_t top_k;
     uint32_t canonical_tokens; /* slots below are written as a prefill would write them */
     bool publish;              /* pages beyond the chain go into the tree, too */
@@ -89,6 +100,13 @@ void sequence_close(struct sequence *s); /* its pages were given back before */
 static inline uint32_t sequence_n_output(const struct sequence *s)
 {
     return s->n_tokens - s->n_prompt;
+}
+
+/* Whether the step that ends its prompt chooses a token: not where only the prompt is run, nor
+ * where it is run again. */
+static inline bool sequence_wants_first(const struct sequence *s)
+{
+    return s->ask->max_tokens && s->n_tokens == s->n_prompt;
 }
 
 /* Whether the next token ends reasoning, whose budget is used up: *id. The step that would choose

@@ -2,6 +2,8 @@
  * from a millisecond to minutes, lengths in powers of two. */
 #include "sched/stats.h"
 
+const char *const engine_role_names[N_GROUP_ROLES] = {"both", "prefill", "decode"};
+
 const double engine_hist_seconds[ENGINE_HIST_BUCKETS - 1] = {
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0,
     2.5,   5.0,   7.5,  10.0, 20.0, 40.0, 80.0, 160, 320,  640, 2560,

@@ -46,10 +46,13 @@ struct sim {
     uint32_t gen[SIM_MAX_SLOTS];
     struct sim_record *at[SIM_MAX_SLOTS]; /* by slot; NULL: free */
     uint32_t n_inside;
-    uint64_t busy_us;          /* of all steps that ended */
-    bool check;                /* invariants after each turn */
-    uint64_t n_planned;        /* prefill steps so far */
-    uint32_t oldest, n_passed; /* the prompt first in order of service; steps without it */
+    uint64_t busy_us;              /* of all steps that ended */
+    bool lost;                     /* the executor said so */
+    bool check;                    /* invariants after each turn */
+    struct {                       /* of each group */
+        uint64_t n_planned;        /* prefill steps so far */
+        uint32_t oldest, n_passed; /* the prompt first in order of service; steps without it */
+    } seen[ENGINE_MAX_GROUPS];
 };
 
 static const uint32_t sim_eos[] = {7};
@@ -136,13 +139,28 @@ static inline void sim_done(void *arg, struct batch *b)
     scheduler_step_done(m->s, b, m->now_us);
 }
 
+static inline void sim_moved(void *arg, struct page_move *move)
+{
+    struct sim *m = arg;
+    scheduler_move_done(m->s, move, m->now_us);
+}
+
+static inline void sim_lost(void *arg, const struct err *why)
+{
+    struct sim *m = arg;
+    m->lost = true;
+    scheduler_lose(m->s, why, m->now_us);
+}
+
 /* cfg: sizes; the rest is filled in. */
 static inline void sim_open(struct sim *m, struct scheduler_config cfg, uint64_t seed)
 {
     struct err e;
     memset(m, 0, sizeof *m);
-    fake_executor_init(&m->f, cfg.n_pages, seed);
+    fake_executor_init(&m->f, scheduler_n_groups(&cfg), cfg.n_pages, seed);
     m->f.exec.done = sim_done;
+    m->f.exec.moved = sim_moved;
+    m->f.exec.lost = sim_lost;
     m->f.exec.done_arg = m;
     m->now_us = m->f.now_us = 1000;
     m->check = true;
@@ -208,18 +226,18 @@ static inline void sim_cancel(struct sim *m, struct sim_record *r)
 /* Nobody starves: the prompt that is first in order of service and can run is in every second
  * prefill step at least (a step of one row goes to the shortest prompt and to the oldest in turn),
  * and a step is never empty. */
-static inline void sim_check_progress(struct sim *m)
+static inline void sim_check_progress(struct sim *m, const struct group *g)
 {
-    const struct scheduler *s = m->s;
-    if (s->n_steps_planned == m->n_planned)
+    uint32_t *oldest = &m->seen[g->index].oldest, *n_passed = &m->seen[g->index].n_passed;
+    if (g->n_steps_planned == m->seen[g->index].n_planned)
         return;
-    m->n_planned = s->n_steps_planned;
-    const struct share *first = &s->share[0];
-    CHECK(s->out[LANE_PREFILL] && s->n_shares && s->batch[LANE_PREFILL].n_rows);
-    bool same = first->seq->index == m->oldest;
-    m->oldest = first->seq->index;
-    m->n_passed = first->n_rows ? 0 : same ? m->n_passed + 1 : 1;
-    CHECK_MSG(m->n_passed <= 1, "the oldest prompt was passed by %u steps", m->n_passed);
+    m->seen[g->index].n_planned = g->n_steps_planned;
+    const struct share *first = &g->share[0];
+    CHECK(g->out[LANE_PREFILL] && g->n_shares && g->batch[LANE_PREFILL].n_rows);
+    bool same = first->seq->index == *oldest;
+    *oldest = first->seq->index;
+    *n_passed = first->n_rows ? 0 : same ? *n_passed + 1 : 1;
+    CHECK_MSG(*n_passed <= 1, "the oldest prompt was passed by %u steps", *n_passed);
 }
 
 static inline uint64_t sim_turn(struct sim *m)
@@ -227,7 +245,8 @@ static inline uint64_t sim_turn(struct sim *m)
     uint64_t wake = scheduler_turn(m->s, m->now_us);
     if (m->check) {
         scheduler_check(m->s);
-        sim_check_progress(m);
+        for (uint32_t i = 0; i < m->s->n_groups; i++)
+            sim_check_progress(m, &m->s->group[i]);
     }
     return wake;
 }
@@ -253,6 +272,13 @@ static inline void sim_finish(struct sim *m)
     struct engine_stats st;
     while (sim_next(m, UINT64_MAX))
         continue;
+    if (m->lost) { /* every client has heard so; what was out comes back, or goes with the process
+                    */
+        CHECK_MSG(m->n_inside == 0, "%u requests were not told", m->n_inside);
+        fake_executor_bury(&m->f);
+        while (sim_next(m, UINT64_MAX))
+            continue;
+    }
     CHECK_MSG(scheduler_idle(m->s), "it sleeps with %u requests inside", m->n_inside);
     CHECK(m->n_inside == 0);
     scheduler_get_stats(m->s, &st);

@@ -18,6 +18,24 @@ struct chaos {
     uint32_t n_cut;
 };
 
+/* One group; several that do all; some for prefill or decode alone, perhaps beside some that do
+ * all.
+ */
+static void random_groups(struct rng *g, struct scheduler_config *cfg)
+{
+    uint32_t form = rng_below(g, 4);
+    cfg->n_groups = form ? 1 + rng_below(g, 4) : 0;
+    if (form < 2 || cfg->n_groups < 2)
+        return;
+    for (uint32_t i = 0; i < cfg->n_groups; i++)
+        cfg->role[i] = form == 2 && rng_below(g, 3) == 0 ? GROUP_BOTH
+                       : rng_below(g, 2)                 ? GROUP_PREFILL
+                                                         : GROUP_DECODE;
+    uint32_t first = rng_below(g, cfg->n_groups);
+    cfg->role[first] = GROUP_PREFILL;
+    cfg->role[(first + 1) % cfg->n_groups] = GROUP_DECODE;
+}
+
 static struct scheduler_config random_config(struct rng *g)
 {
     static const uint32_t pages[] = {12, 20, 48, 200}, rows[] = {1, 7, 64, 100, 512};
@@ -28,6 +46,7 @@ static struct scheduler_config random_config(struct rng *g)
                                    .index_topk = rng_below(g, 4) ? 128 : 0,
                                    .expand_tokens = 128,
                                    .decode_budget_us = rng_below(g, 2) ? 1500 : 0};
+    random_groups(g, &cfg);
     cfg.max_context = cfg.n_pages * KV_PAGE_TOKENS < 1200 ? cfg.n_pages * KV_PAGE_TOKENS : 1200;
     cfg.max_out = cfg.max_seqs + rng_below(g, 40);
     return cfg;
@@ -88,13 +107,15 @@ static struct sim_wish random_wish(struct chaos *c, uint32_t i)
     }
 }
 
-/* The same request, alone in a new world. */
+/* The same request, alone in a new world of one group. */
 static void check_alone(struct chaos *c, uint32_t i)
 {
     struct sim alone;
     struct sim_record r;
     struct scheduler_config cfg = c->m.cfg;
     cfg.prefill_tokens = 64;
+    cfg.n_groups = 1;
+    cfg.role[0] = GROUP_BOTH;
     sim_open(&alone, cfg, 1);
     CHECK(sim_submit(&alone, &r, &c->rec[i].wish));
     sim_finish(&alone);
@@ -122,6 +143,11 @@ static void chaos_open(struct chaos *c, uint64_t seed)
     c->m.f.serial = rng_below(&c->g, 2);
     c->m.f.fail_per_1000 = rng_below(&c->g, 3) ? 0 : 30;
     c->m.f.bad_per_1000 = rng_below(&c->g, 6) ? 0 : 3;
+    c->m.f.move_us = rng_below(&c->g, 4) ? 200 : 20000;
+    c->m.f.move_fail_per_1000 = rng_below(&c->g, 3) ? 0 : 1 + rng_below(&c->g, 700);
+    c->m.f.move_corrupt_per_1000 = rng_below(&c->g, 3) ? 0 : 1 + rng_below(&c->g, 700);
+    c->m.f.die_at_step = rng_below(&c->g, 8) ? 0 : 1 + rng_below(&c->g, 1500);
+    c->m.f.die_after_us = rng_below(&c->g, 20000);
     for (uint32_t i = 0; i < MAX_PROMPTS; i++)
         c->root[i] = sim_prompt(i / 2 + 1, 1200); /* some are equal */
 }
@@ -162,6 +188,8 @@ static void chaos_run(struct chaos *c)
         uint64_t until = c->m.now_us + pause;
         while (c->m.now_us < until) {
             CHECK(sim_next(&c->m, until));
+            if (c->m.lost) /* the server takes no more */
+                return;
             cut_slow_clients(c, next);
             if (next && rng_below(&c->g, cancel_one_in) == 0) {
                 uint32_t i = rng_below(&c->g, next);
@@ -176,7 +204,31 @@ static void chaos_run(struct chaos *c)
     }
     while (sim_next(&c->m, UINT64_MAX))
         cut_slow_clients(c, next);
-    sim_finish(&c->m);
+}
+
+/* Nobody's request fails for nothing, or for another reason than what was made to fail. */
+static void check_failures(const struct chaos *c)
+{
+    const struct fake_executor *f = &c->m.f;
+    for (uint32_t i = 0; i < N_REQUESTS; i++) {
+        const struct sim_record *r = &c->rec[i];
+        if (!c->submitted[i])
+            continue;
+        CHECK(r->ended);
+        CHECK(r->code != ERR_CUDA || f->fail_per_1000 || f->bad_per_1000);
+        CHECK(r->code != ERR_IO || f->move_fail_per_1000 || f->move_corrupt_per_1000);
+        CHECK(r->code != ERR_CLOSED || c->m.lost);
+        CHECK(r->code == ERR_OK || r->code == ERR_CUDA || r->code == ERR_IO ||
+              r->code == ERR_CLOSED || r->code == ERR_NOMEM);
+    }
+}
+
+static uint32_t n_of_role(const struct scheduler_config *cfg, enum group_role role)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < scheduler_n_groups(cfg); i++)
+        n += cfg->role[i] == role;
+    return n;
 }
 
 /* How many seeds: SIM_SEEDS in the environment for a long night, else a few seconds' worth. */
@@ -197,7 +249,8 @@ TEST_LIMIT(chaos_keeps_every_promise, 14400)
     static struct chaos c;
     const char *from = getenv("SIM_FROM");
     uint32_t n = getenv("SEED") ? 1 : n_seeds(60), n_cut = 0;
-    uint64_t n_events = 0, n_steps = 0, n_hits = 0;
+    uint64_t n_events = 0, n_steps = 0, n_hits = 0, n_moves = 0, n_failed = 0, n_corrupt = 0;
+    uint64_t n_redone = 0, n_lost = 0, n_split = 0, n_several = 0;
     uint64_t seed = from && n > 1 ? strtoull(from, NULL, 10) : test_seed();
     for (uint32_t k = 0; k < n; k++) {
         char text[32];
@@ -206,6 +259,8 @@ TEST_LIMIT(chaos_keeps_every_promise, 14400)
         (void)test_seed(); /* a failure names this one */
         chaos_open(&c, seed + k);
         chaos_run(&c);
+        sim_finish(&c.m);
+        check_failures(&c);
         for (uint32_t i = 0; i < N_REQUESTS; i++)
             if (c.submitted[i])
                 check_alone(&c, i);
@@ -214,6 +269,15 @@ TEST_LIMIT(chaos_keeps_every_promise, 14400)
         struct engine_stats st;
         scheduler_get_stats(c.m.s, &st);
         n_hits += st.prefix_hits;
+        for (uint32_t i = 0; i < st.n_groups; i++) {
+            n_moves += st.group[i].moves;
+            n_failed += st.group[i].moves_failed;
+            n_corrupt += st.group[i].moves_corrupt;
+            n_redone += st.group[i].recomputed;
+        }
+        n_lost += c.m.lost;
+        n_split += n_of_role(&c.m.cfg, GROUP_PREFILL) > 0;
+        n_several += c.m.cfg.n_groups > 1;
         n_cut += c.n_cut;
         chaos_close(&c);
         if ((k + 1) % 5000 == 0)
@@ -223,6 +287,12 @@ TEST_LIMIT(chaos_keeps_every_promise, 14400)
         "  %u worlds, %llu steps, %llu events, %llu tokens from the cache, %u slow clients cut\n",
         n, (unsigned long long)n_steps, (unsigned long long)n_events, (unsigned long long)n_hits,
         n_cut);
+    printf(
+        "  %llu worlds had several groups, %llu roles, %llu lost a rank; %llu moves, %llu failed "
+        "(%llu corrupt), %llu prompts run again\n",
+        (unsigned long long)n_several, (unsigned long long)n_split, (unsigned long long)n_lost,
+        (unsigned long long)n_moves, (unsigned long long)n_failed, (unsigned long long)n_corrupt,
+        (unsigned long long)n_redone);
 }
 
 /* Goal:   a failed allocation ends one request and nothing else.
@@ -236,10 +306,13 @@ TEST_LIMIT(chaos_survives_every_failed_allocation, 600)
     for (uint32_t at = 1; at <= n; at++) {
         char spec[32];
         chaos_open(&c, seed);
-        c.m.f.fail_per_1000 = c.m.f.bad_per_1000 = 0;
+        c.m.f.fail_per_1000 = c.m.f.bad_per_1000 = c.m.f.move_fail_per_1000 =
+            c.m.f.move_corrupt_per_1000 = 0;
+        c.m.f.die_at_step = 0;
         snprintf(spec, sizeof spec, "*:%u", at * 7);
         fault_arm(spec);
         chaos_run(&c);
+        sim_finish(&c.m);
         uint64_t passages = fault_passages();
         fault_arm(NULL);
         uint32_t failed = 0;
@@ -265,6 +338,7 @@ TEST(chaos_survives_a_machine_without_memory)
     uint64_t seed = test_seed();
     for (uint32_t k = 0; k < 10; k++) {
         chaos_open(&c, seed + k);
+        c.m.f.die_at_step = 0;
         uint32_t next = 0;
         while (next < N_REQUESTS) {
             struct sim_wish w = random_wish(&c, next);

@@ -610,7 +610,7 @@ TEST(sched_create_without_memory)
     uint32_t n_failed = 0;
     cfg.n_pages = 16;
     cfg.max_requests = 4;
-    fake_executor_init(&f, 16, 1);
+    fake_executor_init(&f, 1, 16, 1);
     cfg.exec = &f.exec;
     for (int at = 1;; at++) {
         struct scheduler *s = NULL;
