@@ -62,6 +62,7 @@ struct cuda_backend {
     unsigned char *latent[MODEL_MAX_LAYERS];
     unsigned char *index[MODEL_MAX_LAYERS];
     size_t latent_page_bytes, index_page_bytes;
+    unsigned long long *expert_rows; /* [n_layers, n_experts] on the device */
     float *rope_cos, *rope_sin; /* [max_context, rope_dim / 2], gain included */
     struct memory_block *blocks;
     size_t reserved_bytes;

@@ -13,6 +13,8 @@
 #include "tile/block.cuh"
 #include "tile/split.cuh"
 
+#include <string.h>
+
 enum { BLOCK_ROWS = 1024, ROUTE_WARPS = 1, GROUP_WARPS = 16, SILU_THREADS = 256 };
 
 struct moe_scratch {
@@ -34,6 +36,7 @@ struct route_args {
     const float *logits, *bias;
     uint32_t *chosen;
     float *weight;
+    unsigned long long *rows; /* [n_experts] counts of the layer */
     uint32_t n_experts, n_active, n_group, n_kept;
     bool sigmoid, best_two, renormalise;
     float scale;
@@ -125,6 +128,7 @@ static __global__ void __launch_bounds__(32) route_kernel(struct route_args a)
             out[e] = 1;
             chosen[i] = e;
             weight[i] = z[e];
+            atomicAdd(a.rows + e, 1ull); /* a sum has no order */
         }
         __syncwarp();
     }
@@ -237,13 +241,14 @@ static __global__ void silu_kernel(const float *gate, const float *up, T *mid, s
 
 template <typename T>
 static __global__ void combine_kernel(const float *out, const float *shared, const uint32_t *pair,
-                                      const float *weight, uint32_t n_active, uint32_t hidden, T *y)
+                                      const float *weight, uint32_t n_active, uint32_t hidden, T *y,
+                                      bool add)
 {
     size_t row = blockIdx.x;
     uint32_t i = blockIdx.y * blockDim.x + threadIdx.x;
     if (i >= hidden)
         return;
-    float sum = get(y + row * hidden + i);
+    float sum = add ? get(y + row * hidden + i) : 0.0f;
 #pragma unroll 8
     for (uint32_t s = 0; s < n_active; s++)
         sum = fmaf(weight[row * n_active + s], out[(size_t)pair[row * n_active + s] * hidden + i],
@@ -295,24 +300,25 @@ static unsigned char *rows_at(const struct cuda_backend *b, const void *x, size_
 }
 
 static void op_ffn(struct ops *o, enum lane l, const struct ffn_weights *w, const act *x,
-                   uint32_t n, act *y)
+                   uint32_t n, act *y, bool add)
 {
     struct cuda_backend *b = cuda_of(o);
     uint32_t rows = b->lane[l].moe->rows, hidden = o->cfg->hidden_size;
     for (uint32_t i = 0; i < n; i += rows)
         network(b, &b->lane[l], w, rows_at(b, x, i, hidden), n - i < rows ? n - i : rows,
-                rows_at(b, y, i, hidden), true);
+                rows_at(b, y, i, hidden), add);
     cuda_forget_split(&b->lane[l]);
 }
 
-static void route(struct cuda_backend *b, struct cuda_lane *lane, const struct layer_weights *w,
-                  const void *x, uint32_t n)
+static void route(struct cuda_backend *b, struct cuda_lane *lane, uint32_t layer,
+                  const struct layer_weights *w, const void *x, uint32_t n)
 {
     const struct model_config *c = b->ops.cfg;
     struct moe_scratch *m = lane->moe;
     struct product p = {&w->router, x, n, m->router, false, true, NULL};
     struct route_args a = {m->router,         c->router_bias ? w->router_bias : NULL,
                            m->chosen,         m->weight,
+                           b->expert_rows + (size_t)layer * c->n_experts,
                            c->n_experts,      c->n_active,
                            c->n_group,        c->n_group_kept,
                            c->sigmoid_router, c->group_by_best_two,
@@ -378,8 +384,8 @@ static void experts(struct cuda_backend *b, struct cuda_lane *lane, const struct
     cuda_grouped_product(b, lane, &p);
 }
 
-static void op_moe(struct ops *o, enum lane l, const struct layer_weights *w, const act *x,
-                   uint32_t n_all, act *y)
+static void op_moe(struct ops *o, enum lane l, uint32_t layer, const struct layer_weights *w,
+                   const act *x, uint32_t n_all, act *y, bool add)
 {
     struct cuda_backend *b = cuda_of(o);
     struct cuda_lane *lane = &b->lane[l];
@@ -389,16 +395,25 @@ static void op_moe(struct ops *o, enum lane l, const struct layer_weights *w, co
         uint32_t n = n_all - i < m->rows ? n_all - i : m->rows;
         void *from = rows_at(b, x, i, c->hidden_size), *to = rows_at(b, y, i, c->hidden_size);
         float *shared = c->n_shared ? m->shared : NULL;
-        route(b, lane, w, from, n);
+        route(b, lane, layer, w, from, n);
         experts(b, lane, w, from, n);
         if (shared)
             network(b, lane, &w->shared, from, n, shared, false);
         dim3 pieces(n, parts_of(c->hidden_size, 256));
         CUDA_LAUNCH((combine_kernel<float>), pieces, 256, 0, lane->stream, m->out, shared, m->pair,
-                    m->weight, c->n_active, c->hidden_size, (float *)to);
+                    m->weight, c->n_active, c->hidden_size, (float *)to, add);
         cuda_launched(lane, "combine");
     }
     cuda_forget_split(lane);
+}
+
+static void op_expert_rows(struct ops *o, uint64_t *rows)
+{
+    struct cuda_backend *b = cuda_of(o);
+    size_t n = (size_t)o->cfg->n_layers * o->cfg->n_experts;
+    memset(rows, 0, n * sizeof *rows); /* a device that is lost has counted nothing */
+    if (n && cudaSetDevice(b->device) == cudaSuccess)
+        (void)cudaMemcpy(rows, b->expert_rows, n * sizeof *rows, cudaMemcpyDeviceToHost);
 }
 
 enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e)
@@ -406,6 +421,10 @@ enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e)
     const struct model_config *c = b->ops.cfg;
     b->ops.ffn = op_ffn;
     b->ops.moe = op_moe;
+    b->ops.expert_rows = op_expert_rows;
+    b->expert_rows = (unsigned long long *)cuda_reserve(b, (size_t)c->n_layers * c->n_experts * 8);
+    if (!b->expert_rows)
+        return err_set(e, ERR_NOMEM, "counts of experts' rows");
     for (int l = 0; l < N_LANES; l++) {
         struct moe_scratch *m = (struct moe_scratch *)cuda_reserve_host(b, sizeof *m);
         if (!m)
@@ -414,7 +433,7 @@ enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e)
         uint32_t max = b->ops.limits.max_rows[l];
         size_t rows = max < BLOCK_ROWS ? max : BLOCK_ROWS, slots = rows * c->n_active;
         size_t routed = (size_t)c->n_active * c->expert_width, mid = c->dense_width;
-        size_t shared = (size_t)c->n_shared * c->expert_width;
+        size_t shared = model_shared_width(c);
         if (c->n_experts)
             mid = routed > mid ? routed : mid;
         mid = rows * (shared > mid ? shared : mid);

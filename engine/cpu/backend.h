@@ -1,11 +1,11 @@
 /* backend.h - what the files of cpu/ share: the back end's state and the parts of its op table.
  *
  * Private to engine/cpu. Each op family sits in one file and fills its entries of struct ops:
- *   linear.c (embed, rms_norm, linear, logits)  moe.c (ffn, moe)  kv.c (rope_q, kv_store,
- * index_store) index.c (index_select)  attend.c (attend)  sample.c (sample)  pages.c (export_pages,
- * import_pages, sum_pages)
- * Activations are fp32. In the fast precision a product takes its input rows as sums of two bf16
- * (16 bits of mantissa) where the machine multiplies bf16; sums are always fp32.
+ *   linear.c (embed, rms_norm, linear, logits)  moe.c, spread.c (ffn, moe)  peers.c (reduce)  kv.c
+ * (rope_q, kv_store, index_store) index.c (index_select)  attend.c (attend)  sample.c (sample)
+ * pages.c (export_pages, import_pages, sum_pages) Activations are fp32. In the fast precision a
+ * product takes its input rows as sums of two bf16 (16 bits of mantissa) where the machine
+ * multiplies bf16; sums are always fp32.
  */
 #ifndef GAZE_CPU_BACKEND_H
 #define GAZE_CPU_BACKEND_H
@@ -13,6 +13,8 @@
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
 #include "model/ops.h"
+
+#include <stdatomic.h>
 
 enum { CPU_MAX_EXPERTS = 1024 }; /* what the router has room for on its stack */
 
@@ -26,6 +28,7 @@ struct cpu_lane {
     float *logits; /* [max_out_rows, vocab] */
     /* each family's own */
     void *linear_scratch, *moe_scratch, *attend_scratch, *index_scratch, *sample_scratch;
+    void *spread_scratch, *peers_scratch; /* NULL where the model is not cut */
 };
 
 struct cpu_backend {
@@ -36,8 +39,9 @@ struct cpu_backend {
     unsigned char **latent; /* [n_layers] base of the plane: page id * latent_page_bytes */
     unsigned char **index; /* [n_layers] likewise; NULL in layers without an indexer of their own */
     size_t latent_page_bytes, index_page_bytes;
-    float *rope_cos, *rope_sin; /* [max_context, rope_dim / 2], gain included */
-    struct mem_block *blocks;   /* all that was reserved; freed by close */
+    float *rope_cos, *rope_sin;    /* [max_context, rope_dim / 2], gain included */
+    _Atomic uint64_t *expert_rows; /* [n_layers, n_experts] */
+    struct mem_block *blocks;      /* all that was reserved; freed by close */
     size_t reserved_bytes;
 };
 
@@ -55,6 +59,7 @@ MUST_CHECK enum err_code cpu_moe_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_kv_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_index_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_attend_init(struct cpu_backend *b, struct err *e);
+MUST_CHECK enum err_code cpu_peers_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_sample_init(struct cpu_backend *b, struct err *e);
 void cpu_pages_init(struct cpu_backend *b); /* export_pages, import_pages, sum_pages */
 
@@ -72,6 +77,13 @@ struct product {
     bool exact; /* fp32 rows of x in the fast precision as well */
 };
 void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p);
+
+/* logits[n, part of the vocabulary] of each rank of the group, put together on the first; NULL on
+ * others. */
+float *cpu_gather_logits(struct cpu_backend *b, enum lane l, const float *logits, uint32_t n,
+                         uint32_t n_part);
+/* Keeps the lane's first error, and lets the other ranks of the step know: they would wait. */
+void cpu_lane_fail(struct cpu_backend *b, enum lane l, const struct err *e);
 
 /* Whether the fast precision rounds the rows of x that meet w: bf16 and fp8 weights have kernels
  * for that, fp32 and f16 weights do not. */

@@ -289,18 +289,16 @@ static float *op_logits(struct ops *o, enum lane l, const act *x, const float *g
                         .y = lane->logits,
                         .ldy = head->n_out};
     cpu_product(b, l, &p);
+    if (head->n_out < o->cfg->vocab_size)
+        return cpu_gather_logits(b, l, lane->logits, n, head->n_out);
     return lane->logits;
 }
 
 static size_t widest_input(const struct model_config *c)
 {
-    uint32_t input[] = {c->hidden_size,
-                        c->q_lora_rank,
-                        c->kv_lora_rank,
-                        c->n_heads * c->v_dim,
-                        c->dense_width,
-                        c->expert_width,
-                        c->n_shared * c->expert_width};
+    uint32_t input[] = {c->hidden_size,        c->q_lora_rank, c->kv_lora_rank,
+                        c->n_heads * c->v_dim, c->dense_width, c->expert_width,
+                        model_shared_width(c)};
     size_t widest = 0;
     for (size_t i = 0; i < sizeof input / sizeof *input; i++)
         widest = input[i] > widest ? input[i] : widest;

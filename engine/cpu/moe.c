@@ -6,7 +6,9 @@
  * its columns and adds them up. The sum of a row runs over its slots in the order of choice, then
  * the shared expert, whatever else is in the block; each weight is read once per block.
  */
-#include "cpu/backend.h"
+#include "cpu/moe.h"
+
+#include "cpu/fp8.h"
 
 #include <math.h>
 #include <string.h>
@@ -18,39 +20,6 @@ enum { MID_ROWS = 192, TILE_ROWS = 48 }; /* rows of a chunk; rows between two us
 enum { SUM_COLUMNS = 32 };               /* of y in a chunk; half of it for large blocks */
 enum { SUM_BYTES = 256 << 10 };          /* of a chunk's outputs, for them to stay in L2 */
 enum { ROUTE_ROWS = 16 };                /* in a chunk of the router */
-
-struct group {
-    const struct ffn_weights *w;
-    uint32_t first, n;        /* its rows among the block's pairs */
-    size_t mid;               /* where its middle values start, in elements */
-    uint32_t chunk0;          /* its first chunk of the gate fork-join */
-    bool in_split, mid_split; /* what its kernels take */
-};
-
-struct moe_scratch {
-    uint32_t max_rows; /* of a block */
-    float *router;     /* [rows, n_experts] logits, then scores */
-    uint32_t *chosen;  /* [rows, n_active] experts, best first */
-    float *weight;     /* [rows, n_active] */
-    uint32_t *pair;    /* [rows, n_active] where the slot stands among the pairs */
-    uint32_t *row;     /* [pairs] the row of each; the shared expert's come last */
-    uint32_t *start;   /* [n_experts + 1] */
-    struct group *group;
-    unsigned char *in, *mid; /* elements of 4 bytes, or 2 when rounded */
-    float **out;             /* [workers] [pairs, SUM_COLUMNS] */
-};
-
-struct moe_job {
-    struct cpu_backend *b;
-    struct moe_scratch *s;
-    const struct layer_weights *w; /* NULL: one plain network */
-    const float *x;
-    float *y;
-    uint32_t n, n_active, n_groups, n_pairs, hidden;
-    uint32_t columns; /* of a down chunk */
-    uint32_t shared;  /* the group of the shared expert; n_groups: none */
-    double cost_ns;
-};
 
 /* ---- router ---- */
 
@@ -154,7 +123,7 @@ static void route_chunk(void *arg, uint32_t chunk, uint32_t worker)
 }
 
 /* Always fp32. Few rows split the router's columns, many are split themselves. */
-static void route(struct moe_job *j, enum lane l)
+void moe_route(struct moe_job *j, enum lane l)
 {
     const struct matrix *r = &j->w->router;
     if (j->n <= ROUTE_ROWS) {
@@ -176,7 +145,7 @@ static void route(struct moe_job *j, enum lane l)
 
 /* ---- groups ---- */
 
-static void add_group(struct moe_job *j, const struct ffn_weights *w, uint32_t first, uint32_t n)
+void moe_add_group(struct moe_job *j, const struct ffn_weights *w, uint32_t first, uint32_t n)
 {
     struct group *g = &j->s->group[j->n_groups];
     *g =
@@ -215,18 +184,19 @@ static void group_experts(struct moe_job *j)
         s->start[s->chosen[i] + 1]++;
     for (uint32_t e = 0; e < c->n_experts; e++) {
         if (s->start[e + 1])
-            add_group(j, &j->w->expert[e], s->start[e], s->start[e + 1]);
+            moe_add_group(j, &j->w->expert[e], s->start[e], s->start[e + 1]);
         s->start[e + 1] += s->start[e];
     }
     for (uint32_t i = 0; i < n_slots; i++) {
         s->pair[i] = s->start[s->chosen[i]]++;
         s->row[s->pair[i]] = i / c->n_active;
     }
-    j->shared = j->n_groups;
+    j->shared = UINT32_MAX;
     if (c->n_shared) {
+        j->shared = j->n_groups;
         for (uint32_t i = 0; i < j->n; i++)
             s->row[n_slots + i] = i;
-        add_group(j, &j->w->shared, n_slots, j->n);
+        moe_add_group(j, &j->w->shared, n_slots, j->n);
     }
 }
 
@@ -243,8 +213,9 @@ static void gather_chunk(void *arg, uint32_t chunk, uint32_t worker)
     const struct moe_job *j = arg;
     const struct group *g = &j->s->group[chunk];
     const struct kernels *k = j->b->k;
+    const float *from = chunk == j->shared ? j->x : j->expert_x;
     for (uint32_t i = 0; i < g->n; i++) {
-        const float *x = j->x + (size_t)j->s->row[g->first + i] * j->hidden;
+        const float *x = from + (size_t)j->s->row[g->first + i] * j->hidden;
         unsigned char *to = in_row(j, g->first);
         if (g->in_split) {
             uint16_t *hi = (uint16_t *)(void *)to + (size_t)i * 2 * j->hidden;
@@ -320,7 +291,7 @@ static void down_chunk(void *arg, uint32_t chunk, uint32_t worker)
     const struct moe_scratch *s = j->s;
     uint32_t c0 = chunk * j->columns,
              n_c = j->hidden - c0 < j->columns ? j->hidden - c0 : j->columns;
-    float *out = s->out[worker];
+    float *out = j->w && !j->pair_value ? s->out[worker] : NULL;
     for (uint32_t i = 0; i < j->n_groups; i++) {
         const struct group *g = &s->group[i];
         struct block_product p = {.w = &g->w->down,
@@ -330,16 +301,15 @@ static void down_chunk(void *arg, uint32_t chunk, uint32_t worker)
                                   .x = (float *)(void *)s->mid + g->mid,
                                   .ldx = (g->mid_split ? 2 : 1) * (size_t)g->w->down.n_in,
                                   .n = g->n,
-                                  .y = out + (size_t)g->first * j->columns,
-                                  .ldy = j->columns};
-        if (!j->w) {
-            p.y = j->y + c0;
-            p.ldy = j->hidden;
-            p.add = true;
-        }
+                                  .ldy = out ? j->columns : j->hidden,
+                                  .add = !j->w && j->add};
+        if (out)
+            p.y = out + (size_t)g->first * j->columns;
+        else
+            p.y = j->w ? j->pair_value + (size_t)g->first * j->hidden + c0 : j->y + c0;
         cpu_block_product(k, &p);
     }
-    if (!j->w)
+    if (!out)
         return;
     for (uint32_t i = 0; i < j->n; i++) {
         float sum[SUM_COLUMNS] = {0};
@@ -347,13 +317,17 @@ static void down_chunk(void *arg, uint32_t chunk, uint32_t worker)
             size_t slot = (size_t)i * j->n_active + a;
             k->axpy_f32(s->weight[slot], out + (size_t)s->pair[slot] * j->columns, sum, n_c);
         }
-        if (j->shared < j->n_groups)
+        if (j->shared != UINT32_MAX)
             k->axpy_f32(1.0f, out + (size_t)(s->group[j->shared].first + i) * j->columns, sum, n_c);
-        k->axpy_f32(1.0f, sum, j->y + (size_t)i * j->hidden + c0, n_c);
+        float *y = j->y + (size_t)i * j->hidden + c0;
+        if (j->add)
+            k->axpy_f32(1.0f, sum, y, n_c);
+        else
+            memcpy(y, sum, n_c * sizeof *y);
     }
 }
 
-static void run_groups(struct moe_job *j, enum lane l)
+void moe_run(struct moe_job *j, enum lane l)
 {
     size_t row_bytes = (size_t)j->n_pairs * sizeof(float);
     j->columns = row_bytes * SUM_COLUMNS > SUM_BYTES ? SUM_COLUMNS / 2 : SUM_COLUMNS;
@@ -362,52 +336,116 @@ static void run_groups(struct moe_job *j, enum lane l)
     cpu_run(j->b, l, (j->hidden + j->columns - 1) / j->columns, j->cost_ns, down_chunk, j);
 }
 
-/* ---- the ops ---- */
+/* ---- what the routed experts read ---- */
 
-static void op_ffn(struct ops *o, enum lane l, const struct ffn_weights *w, const act *x,
-                   uint32_t n, act *y)
+struct round_job {
+    const float *x;
+    float *to;
+    uint32_t dim;
+};
+
+static void round_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    (void)worker;
+    enum { GROUP = 128 };
+    const struct round_job *j = arg;
+    const float *x = j->x + (size_t)chunk * j->dim;
+    float *to = j->to + (size_t)chunk * j->dim;
+    for (uint32_t i = 0; i < j->dim; i += GROUP) {
+        uint8_t code[GROUP];
+        uint32_t n = j->dim - i < GROUP ? j->dim - i : (uint32_t)GROUP;
+        float scale = e4m3_quantise(x + i, n, code);
+        for (uint32_t k = 0; k < n; k++)
+            to[i + k] = e4m3_table[code[k]] * scale;
+    }
+}
+
+static const float *expert_rows(const struct moe_job *j, enum lane l)
+{
+    if (j->b->ops.limits.expert == EXPERT_F32)
+        return j->x;
+    struct round_job r = {j->x, j->s->rounded, j->hidden};
+    cpu_run(j->b, l, j->n, (double)j->n * j->hidden, round_chunk, &r);
+    return j->s->rounded;
+}
+
+void moe_count(struct cpu_backend *b, uint32_t layer, const uint32_t *chosen, uint32_t n)
+{
+    _Atomic uint64_t *rows = b->expert_rows + (size_t)layer * b->ops.cfg->n_experts;
+    for (uint32_t i = 0; i < n * b->ops.cfg->n_active; i++)
+        atomic_fetch_add_explicit(&rows[chosen[i]], 1, memory_order_relaxed);
+}
+
+static void op_expert_rows(struct ops *o, uint64_t *rows)
 {
     struct cpu_backend *b = cpu_of(o);
+    size_t n = (size_t)o->cfg->n_layers * o->cfg->n_experts;
+    for (size_t i = 0; i < n; i++)
+        rows[i] = atomic_load_explicit(&b->expert_rows[i], memory_order_relaxed);
+}
+
+/* ---- the ops ---- */
+
+void moe_network(struct cpu_backend *b, enum lane l, const struct ffn_weights *w, const float *x,
+                 uint32_t n, float *y, bool add)
+{
     struct moe_scratch *s = b->lane[l].moe_scratch;
-    uint32_t hidden = o->cfg->hidden_size;
+    uint32_t hidden = b->ops.cfg->hidden_size;
     for (uint32_t i = 0; i < n; i += s->max_rows) {
         struct moe_job j = {.b = b,
                             .s = s,
-                            .x = (const float *)x + (size_t)i * hidden,
-                            .y = (float *)y + (size_t)i * hidden,
+                            .x = x + (size_t)i * hidden,
+                            .expert_x = x + (size_t)i * hidden,
+                            .y = y + (size_t)i * hidden,
+                            .add = add,
+                            .shared = UINT32_MAX,
                             .hidden = hidden,
                             .n = n - i < s->max_rows ? n - i : s->max_rows};
         for (uint32_t r = 0; r < j.n; r++)
             s->row[r] = r;
-        add_group(&j, w, 0, j.n);
-        run_groups(&j, l);
+        moe_add_group(&j, w, 0, j.n);
+        moe_run(&j, l);
     }
 }
 
-static void op_moe(struct ops *o, enum lane l, const struct layer_weights *w, const act *x,
-                   uint32_t n, act *y)
+static void op_ffn(struct ops *o, enum lane l, const struct ffn_weights *w, const act *x,
+                   uint32_t n, act *y, bool add)
+{
+    moe_network(cpu_of(o), l, w, x, n, y, add);
+}
+
+static void op_moe(struct ops *o, enum lane l, uint32_t layer, const struct layer_weights *w,
+                   const act *x, uint32_t n, act *y, bool add)
 {
     struct cpu_backend *b = cpu_of(o);
     struct moe_scratch *s = b->lane[l].moe_scratch;
     uint32_t hidden = o->cfg->hidden_size;
+    if (o->limits.peers && o->limits.peers->all[l]) {
+        assert(add);
+        cpu_spread(b, l, layer, w, x, n, y);
+        return;
+    }
     for (uint32_t i = 0; i < n; i += s->max_rows) {
         struct moe_job j = {.b = b,
                             .s = s,
                             .w = w,
                             .x = (const float *)x + (size_t)i * hidden,
                             .y = (float *)y + (size_t)i * hidden,
+                            .add = add,
                             .hidden = hidden,
                             .n = n - i < s->max_rows ? n - i : s->max_rows,
                             .n_active = o->cfg->n_active};
-        route(&j, l);
+        moe_route(&j, l);
+        moe_count(b, layer, s->chosen, j.n);
+        j.expert_x = expert_rows(&j, l);
         group_experts(&j);
-        run_groups(&j, l);
+        moe_run(&j, l);
     }
 }
 
 static size_t mid_elements(const struct model_config *c)
 {
-    size_t moe = c->n_experts ? (size_t)(c->n_active + c->n_shared) * c->expert_width : 0;
+    size_t moe = c->n_experts ? (size_t)c->n_active * c->expert_width + model_shared_width(c) : 0;
     return moe > c->dense_width ? moe : c->dense_width;
 }
 
@@ -435,8 +473,10 @@ static enum err_code reserve_lane(struct cpu_backend *b, enum lane l, struct err
     s->in = cpu_reserve(b, rows * pairs * c->hidden_size * sizeof(float));
     s->mid = cpu_reserve(b, rows * mid_elements(c) * sizeof(float));
     s->out = cpu_reserve(b, n_workers * sizeof *s->out);
-    bool whole = s->router && s->chosen && s->weight && s->pair && s->row && s->start && s->group &&
-                 s->in && s->mid && s->out;
+    bool rounds = slots && b->ops.limits.expert != EXPERT_F32;
+    s->rounded = rounds ? cpu_reserve(b, rows * c->hidden_size * sizeof(float)) : NULL;
+    bool whole = (s->rounded || !rounds) && s->router && s->chosen && s->weight && s->pair &&
+                 s->row && s->start && s->group && s->in && s->mid && s->out;
     for (uint32_t i = 0; whole && slots && i < n_workers; i++) {
         /* a pool thread's buffer serves both lanes, one after the other */
         if (l > 0 && i + 1 < pool_n_threads(b->pool)) {
@@ -455,12 +495,36 @@ static enum err_code reserve_lane(struct cpu_backend *b, enum lane l, struct err
     return ERR_OK;
 }
 
+enum err_code moe_reserve(struct cpu_backend *b, struct moe_scratch **out, uint32_t n_held,
+                          size_t n_pairs, struct err *e)
+{
+    const struct model_config *c = b->ops.cfg;
+    struct moe_scratch *s = cpu_reserve(b, sizeof *s);
+    if (!s)
+        return err_set(e, ERR_NOMEM, "experts' workspace");
+    s->max_rows = (uint32_t)n_pairs;
+    s->row = cpu_reserve(b, n_pairs * sizeof *s->row);
+    s->start = cpu_reserve(b, (n_held + (size_t)1) * sizeof *s->start);
+    s->group = cpu_reserve(b, (n_held + (size_t)1) * sizeof *s->group);
+    s->in = cpu_reserve(b, n_pairs * c->hidden_size * sizeof(float));
+    s->mid = cpu_reserve(b, n_pairs * c->expert_width * sizeof(float));
+    if (!s->row || !s->start || !s->group || !s->in || !s->mid)
+        return err_set(e, ERR_NOMEM, "experts' workspace of %zu pairs", n_pairs);
+    *out = s;
+    return ERR_OK;
+}
+
 enum err_code cpu_moe_init(struct cpu_backend *b, struct err *e)
 {
     b->ops.ffn = op_ffn;
     b->ops.moe = op_moe;
+    b->ops.expert_rows = op_expert_rows;
+    b->expert_rows = cpu_reserve(b, (size_t)b->ops.cfg->n_layers * b->ops.cfg->n_experts *
+                                        sizeof *b->expert_rows);
+    if (!b->expert_rows)
+        return err_set(e, ERR_NOMEM, "counts of experts' rows");
     for (int l = 0; l < N_LANES; l++)
         if (reserve_lane(b, (enum lane)l, e))
             return e->code;
-    return ERR_OK;
+    return b->ops.limits.peers && b->ops.limits.peers->all[0] ? cpu_spread_init(b, e) : ERR_OK;
 }

@@ -22,6 +22,7 @@ struct lane_buffers {
     act *index_k; /* [rows, index_dim] */
     act *index_q; /* [rows, index_heads, index_dim] */
     act *index_w; /* [rows, index_heads] */
+    act *part;    /* [rows, hidden] in a group of several: this rank's part of what x gets */
     int32_t *sel; /* [rows, index_topk], kept for the layers that share it */
 };
 
@@ -29,6 +30,8 @@ struct forward {
     struct ops *ops;
     const struct model_config *cfg;
     const struct weights *w;
+    bool joined;  /* rows travel: all ranks run the experts of each layer together */
+    bool samples; /* the first rank of its group */
     struct lane_buffers lane[N_LANES];
     _Atomic uint64_t phase_us[N_LANES][N_PHASES]; /* each lane adds to its own */
 };
@@ -49,9 +52,11 @@ void forward_get_times(const struct forward *f, uint64_t out[N_LANES][N_PHASES])
 }
 
 /* Elements of each buffer per row, in the order of struct lane_buffers. */
-enum { N_BUFFERS = 10 };
-static void row_elements(const struct model_config *c, size_t out[N_BUFFERS])
+enum { N_BUFFERS = 11 };
+static void row_elements(const struct model_config *c, const struct ops_limits *limits,
+                         size_t out[N_BUFFERS])
 {
+    bool parted = limits->peers && limits->peers->share->plan->tp > 1;
     size_t q_low = c->q_lora_rank, index = c->has_indexer ? c->index_dim : 0;
     size_t each[N_BUFFERS] = {c->hidden_size,
                               c->hidden_size,
@@ -62,7 +67,8 @@ static void row_elements(const struct model_config *c, size_t out[N_BUFFERS])
                               (size_t)c->n_heads * c->v_dim,
                               index,
                               index * c->index_heads,
-                              c->has_indexer ? c->index_heads : 0};
+                              c->has_indexer ? c->index_heads : 0,
+                              parted ? c->hidden_size : 0};
     for (int i = 0; i < N_BUFFERS; i++)
         out[i] = each[i];
 }
@@ -70,7 +76,7 @@ static void row_elements(const struct model_config *c, size_t out[N_BUFFERS])
 size_t forward_act_elements(const struct model_config *cfg, const struct ops_limits *limits)
 {
     size_t each[N_BUFFERS], sum = 0;
-    row_elements(cfg, each);
+    row_elements(cfg, limits, each);
     for (int i = 0; i < N_BUFFERS; i++)
         sum += each[i];
     return sum * ((size_t)limits->max_rows[LANE_PREFILL] + limits->max_rows[LANE_DECODE]);
@@ -79,10 +85,10 @@ size_t forward_act_elements(const struct model_config *cfg, const struct ops_lim
 static enum err_code reserve_lane(struct forward *f, enum lane l, struct err *e)
 {
     struct lane_buffers *b = &f->lane[l];
-    act **buffer[N_BUFFERS] = {&b->x,  &b->h, &b->q_low,   &b->q_norm,  &b->q,
-                               &b->kv, &b->o, &b->index_k, &b->index_q, &b->index_w};
+    act **buffer[N_BUFFERS] = {&b->x, &b->h,       &b->q_low,   &b->q_norm,  &b->q,   &b->kv,
+                               &b->o, &b->index_k, &b->index_q, &b->index_w, &b->part};
     size_t each[N_BUFFERS], rows = f->ops->limits.max_rows[l];
-    row_elements(f->cfg, each);
+    row_elements(f->cfg, &f->ops->limits, each);
     for (int i = 0; i < N_BUFFERS; i++) {
         if (!each[i])
             continue;
@@ -108,6 +114,9 @@ enum err_code forward_create(struct forward **out, struct ops *o, const struct w
     f->ops = o;
     f->cfg = o->cfg;
     f->w = w;
+    const struct ops_peers *peers = o->limits.peers;
+    f->joined = peers && parallel_spreads(peers->share->plan);
+    f->samples = !peers || peers->share->tp_rank == 0;
     for (enum lane l = 0; l < N_LANES; l++) {
         if (reserve_lane(f, l, e)) {
             forward_destroy(f);
@@ -164,6 +173,38 @@ static void run_indexer(struct forward *f, enum lane l, uint32_t layer, uint32_t
     o->linear(o, l, &w->index_q, b->q_norm, n, b->index_q, false);
     o->linear(o, l, &w->index_w, b->h, n, b->index_w, false);
     o->index_select(o, l, layer, b->index_q, b->index_w, b->sel);
+#ifdef GAZE_DEBUG
+    if (b->part && o->compare_selections)
+        o->compare_selections(o, l, b->sel);
+#endif
+}
+
+/* x += o W_o, and what the feed-forward gives; in a group of several by way of `part`. */
+static void add_attention(struct forward *f, enum lane l, const struct layer_weights *w, uint32_t n)
+{
+    struct lane_buffers *b = &f->lane[l];
+    struct ops *o = f->ops;
+    o->linear(o, l, &w->o, b->o, n, b->part ? b->part : b->x, !b->part);
+    if (b->part)
+        o->reduce(o, l, b->part, n, f->cfg->hidden_size, b->x);
+}
+
+static void add_feed_forward(struct forward *f, enum lane l, uint32_t layer, uint32_t n)
+{
+    struct lane_buffers *b = &f->lane[l];
+    const struct layer_weights *w = &f->w->layer[layer];
+    struct ops *o = f->ops;
+    act *to = b->part ? b->part : b->x;
+    if (f->joined && model_is_moe(f->cfg, layer)) {
+        o->moe(o, l, layer, w, b->h, n, b->x, true);
+        return;
+    }
+    if (model_is_moe(f->cfg, layer))
+        o->moe(o, l, layer, w, b->h, n, to, !b->part);
+    else
+        o->ffn(o, l, &w->dense, b->h, n, to, !b->part);
+    if (b->part)
+        o->reduce(o, l, b->part, n, f->cfg->hidden_size, b->x);
 }
 
 const act *forward_layers(struct forward *f, enum lane l, const struct step *s)
@@ -188,23 +229,41 @@ const act *forward_layers(struct forward *f, enum lane l, const struct step *s)
         end_phase(f, l, PHASE_INDEX, &t);
         o->attend(o, l, i, &w->kv_b, b->q, selects ? b->sel : NULL, b->o);
         end_phase(f, l, PHASE_ATTEND, &t);
-        o->linear(o, l, &w->o, b->o, n, b->x, true);
+        add_attention(f, l, w, n);
 
         o->rms_norm(o, l, b->x, w->post_norm, c->rms_eps, n, c->hidden_size, b->h);
         end_phase(f, l, PHASE_PROJECT, &t);
-        if (model_is_moe(c, i))
-            o->moe(o, l, w, b->h, n, b->x);
-        else
-            o->ffn(o, l, &w->dense, b->h, n, b->x);
+        add_feed_forward(f, l, i, n);
         end_phase(f, l, PHASE_EXPERTS, &t);
     }
     return b->x;
 }
 
+/* A step of other groups whose rows come to this rank's experts. */
+static enum err_code help_others(struct forward *f, enum lane l, const struct step *s,
+                                 struct err *e)
+{
+    struct lane_buffers *b = &f->lane[l];
+    struct ops *o = f->ops;
+    uint64_t t = clock_us();
+    o->begin(o, l, s);
+    for (uint32_t i = 0; i < f->cfg->n_layers; i++)
+        if (model_is_moe(f->cfg, i))
+            o->moe(o, l, i, &f->w->layer[i], b->h, 0, b->x, true);
+    end_phase(f, l, PHASE_EXPERTS, &t);
+    enum err_code code = o->finish(o, l, e);
+    end_phase(f, l, PHASE_WAIT, &t);
+    return code;
+}
+
 enum err_code forward_step(struct forward *f, enum lane l, const struct step *s, struct err *e)
 {
     struct ops *o = f->ops;
-    assert(s->n_rows >= 1 && s->n_rows <= o->limits.max_rows[l]);
+    assert(s->n_rows <= o->limits.max_rows[l]);
+    if (!s->n_rows) {
+        assert(f->joined && s->most_rows);
+        return help_others(f, l, s, e);
+    }
     o->begin(o, l, s);
     if (o->recall && o->recall(o, l, f, f->cfg->has_indexer && step_selects(s))) {
         uint64_t since_us = clock_us();
@@ -217,8 +276,11 @@ enum err_code forward_step(struct forward *f, enum lane l, const struct step *s,
     for (uint32_t i = 0; i < s->n_out; i += o->limits.max_out_rows) {
         uint32_t rest = s->n_out - i;
         uint32_t k = rest < o->limits.max_out_rows ? rest : o->limits.max_out_rows;
+        if (!f->samples && f->w->head.n_out == f->cfg->vocab_size)
+            break; /* the first rank has the whole head */
         float *logits = o->logits(o, l, x, f->w->final_norm, &f->w->head, i, k);
-        o->sample(o, l, logits, i, k);
+        if (f->samples)
+            o->sample(o, l, logits, i, k);
     }
     end_phase(f, l, PHASE_OUTPUT, &t);
     enum err_code code = o->finish(o, l, e);

@@ -33,7 +33,10 @@ MUST_CHECK enum err_code forward_create(struct forward **out, struct ops *o,
 void forward_destroy(struct forward *f);
 
 /* Runs one step in a lane: the layers, the logits of s->out_row, the chosen tokens into s->out.
- * What the back end reports is returned; the slots of the step's rows are undefined then. */
+ * What the back end reports is returned; the slots of the step's rows are undefined then. All ranks
+ * of a group run the same step, and its first one alone writes s->out. Where rows travel to their
+ * experts all ranks of the model run a step at the same time; one that has no rows runs a step of
+ * none, in which it computes for the others. */
 MUST_CHECK enum err_code forward_step(struct forward *f, enum lane l, const struct step *s,
                                       struct err *e);
 

@@ -17,6 +17,7 @@
 #ifndef GAZE_MODEL_OPS_H
 #define GAZE_MODEL_OPS_H
 
+#include "comm/comm.h"
 #include "model/sample.h"
 #include "model/weights.h"
 
@@ -37,15 +38,30 @@ enum latent_form { LATENT_F32, LATENT_BF16, LATENT_FP8 };
  * e4m3 with one power-of-two scale, planar in the page (64 keys, then 64 f32 scales). */
 enum index_form { INDEX_EXACT, INDEX_FP8 };
 
+/* What the routed experts read. F32: the activation as it is. FP8: rounded to e4m3 under one
+ * power-of-two scale per 128 values, as the deployed model does; a quarter of the bytes where rows
+ * travel to their experts. The form decides the numbers, whether or not a row travels. */
+enum expert_form { EXPERT_F32, EXPERT_FP8 };
+
+/* The other ranks of a model that is cut over several (parallel.h), as one rank's back end meets
+ * them. Each communicator is one lane's. Borrowed until the back end is closed. */
+struct ops_peers {
+    const struct rank_share *share;
+    struct comm *group[N_LANES]; /* this rank's attention group; NULL: it is alone in it */
+    struct comm *all[N_LANES];   /* all ranks, in order; NULL: no row travels to experts */
+};
+
 struct ops_limits {
     enum precision precision;
     enum latent_form latent;
     enum index_form index;
-    uint32_t n_pages;           /* of the KV pool */
-    uint32_t max_rows[N_LANES]; /* tokens of one step */
-    uint32_t max_context;       /* tokens of one sequence */
-    uint32_t max_out_rows;      /* rows of logits at once */
-    uint32_t n_threads;         /* CPU; 0: as many as there are */
+    enum expert_form expert;
+    const struct ops_peers *peers; /* NULL: one rank holds the whole model */
+    uint32_t n_pages;              /* of the KV pool */
+    uint32_t max_rows[N_LANES];    /* tokens of one step */
+    uint32_t max_context;          /* tokens of one sequence */
+    uint32_t max_out_rows;         /* rows of logits at once */
+    uint32_t n_threads;            /* CPU; 0: as many as there are */
 };
 
 /* Bytes of one page in one layer. */
@@ -69,6 +85,9 @@ struct step_seq {
 
 struct step {
     uint32_t n_rows, n_seqs;
+    /* Rows of the largest step among those that all ranks run together; 0: n_rows. Only asked where
+     * rows travel; n_rows is 0 on a rank that has none and takes part all the same. */
+    uint32_t most_rows;
     const uint32_t *token; /* [n_rows] */
     const struct step_seq *seq;
     uint32_t n_out;
@@ -131,17 +150,31 @@ struct ops {
     void (*attend)(struct ops *o, enum lane l, uint32_t layer, const struct matrix *kv_b,
                    const act *q, const int32_t *sel, act *out);
 
-    /* y[n, hidden] += down(silu(gate x) * up x) */
+    /* y[n, hidden] = or += down(silu(gate x) * up x) */
     void (*ffn)(struct ops *o, enum lane l, const struct ffn_weights *w, const act *x, uint32_t n,
-                act *y);
+                act *y, bool add);
     /* Router in fp32, selection by the config's rules (the lower expert on ties), the chosen
-     * experts, and the shared one: y[n, hidden] += sum weight_e expert_e(x) + shared(x), in a fixed
-     * order. */
-    void (*moe)(struct ops *o, enum lane l, const struct layer_weights *w, const act *x, uint32_t n,
-                act *y);
+     * experts, and the shared one: y[n, hidden] = or += sum weight_e expert_e(x) + shared(x), in a
+     * fixed order. Where rows travel, all ranks call it together, each for its n (0 too), with add:
+     * a rank sends its share of its group's rows to their experts' ranks and gets each expert's
+     * values back, so that the sum has the order of one rank's; y is the whole sum on all ranks of
+     * a group. Where they do not, a rank of several makes its part of the sum, for reduce(). */
+    void (*moe)(struct ops *o, enum lane l, uint32_t layer, const struct layer_weights *w,
+                const act *x, uint32_t n, act *y, bool add);
+    /* Rows that each expert has been given so far: [n_layers, n_experts], of this rank's rows. Any
+     * thread. */
+    void (*expert_rows)(struct ops *o, uint64_t *rows);
+    /* y[n, dim] += the sum over the group's ranks of part[n, dim], in the ranks' order: the same on
+     * all of them. NULL for a rank that is alone in its group. */
+    void (*reduce)(struct ops *o, enum lane l, const act *part, uint32_t n, uint32_t dim, act *y);
+    /* Debug builds: an error of the lane unless all ranks of the group selected the same; may be
+     * NULL. */
+    void (*compare_selections)(struct ops *o, enum lane l, const int32_t *sel);
 
     /* For the step's out rows [i0, i0 + n), n <= max_out_rows: final norm of x's rows, logits in
-     * fp32 into the lane's logits buffer (returned; fp32 [n, vocab] in the back end's memory). */
+     * fp32 into the lane's logits buffer (returned; fp32 [n, vocab] in the back end's memory). A
+     * head that is cut over the group is put together on its first rank; the others' is undefined.
+     */
     float *(*logits)(struct ops *o, enum lane l, const act *x, const float *gain,
                      const struct matrix *head, uint32_t i0, uint32_t n);
     /* Chooses tokens for out rows [i0, i0 + n) from that buffer into step->out (valid after

@@ -160,8 +160,8 @@ static void layer_open(struct layer *y, const struct model_config *c, uint32_t c
     y->weights = malloc(2 * n);
     for (size_t i = 0; i < n; i++)
         y->weights[i] = bf16_round(0.05f * rng_normal(&r));
-    y->kv_b = (struct matrix){y->weights, DT_BF16, NULL, c->n_heads * (c->nope_dim + c->v_dim),
-                              c->kv_lora_rank};
+    y->kv_b = (struct matrix){y->weights,      DT_BF16, NULL, c->n_heads * (c->nope_dim + c->v_dim),
+                              c->kv_lora_rank, 0};
     y->score = malloc(4 * (size_t)context);
     y->chosen = malloc(4 * (size_t)context);
     y->scratch = aligned_alloc(64, (topk_scratch_bytes(context) + 63) / 64 * 64);

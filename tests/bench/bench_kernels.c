@@ -130,17 +130,17 @@ struct moe_case {
 static void moe_run(void *arg, uint32_t i)
 {
     struct moe_case *c = arg;
-    c->o->moe(c->o, LANE_PREFILL, &c->layer[i % c->n_layers], c->x, c->n, c->y);
+    c->o->moe(c->o, LANE_PREFILL, 0, &c->layer[i % c->n_layers], c->x, c->n, c->y, true);
 }
 static void ffn_run(void *arg, uint32_t i)
 {
     struct moe_case *c = arg;
-    c->o->ffn(c->o, LANE_PREFILL, &c->layer[i % c->n_layers].dense, c->x, c->n, c->y);
+    c->o->ffn(c->o, LANE_PREFILL, &c->layer[i % c->n_layers].dense, c->x, c->n, c->y, true);
 }
 
 static struct matrix part_of(const char **memory, enum dtype t, uint32_t n_out, uint32_t n_in)
 {
-    struct matrix m = {*memory, t, NULL, n_out, n_in};
+    struct matrix m = {*memory, t, NULL, n_out, n_in, 0};
     *memory += (size_t)n_out * n_in * dtype_bytes(t);
     return m;
 }

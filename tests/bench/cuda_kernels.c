@@ -273,7 +273,7 @@ static void run_head(struct bench *b, uint32_t layer)
 }
 static void run_moe(struct bench *b, uint32_t layer)
 {
-    b->ops->moe(b->ops, lane_now, &b->w->layer[layer], b->hidden, b->n, b->out);
+    b->ops->moe(b->ops, lane_now, layer, &b->w->layer[layer], b->hidden, b->n, b->out, true);
 }
 
 static double matrix_bytes(const struct matrix *m)

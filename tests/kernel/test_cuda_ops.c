@@ -201,7 +201,7 @@ static struct matrix random_matrix(struct pair *p, enum dtype t, uint32_t n_out,
                 (code & 0x80 ? -x : x) * (double)scale[i / n_in / 128 * blocks + i % n_in / 128];
         }
     }
-    struct matrix w = {up(data, n * dtype_bytes(t)), t, NULL, n_out, n_in};
+    struct matrix w = {up(data, n * dtype_bytes(t)), t, NULL, n_out, n_in, 0};
     if (t == DT_F8_E4M3)
         w.scale = up(scale, n_scales * sizeof *scale);
     free(data);
@@ -238,7 +238,7 @@ static void check_attention(const struct attention_case *t)
     float *iq = random_row(&p, N * c->index_heads * c->index_dim);
     float *w = random_row(&p, ws * c->kv_lora_rank), *out[3];
     int32_t *sel[3];
-    struct matrix host = {w, DT_F32, NULL, (uint32_t)ws, c->kv_lora_rank}, dev = host;
+    struct matrix host = {w, DT_F32, NULL, (uint32_t)ws, c->kv_lora_rank, 0}, dev = host;
     if (t->kv_b == DT_F32) {
         dev.data = up(w, 4 * ws * c->kv_lora_rank);
     } else {
@@ -305,7 +305,7 @@ TEST_LIMIT(linear_sizes, 120)
         uint32_t n = sizes[i], n_in = sizes[7 - i] + 3, n_out = sizes[(i + 3) % 8];
         float *w = random_row(&p, (size_t)n_in * n_out), *x = random_row(&p, (size_t)n * n_in);
         float *want = malloc(4 * (size_t)n * n_out), *have = malloc(4 * (size_t)n * n_out);
-        struct matrix host = {w, DT_F32, NULL, n_out, n_in}, dev = host;
+        struct matrix host = {w, DT_F32, NULL, n_out, n_in, 0}, dev = host;
         void *dx = up(x, 4 * (size_t)n * n_in), *dy = cuda_test_alloc(4 * (size_t)n * n_out);
         dev.data = up(w, 4 * (size_t)n_in * n_out);
         p.cpu->linear(p.cpu, LANE_DECODE, &host, x, n, want, false);

@@ -41,7 +41,7 @@ static void kv_b_init(struct kv_b *w, const struct model_config *c, enum dtype t
                  w->scale[i / n_in / 128 * blocks + i % n_in / 128];
         }
     }
-    w->m = (struct matrix){w->data, t, t == DT_F8_E4M3 ? w->scale : NULL, n_out, n_in};
+    w->m = (struct matrix){w->data, t, t == DT_F8_E4M3 ? w->scale : NULL, n_out, n_in, 0};
 }
 
 static void kv_b_free(struct kv_b *w)

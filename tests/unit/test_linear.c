@@ -198,7 +198,7 @@ static struct matrix random_matrix(struct rng *r, enum dtype t, uint32_t n_out, 
     }
     for (size_t i = 0; scale && i < n_scale; i++)
         scale[i] = 0.1f + 0.1f * rng_unit((uint32_t)rng_next(r));
-    return (struct matrix){data, t, scale, n_out, n_in};
+    return (struct matrix){data, t, scale, n_out, n_in, 0};
 }
 
 static void free_matrix(struct matrix *m)

@@ -85,7 +85,7 @@ static struct matrix random_matrix(struct rng *r, enum dtype t, uint32_t n_out, 
     }
     for (size_t i = 0; scale && i < n_scale; i++)
         scale[i] = 0.0625f * (1.0f + rng_unit((uint32_t)rng_next(r)));
-    return (struct matrix){data, t, scale, n_out, n_in};
+    return (struct matrix){data, t, scale, n_out, n_in, 0};
 }
 
 static double at(const struct matrix *m, uint32_t j, uint32_t k)
@@ -272,16 +272,16 @@ TEST_LIMIT(moe_variants, 60)
                 struct ops *o = open_ops(&c, fast ? PRECISION_FAST : PRECISION_EXACT, 1);
                 struct ops *many = open_ops(&c, fast ? PRECISION_FAST : PRECISION_EXACT, 3);
                 memcpy(y, was, bytes);
-                o->moe(o, LANE_PREFILL, &w, x, MAX_ROWS, y);
+                o->moe(o, LANE_PREFILL, 0, &w, x, MAX_ROWS, y, true);
                 check_rows(&c, &w, fast && d > 0, x, was, y, MAX_ROWS, 23);
                 memcpy(z, was, bytes);
-                many->moe(many, LANE_PREFILL, &w, x, MAX_ROWS, z);
+                many->moe(many, LANE_PREFILL, 0, &w, x, MAX_ROWS, z, true);
                 CHECK(!memcmp(y, z, bytes));
                 memcpy(z, was, bytes);
                 for (uint32_t i = 0, n; i < MAX_ROWS; i += n) {
                     n = i < 20 ? 1 : 1 + rng_below(&r, 8);
                     n = n < MAX_ROWS - i ? n : MAX_ROWS - i;
-                    many->moe(many, LANE_DECODE, &w, x + i * HIDDEN, n, z + i * HIDDEN);
+                    many->moe(many, LANE_DECODE, 0, &w, x + i * HIDDEN, n, z + i * HIDDEN, true);
                 }
                 CHECK(!memcmp(y, z, bytes));
                 o->close(o);
@@ -314,7 +314,7 @@ TEST(moe_ties)
             }
             struct ops *o = open_ops(&c, PRECISION_EXACT, 2);
             memset(y, 0, sizeof y);
-            o->moe(o, LANE_DECODE, &w, x, 1, y);
+            o->moe(o, LANE_DECODE, 0, &w, x, 1, y, true);
             check_rows(&c, &w, false, x, was, y, 1, 1);
             o->close(o);
         }
@@ -336,7 +336,7 @@ TEST(moe_negative_biased_scores)
     for (uint32_t e = 0; e < c.n_experts; e++)
         w.router_bias[e] -= 10.0f;
     struct ops *o = open_ops(&c, PRECISION_EXACT, 2);
-    o->moe(o, LANE_PREFILL, &w, x, 40, y);
+    o->moe(o, LANE_PREFILL, 0, &w, x, 40, y, true);
     check_rows(&c, &w, false, x, was, y, 40, 1);
     o->close(o);
     arena_free(&memory);
@@ -358,9 +358,9 @@ TEST(ffn_dense)
             struct ops *o = open_ops(&c, fast ? PRECISION_FAST : PRECISION_EXACT, 3);
             memcpy(y, x, MAX_ROWS * HIDDEN * 4);
             memcpy(z, x, MAX_ROWS * HIDDEN * 4);
-            o->ffn(o, LANE_PREFILL, &w, x, MAX_ROWS, y);
+            o->ffn(o, LANE_PREFILL, &w, x, MAX_ROWS, y, true);
             for (uint32_t i = 0; i < MAX_ROWS; i++)
-                o->ffn(o, LANE_DECODE, &w, x + i * HIDDEN, 1, z + i * HIDDEN);
+                o->ffn(o, LANE_DECODE, &w, x + i * HIDDEN, 1, z + i * HIDDEN, true);
             CHECK(!memcmp(y, z, MAX_ROWS * HIDDEN * 4));
             for (uint32_t i = 0; i < MAX_ROWS; i += 31) {
                 double want[HIDDEN], size = 0;

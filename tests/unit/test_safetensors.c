@@ -74,7 +74,7 @@ TEST(a_small_file)
     CHECK(!safetensors_find(st, "") && !safetensors_find(st, "__metadata__"));
     CHECK(!safetensors_find(st, "bb") && !safetensors_find(st, "zzz"));
     for (size_t i = 0; i < 4; i++)
-        safetensors_prefetch(safetensors_at(st, i));
+        safetensors_prefetch(safetensors_at(st, i)->data, safetensors_at(st, i)->bytes);
     safetensors_close(st);
     safetensors_close(NULL);
 }
