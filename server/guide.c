@@ -5,6 +5,7 @@
 #include "grammar/cache.h"
 #include "grammar/ebnf.h"
 #include "grammar/regex.h"
+#include "grammar/schema.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -165,7 +166,8 @@ static bool read_format(struct params *p, const struct field_reader *r)
         return field_fail(&f, "json_schema", "expected an object with a schema");
     if (!field_get(&s, "schema"))
         return field_fail(&s, "schema", "this field is required");
-    return field_bool(&s, "strict", &p->guide.strict) && set_schema(p, &s, "schema");
+    bool strict; /* schemas are always kept exactly */
+    return field_bool(&s, "strict", &strict) && set_schema(p, &s, "schema");
 }
 
 static bool read_structured(struct params *p, const struct field_reader *r)
@@ -327,7 +329,7 @@ static bool write_key(struct params *p, const struct param_env *env, struct api_
     struct guide_spec *s = &p->guide;
     struct chat_buf b = {.arena = &p->arena};
     chat_buf_str(&b, names[s->kind]);
-    chat_buf_str(&b, s->strict ? "!" : " ");
+    chat_buf_str(&b, " ");
     if (s->value)
         chat_json_dump(&b, s->value);
     if (s->calls) {
@@ -423,16 +425,6 @@ static enum err_code make_value(struct making *m, gb_node *out, struct err *e)
     return ERR_OK;
 }
 
-static enum err_code make_schema(struct making *m, const cJSON *schema, bool strict, gb_node *out,
-                                 struct err *e)
-{
-    (void)schema;
-    (void)strict;
-    (void)out;
-    (void)m;
-    return err_set(e, ERR_INVALID, "schemas are not supported by this server");
-}
-
 static enum err_code make_choice(struct making *m, const cJSON *array, gb_node *out, struct err *e)
 {
     size_t n = (size_t)cJSON_GetArraySize(array), i = 0;
@@ -482,7 +474,7 @@ static enum err_code make_content(struct making *m, gb_node *out, struct err *e)
     case GUIDE_OBJECT:
         return make_object(m, out, e);
     case GUIDE_SCHEMA:
-        return make_schema(m, s->value, s->strict, out, e);
+        return grammar_schema(out, m->b, s->value, e);
     }
     return ERR_OK;
 }
@@ -708,6 +700,8 @@ static enum err_code make_grammar(void *arg, struct grammar **out, struct err *e
     if (code == ERR_OK)
         code = grammar_compile(out, m->vocab->vocab, m->b, root, e);
     gb_close(m->b);
+    if (code == ERR_INVALID && m->p->guide.kind == GUIDE_SCHEMA)
+        grammar_schema_explain(m->p->guide.value, e);
     return code;
 }
 

@@ -50,7 +50,7 @@ struct params_prompt {
 enum guide_kind { GUIDE_NONE, GUIDE_REGEX, GUIDE_CHOICE, GUIDE_EBNF, GUIDE_OBJECT, GUIDE_SCHEMA };
 struct guide_spec {
     enum guide_kind kind;
-    bool strict, calls; /* calls: tool calls are held to their syntax */
+    bool calls;         /* tool calls are held to their syntax */
     const char *param;  /* the field that asked for it */
     const cJSON *value; /* its value */
     cJSON *tree;        /* owned: value is in it */

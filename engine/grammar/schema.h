@@ -1,0 +1,36 @@
+/* schema.h - JSON Schema as a language: the texts that satisfy it.
+ *
+ * What is generated is a subset of the legal spellings, the same for all schemas:
+ *   - no white space;
+ *   - the members that a schema names, in the order in which it names them (its keywords are read
+ *     in the order they stand in, `properties` before what `required` alone names); any others
+ *     behind them;
+ *   - strings as UTF-8; only \" \\ \b \f \n \r \t and \u00xx for the other controls are escaped;
+ *   - whole numbers without point and exponent, others with at most 17 decimals; where items must
+ *     differ, each number in its one shortest way.
+ * Within these, a text is in the language iff it satisfies the schema (drafts 4 to 2020-12;
+ * `format` asserts for the formats that schema_format.c knows). What cannot be kept exactly is
+ * refused.
+ *
+ * Errors: ERR_INVALID, a wrong or refused schema: the message names the keyword and its place as a
+ * JSON pointer; ERR_NOMEM. Bounds: SCHEMA_STEPS of work. Thread: as the builder.
+ */
+#ifndef GAZE_GRAMMAR_SCHEMA_H
+#define GAZE_GRAMMAR_SCHEMA_H
+
+#include "grammar/builder.h"
+
+#include <cjson/cJSON.h>
+
+enum { SCHEMA_STEPS = 4000000 }; /* looks at a part of the schema; some 10 ns each */
+
+/* schema: an object, true or false. Numbers that keep their spelling in valuestring
+ * (chat_json_keep_numbers) are read from it. The tree is borrowed for the call. */
+MUST_CHECK enum err_code grammar_schema(gb_node *out, struct grammar_builder *b,
+                                        const cJSON *schema, struct err *e);
+
+/* After grammar_schema() or grammar_compile() refused the language: e names the keyword and place
+ * at fault as well as can be told. */
+void grammar_schema_explain(const cJSON *schema, struct err *e);
+
+#endif
