@@ -58,14 +58,16 @@ CUDA_INC := -Iengine -I. -Icuda
 CUDA_SRC := $(sort $(wildcard cuda/*.cu))
 CUDA_OBJ := $(CUDA_SRC:%.cu=$(B)/%.o)
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
-CUDA_TESTS := $(addprefix $(B)/tests/kernel/test_cuda_,ops golden step)
+CUDA_TESTS := $(addprefix $(B)/tests/kernel/test_cuda_,ops golden step comm)
 CUDA_BENCH := $(B)/tests/bench/cuda_kernels
 # The same sources for an emulated device: threads of a block are fibres of the host.
 EMU_FLAGS := -std=c++20 -O2 -g -Wall -Wno-unknown-pragmas -Wno-unused-function -ffp-contract=off \
-             -fno-math-errno -Itests/kernel/emulated $(CUDA_INC)
-EMU_OBJ := $(CUDA_SRC:%.cu=$(B)/emulated/%.o) $(B)/emulated/tests/kernel/device_memory.o \
+             -fno-math-errno -fno-strict-aliasing -Itests/kernel/emulated $(CUDA_INC)
+# It has no NCCL.
+EMU_OBJ := $(patsubst %.cu,$(B)/emulated/%.o,$(filter-out cuda/comm_nccl.cu,$(CUDA_SRC))) \
+           $(B)/emulated/tests/kernel/device_memory.o \
            $(B)/emulated/tests/kernel/emulated/fibres.o
-EMU_TESTS := $(addprefix $(B)/emulated/test_cuda_,ops golden step)
+EMU_TESTS := $(addprefix $(B)/emulated/test_cuda_,ops golden step comm)
 ifdef HAVE_CUDA
 GAZE_CUDA_OBJ := $(CUDA_OBJ)
 LIBS += $(CUDA_LIBS)
@@ -220,6 +222,8 @@ $(B)/tests/kernel/test_cuda_ops: $(TEST_CUDA_ops)
 $(B)/tests/kernel/test_cuda_golden: $(TEST_CUDA_golden)
 TEST_CUDA_step := $(B)/tests/kernel/test_cuda_step.o
 $(B)/tests/kernel/test_cuda_step: $(TEST_CUDA_step)
+TEST_CUDA_comm := $(B)/tests/kernel/test_cuda_comm.o
+$(B)/tests/kernel/test_cuda_comm: $(TEST_CUDA_comm)
 $(CUDA_TESTS): $(B)/tests/kernel/device_memory.o $(CUDA_OBJ) $(TEST_REST)
 	@echo "  link  $@"
 	$(Q)$(CC) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS) $(CUDA_LIBS)
@@ -230,6 +234,7 @@ $(CUDA_BENCH): $(B)/tests/bench/cuda_kernels.o $(B)/tests/kernel/device_memory.o
 $(B)/emulated/test_cuda_ops: $(TEST_CUDA_ops)
 $(B)/emulated/test_cuda_golden: $(TEST_CUDA_golden)
 $(B)/emulated/test_cuda_step: $(TEST_CUDA_step)
+$(B)/emulated/test_cuda_comm: $(TEST_CUDA_comm)
 $(EMU_TESTS): $(EMU_OBJ) $(TEST_REST)
 	@echo "  link  $@"
 	$(Q)$(CXX) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS)

@@ -28,9 +28,15 @@ struct comm_body {
     void (*close)(struct comm *c);
 };
 
-/* The openers: cfg is checked; timeout_ms is set. They fill c->body and c->capturable; comm.c does
- * the rest of struct comm. */
+/* The openers: cfg is checked, its times are set. They fill c->body and c->capturable; comm.c does
+ * the rest of struct comm once they have returned. */
 MUST_CHECK enum err_code comm_threads_open(struct comm **out, const struct comm_config *cfg,
                                            struct err *e);
+/* Only in builds with the GPU back end; nccl needs its library beside it. */
+MUST_CHECK enum err_code comm_device_open(struct comm **out, const struct comm_config *cfg,
+                                          struct err *e);
+MUST_CHECK enum err_code comm_nccl_open(struct comm **out, const struct comm_config *cfg,
+                                        struct err *e);
+MUST_CHECK enum err_code comm_nccl_check(struct err *e); /* ERR_INVALID: the library is not there */
 
 #endif

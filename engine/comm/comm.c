@@ -2,6 +2,7 @@
 #include "comm/body.h"
 
 #include "base/fault.h"
+#include "base/thread.h"
 #include "comm/meeting.h"
 
 #include <stdlib.h>
@@ -20,43 +21,80 @@ const char *comm_op_name(enum comm_op op)
     return name[op];
 }
 
-static enum err_code open_body(struct comm **out, const struct comm_config *cfg, struct err *e)
+/* There only in a build with the GPU back end. */
+#pragma weak comm_device_open
+#pragma weak comm_nccl_open
+#pragma weak comm_nccl_check
+
+struct kind {
+    const char *name;
+    enum err_code (*open)(struct comm **out, const struct comm_config *cfg, struct err *e);
+};
+
+static enum err_code find_kind(struct kind *out, const char *name, struct err *e)
 {
-    if (!strcmp(cfg->kind, "threads"))
-        return comm_threads_open(out, cfg, e);
-    return err_set(e, ERR_INVALID, "comm %s: \"%s\" is no kind of this build (threads)", cfg->group,
-                   cfg->kind);
+    const struct kind all[] = {
+        {"threads", comm_threads_open}, {"device", comm_device_open}, {"nccl", comm_nccl_open}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].open && !strcmp(all[i].name, name)) {
+            *out = all[i];
+            return ERR_OK;
+        }
+    return err_set(e, ERR_INVALID, "comm: \"%.40s\" is no kind of this build (threads%s%s)", name,
+                   comm_device_open ? ", device" : "", comm_nccl_open ? ", nccl" : "");
 }
+
+enum err_code comm_kind_check(const char *name, struct err *e)
+{
+    struct kind kind;
+    if (find_kind(&kind, name, e))
+        return e->code;
+    return kind.open == comm_nccl_open && comm_nccl_open ? comm_nccl_check(e) : ERR_OK;
+}
+
+/* All that are open in this process, so that ranks of one group can be told together. */
+static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct comm *all_open;
 
 enum err_code comm_open(struct comm **out, const struct comm_config *given, struct err *e)
 {
     struct comm_config cfg = *given;
     struct comm *c = NULL;
+    struct kind kind;
+    if (find_kind(&kind, cfg.kind, e))
+        return e->code;
     if (cfg.n_ranks < 1 || cfg.n_ranks > COMM_MAX_RANKS || cfg.rank >= cfg.n_ranks)
         return err_set(e, ERR_INVALID, "comm %s: rank %u of %u (at most %d)", cfg.group, cfg.rank,
                        cfg.n_ranks, COMM_MAX_RANKS);
-    if (!*cfg.group || strlen(cfg.group) > 40)
+    if (!*cfg.group || strlen(cfg.group) > 48) /* a body may add to a name */
         return err_set(e, ERR_INVALID, "comm: a group's name has 1 to 40 letters: \"%.60s\"",
                        cfg.group);
     if (!cfg.timeout_ms)
         cfg.timeout_ms = COMM_TIMEOUT_MS;
+    if (!cfg.open_ms)
+        cfg.open_ms = COMM_OPEN_MS;
     if (FAULT("comm.open"))
         return err_set(e, ERR_COMM, "comm %s: rank %u of %u cannot join", cfg.group, cfg.rank,
                        cfg.n_ranks);
     char *name = strdup(cfg.group);
     if (!name)
         return err_set(e, ERR_NOMEM, "comm %s", cfg.group);
-    if (open_body(&c, &cfg, e)) {
+    if (kind.open(&c, &cfg, e)) {
         free(name);
         return e->code;
     }
-    c->kind = cfg.kind;
+    c->kind = kind.name;
     c->group = name;
     c->rank = cfg.rank;
     c->n_ranks = cfg.n_ranks;
     c->any_order = cfg.any_order;
     c->timeout_ms = cfg.timeout_ms;
     c->max_bytes = cfg.max_bytes;
+    c->meeting = cfg.meeting;
+    mutex_lock(&open_lock);
+    c->next_open = all_open;
+    all_open = c;
+    mutex_unlock(&open_lock);
     *out = c;
     return ERR_OK;
 }
@@ -65,14 +103,22 @@ void comm_close(struct comm *c)
 {
     if (!c)
         return;
-    free((char *)c->group);
+    mutex_lock(&open_lock);
+    struct comm **at = &all_open;
+    while (*at != c)
+        at = &(*at)->next_open;
+    *at = c->next_open;
+    mutex_unlock(&open_lock);
+    char *name = (char *)c->group;
     c->body->close(c);
+    free(name);
 }
 
 /* Counts a call; the place of fault of each operation is "comm.<name>". */
 static enum err_code begin(struct comm *c, enum comm_op op, size_t bytes, bool fault, struct err *e)
 {
     c->seq++;
+    c->op = op;
     if (bytes > c->max_bytes)
         err_set(e, ERR_INVALID, "comm %s: rank %u: %s %u of %zu bytes: the bound is %zu", c->group,
                 c->rank, comm_op_name(op), c->seq, bytes, c->max_bytes);
@@ -82,7 +128,7 @@ static enum err_code begin(struct comm *c, enum comm_op op, size_t bytes, bool f
     else
         e->code = ERR_OK;
     if (e->code) {
-        c->body->abort(c, e->msg);
+        comm_abort(c, e->msg);
         return e->code;
     }
     c->n_calls[op]++;
@@ -167,7 +213,7 @@ enum err_code comm_wait(struct comm *c, void *stream, struct err *e)
     if (FAULT("comm.wait")) {
         err_set(e, ERR_COMM, "comm %s: rank %u: waiting for call %u failed", c->group, c->rank,
                 c->seq);
-        c->body->abort(c, e->msg);
+        comm_abort(c, e->msg);
         return e->code;
     }
     return c->body->wait(c, stream, e);
@@ -175,7 +221,19 @@ enum err_code comm_wait(struct comm *c, void *stream, struct err *e)
 
 void comm_abort(struct comm *c, const char *why)
 {
-    c->body->abort(c, why);
+    mutex_lock(&open_lock);
+    for (struct comm *o = all_open; o; o = o->next_open)
+        if (o->body == c->body && o->meeting == c->meeting && !strcmp(o->group, c->group))
+            o->body->abort(o, why);
+    mutex_unlock(&open_lock);
+}
+
+void comm_abort_all(const char *why)
+{
+    mutex_lock(&open_lock);
+    for (struct comm *o = all_open; o; o = o->next_open)
+        o->body->abort(o, why);
+    mutex_unlock(&open_lock);
 }
 
 enum err_code comm_error(struct comm *c, struct err *e)

@@ -35,7 +35,7 @@
 
 struct meeting; /* comm/meeting.h: how ranks find each other */
 
-enum { COMM_MAX_RANKS = 64, COMM_TIMEOUT_MS = 8000 };
+enum { COMM_MAX_RANKS = 64, COMM_TIMEOUT_MS = 8000, COMM_OPEN_MS = 60000 };
 
 enum comm_dtype { COMM_F32, COMM_BF16 };
 size_t comm_dtype_bytes(enum comm_dtype t);
@@ -57,7 +57,8 @@ struct comm_config {
     const char *group;      /* the name under which this group's ranks meet; at most 40 letters */
     uint32_t rank, n_ranks; /* of the group */
     uint32_t device;        /* CUDA's number of this rank's GPU; threads: unused */
-    uint32_t timeout_ms;    /* 0: COMM_TIMEOUT_MS */
+    uint32_t timeout_ms;    /* of a call; 0: COMM_TIMEOUT_MS */
+    uint32_t open_ms;       /* for all to come to comm_open(); 0: COMM_OPEN_MS */
     size_t max_bytes;       /* largest n * element size, or bytes, of one call of one rank */
     bool any_order;
     struct meeting *meeting; /* borrowed until comm_open() returns */
@@ -70,17 +71,24 @@ struct comm_parts {
 };
 
 struct comm {
-    const char *kind;
+    const char *kind;  /* static */
     const char *group; /* the name; own storage */
     uint32_t rank, n_ranks;
     bool capturable; /* calls may be recorded into a CUDA graph */
     bool any_order;
     uint32_t timeout_ms;
     size_t max_bytes;
-    uint32_t seq;                                      /* of the last call */
+    uint32_t seq; /* of the last call */
+    enum comm_op op;
     uint64_t n_calls[N_COMM_OPS], n_bytes[N_COMM_OPS]; /* this rank's, for metrics; bytes in */
+    const struct meeting *meeting;                     /* tells groups of one name apart */
+    struct comm *next_open;                            /* comm.c's list */
     const struct comm_body *body;                      /* the table of functions: comm/body.h */
 };
+
+/* ERR_INVALID: why ranks of this kind cannot be in this process (an unknown kind, a build without
+ * GPU, a library that is not there). */
+MUST_CHECK enum err_code comm_kind_check(const char *kind, struct err *e);
 
 /* Joins the group: returns when all its ranks have come. ERR_COMM (who is missing), ERR_INVALID (a
  * kind that this build does not have, or that these ranks cannot use), ERR_NOMEM, ERR_CUDA. */
@@ -116,8 +124,11 @@ MUST_CHECK enum err_code comm_barrier(struct comm *c, void *stream, struct err *
  * cudaStreamSynchronize() wherever collectives are queued. threads: the group's state, at once. */
 MUST_CHECK enum err_code comm_wait(struct comm *c, void *stream, struct err *e);
 
-/* Breaks the group for all its ranks, with `why` as the message: calls under way end soon. */
+/* Breaks the group for all its ranks in this process, with `why` as the message: calls under way
+ * end soon. Ranks in other processes find out by their time-out, or are told (watch.h). */
 void comm_abort(struct comm *c, const char *why);
+/* The same for all groups of this process. */
+void comm_abort_all(const char *why);
 /* ERR_OK, or why the group is broken; waits for nothing. */
 MUST_CHECK enum err_code comm_error(struct comm *c, struct err *e);
 

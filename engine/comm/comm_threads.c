@@ -408,7 +408,7 @@ static enum err_code find_group(struct group **out, const struct comm_config *cf
         *out = g;
         return ERR_OK;
     }
-    if (meeting_read(cfg->meeting, name, &note, sizeof note, cfg->timeout_ms, e))
+    if (meeting_read(cfg->meeting, name, &note, sizeof note, cfg->open_ms, e))
         return err_prefix(e, "comm %s: rank %u: rank 0 did not come", cfg->group, cfg->rank);
     if (note.process != meeting_process())
         return err_set(e, ERR_INVALID,
@@ -438,7 +438,7 @@ enum err_code comm_threads_open(struct comm **out, const struct comm_config *cfg
     c->base = (struct comm){.group = cfg->group,
                             .rank = cfg->rank,
                             .n_ranks = cfg->n_ranks,
-                            .timeout_ms = cfg->timeout_ms,
+                            .timeout_ms = cfg->open_ms,
                             .body = &body};
     if (barrier(&c->base, NULL, e)) {
         close_comm(&c->base);

@@ -38,3 +38,125 @@ void cuda_test_free(void *device)
 {
     must(cudaFree(device), "free");
 }
+
+struct device_rank {
+    int device;
+    unsigned char *area;
+    cudaStream_t stream;
+#ifdef __CUDACC__
+    cudaGraphExec_t graph;
+    cudaEvent_t begin, end;
+#endif
+};
+
+static struct device_rank *of(void *self)
+{
+    return (struct device_rank *)self;
+}
+
+void *device_rank_open(uint32_t device, size_t bytes)
+{
+    struct device_rank *r = (struct device_rank *)calloc(1, sizeof *r);
+    if (!r)
+        must(cudaErrorMemoryAllocation, "a rank");
+    r->device = (int)device;
+    must(cudaSetDevice(r->device), "device");
+    must(cudaMalloc((void **)&r->area, bytes), "alloc");
+    must(cudaMemset(r->area, 0xFF, bytes), "poison");
+    must(cudaDeviceSynchronize(), "wait");
+    must(cudaStreamCreateWithPriority(&r->stream, cudaStreamNonBlocking, 0), "stream");
+#ifdef __CUDACC__
+    must(cudaEventCreate(&r->begin), "event");
+    must(cudaEventCreate(&r->end), "event");
+#endif
+    return r;
+}
+
+unsigned char *device_rank_area(void *self)
+{
+    return of(self)->area;
+}
+
+void *device_rank_stream(void *self)
+{
+    return of(self)->stream;
+}
+
+void device_rank_put(void *self, void *to, const void *from, size_t bytes)
+{
+    must(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, of(self)->stream), "put");
+    must(cudaStreamSynchronize(of(self)->stream), "put");
+}
+
+void device_rank_get(void *self, void *to, const void *from, size_t bytes)
+{
+    must(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, of(self)->stream), "get");
+    must(cudaStreamSynchronize(of(self)->stream), "get");
+}
+
+void device_rank_close(void *self)
+{
+    struct device_rank *r = of(self);
+    must(cudaSetDevice(r->device), "device");
+#ifdef __CUDACC__
+    if (r->graph)
+        must(cudaGraphExecDestroy(r->graph), "graph");
+    must(cudaEventDestroy(r->begin), "event");
+    must(cudaEventDestroy(r->end), "event");
+#endif
+    must(cudaStreamDestroy(r->stream), "stream");
+    must(cudaFree(r->area), "free");
+    free(r);
+}
+
+#ifdef __CUDACC__
+
+bool device_rank_record(void *self)
+{
+    must(cudaStreamBeginCapture(of(self)->stream, cudaStreamCaptureModeThreadLocal), "record");
+    return true;
+}
+
+void device_rank_recorded(void *self)
+{
+    cudaGraph_t graph = NULL;
+    must(cudaStreamEndCapture(of(self)->stream, &graph), "record");
+    must(cudaGraphInstantiate(&of(self)->graph, graph, 0), "graph");
+    must(cudaGraphDestroy(graph), "graph");
+}
+
+void device_rank_launch(void *self)
+{
+    must(cudaGraphLaunch(of(self)->graph, of(self)->stream), "launch");
+}
+
+double device_rank_time_us(void *self, void (*run)(void *arg), void *arg)
+{
+    struct device_rank *r = of(self);
+    float ms = 0.0f;
+    must(cudaEventRecord(r->begin, r->stream), "begin");
+    run(arg);
+    must(cudaEventRecord(r->end, r->stream), "end");
+    must(cudaEventSynchronize(r->end), "time");
+    must(cudaEventElapsedTime(&ms, r->begin, r->end), "time");
+    return 1000.0 * (double)ms;
+}
+
+#else /* the emulated device has no graphs and no time */
+
+bool device_rank_record(void *)
+{
+    return false;
+}
+void device_rank_recorded(void *)
+{
+}
+void device_rank_launch(void *)
+{
+}
+double device_rank_time_us(void *, void (*)(void *), void *)
+{
+    return 0.0;
+}
+
+#endif

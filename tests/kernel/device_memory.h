@@ -1,8 +1,14 @@
-/* device_memory.h - device memory for tests: it waits for the device before it reads or writes. */
+/* device_memory.h - device memory for tests: it waits for the device before it reads or writes.
+ *
+ * Where several ranks share a device that would wait for kernels that wait for the caller: a rank
+ * takes an area and a stream of its own, and moves bytes on that stream alone.
+ */
 #ifndef GAZE_TEST_DEVICE_MEMORY_H
 #define GAZE_TEST_DEVICE_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -11,6 +17,20 @@ void cuda_test_read(void *to, const void *device, size_t bytes);
 void cuda_test_write(void *device, const void *from, size_t bytes);
 void *cuda_test_alloc(size_t bytes); /* poisoned with NaN */
 void cuda_test_free(void *device);
+
+struct device_rank; /* a rank's area and stream; of the thread that opened it */
+void *device_rank_open(uint32_t device, size_t bytes); /* poisoned with NaN */
+unsigned char *device_rank_area(void *self);
+void *device_rank_stream(void *self);
+void device_rank_put(void *self, void *to, const void *from, size_t bytes);
+void device_rank_get(void *self, void *to, const void *from, size_t bytes);
+void device_rank_close(void *self); /* when nothing runs on any rank */
+/* Records what is queued from begin to end; launch() queues it. false: this device cannot. */
+bool device_rank_record(void *self);
+void device_rank_recorded(void *self);
+void device_rank_launch(void *self);
+/* Microseconds that `run`, which queues work, takes on the stream. */
+double device_rank_time_us(void *self, void (*run)(void *arg), void *arg);
 #ifdef __cplusplus
 }
 #endif

@@ -2,7 +2,8 @@
  *
  * Stands in for the toolkit's header when the sources of cuda/ are built by the host's C++
  * compiler. The threads of a block are fibres of the calling thread and change places only at
- * barriers, shuffles and tensor-core products; blocks run one after the other, launches at once. So
+ * barriers, shuffles and tensor-core products; blocks run one after the other, launches at once.
+ * Each host thread has a device of its own, and all see one memory: ranks are host threads. So
  * indexing, arithmetic and missing barriers at exchanges are tested; races inside a phase, timing
  * and the hardware's own rounding are not. A block whose threads wait for ones that never come
  * stops the program with a message.
@@ -20,23 +21,26 @@
 #define __global__
 #define __device__
 #define __host__
-#define __shared__ static
+#define __shared__ static thread_local
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 
 struct dim3 {
     unsigned x, y, z;
-    dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c)
+    constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c)
     {
     }
 };
-extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+extern constinit thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 struct uint2 {
     unsigned x, y;
 };
 struct uint4 {
     unsigned x, y, z, w;
+};
+struct ulonglong2 {
+    unsigned long long x, y;
 };
 struct float2 {
     float x, y;
@@ -55,6 +59,9 @@ uint16_t emulated_f16(float x);
 void emulated_ldmatrix(uint32_t r[4], const void *row, bool transposed);
 void __syncthreads(void);
 void __syncwarp(unsigned mask = 0xFFFFFFFFu);
+int __syncthreads_or(int flag);
+void __nanosleep(unsigned); /* lets other host threads run */
+unsigned long long emulated_clock_ns(void);
 
 template <typename T> static inline T __shfl_sync(unsigned, T x, int lane)
 {
@@ -138,17 +145,24 @@ template <typename T> static inline T atomicOr(T *p, T x)
     *p |= x;
     return old;
 }
+template <typename T> static inline T atomicExch(T *p, T x)
+{
+    return __atomic_exchange_n(p, x, __ATOMIC_SEQ_CST);
+}
 
 /* ---- the runtime: device memory is the heap, poisoned ---- */
 typedef enum {
     cudaSuccess,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
-    cudaErrorNoDevice = 100
+    cudaErrorNoDevice = 100,
+    cudaErrorNotReady = 600,
+    cudaErrorPeerAccessAlreadyEnabled = 704
 } cudaError_t;
 #define CUDART_VERSION 13000
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0 };
+enum { cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0, cudaHostAllocPortable = 1 };
+enum { cudaHostAllocMapped = 2 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaDeviceProp {
     char name[256];
@@ -248,6 +262,19 @@ static inline cudaError_t cudaDeviceGetStreamPriorityRange(int *a, int *b)
 static inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned, int)
 {
     *s = NULL;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaDeviceCanAccessPeer(int *can, int, int)
+{
+    *can = 1;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaDeviceEnablePeerAccess(int, unsigned)
+{
+    return cudaSuccess;
+}
+static inline cudaError_t cudaStreamQuery(cudaStream_t)
+{
     return cudaSuccess;
 }
 static inline cudaError_t cudaStreamDestroy(cudaStream_t)

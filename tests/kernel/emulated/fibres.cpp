@@ -1,9 +1,11 @@
 /* fibres.cpp - the emulated device of cuda_runtime.h: one stack per thread of a block. x86-64. */
 #include "cuda_runtime.h"
 
+#include <sched.h>
 #include <stdio.h>
+#include <time.h>
 
-dim3 threadIdx, blockIdx, blockDim, gridDim;
+constinit thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 enum { MAX_THREADS = 1024, STACK = 128 << 10, EXCHANGE = 16 };
 
@@ -18,14 +20,28 @@ struct warp {
     unsigned char slot[32][EXCHANGE];
     float a[16][16], b[16][8];
 };
-static fibre fib[MAX_THREADS];
-static warp warps[MAX_THREADS / 32];
-static unsigned char *stacks;
-static void *main_sp;
-static unsigned now, n_threads, live, arrived;
-static unsigned long turn, idle;
-static const std::function<void()> *work;
-static unsigned char shared[256 << 10] __attribute__((aligned(64)));
+/* A host thread's device; its stacks end with it. */
+struct stack_area {
+    unsigned char *at;
+    ~stack_area()
+    {
+        free(at);
+    }
+};
+static thread_local fibre fib[MAX_THREADS];
+static thread_local warp warps[MAX_THREADS / 32];
+static thread_local stack_area area;
+static constinit thread_local void *main_sp;
+static constinit thread_local unsigned now, n_threads, live, arrived;
+static constinit thread_local unsigned long turn = 1, idle;
+static constinit thread_local const std::function<void()> *work;
+static thread_local unsigned char shared[256 << 10] __attribute__((aligned(64)));
+/* Flags of __syncthreads_or(), by the parity of the turn: a fibre that is one turn ahead uses the
+ * other one. */
+static constinit thread_local struct {
+    unsigned long turn;
+    int flag;
+} any[2];
 
 extern "C" void fibre_switch(void **save, void *to);
 __asm__(".text\n.globl fibre_switch\nfibre_switch:\n"
@@ -87,6 +103,28 @@ void __syncthreads(void)
     release();
     while (turn == mine)
         next_fibre();
+}
+
+int __syncthreads_or(int flag)
+{
+    auto &a = any[turn & 1];
+    if (a.turn != turn)
+        a = {turn, 0};
+    a.flag |= flag != 0;
+    __syncthreads();
+    return a.flag;
+}
+
+void __nanosleep(unsigned)
+{
+    sched_yield();
+}
+
+unsigned long long emulated_clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (unsigned long long)t.tv_sec * 1000000000ull + (unsigned long long)t.tv_nsec;
 }
 
 void __syncwarp(unsigned)
@@ -173,7 +211,7 @@ static void run_block(void)
     for (unsigned i = 0; i < n_threads; i++) {
         fib[i].id = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
         fib[i].done = false;
-        void **top = (void **)(stacks + (size_t)(i + 1) * STACK - 72);
+        void **top = (void **)(area.at + (size_t)(i + 1) * STACK - 72);
         *--top = (void *)fibre_main;
         for (int r = 0; r < 6; r++)
             *--top = NULL;
@@ -191,9 +229,9 @@ static void run_block(void)
 void emulated_launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
                      const std::function<void()> &body)
 {
-    if (!stacks)
-        stacks = (unsigned char *)aligned_alloc(4096, (size_t)MAX_THREADS * STACK);
-    if (!stacks || shared_bytes > sizeof shared || block.x * block.y * block.z > MAX_THREADS ||
+    if (!area.at)
+        area.at = (unsigned char *)aligned_alloc(4096, (size_t)MAX_THREADS * STACK);
+    if (!area.at || shared_bytes > sizeof shared || block.x * block.y * block.z > MAX_THREADS ||
         !(grid.x && grid.y && grid.z) || grid.y > 65535 || grid.z > 65535) {
         fprintf(stderr, "emulated device: a launch that no device takes\n");
         abort();
