@@ -59,7 +59,7 @@ CUDA_SRC := $(sort $(wildcard cuda/*.cu))
 CUDA_OBJ := $(CUDA_SRC:%.cu=$(B)/%.o)
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
 CUDA_TESTS := $(addprefix $(B)/tests/kernel/test_cuda_,ops golden step comm)
-CUDA_BENCH := $(B)/tests/bench/cuda_kernels
+CUDA_BENCH := $(addprefix $(B)/tests/bench/,cuda_kernels comm_bench)
 # The same sources for an emulated device: threads of a block are fibres of the host.
 EMU_FLAGS := -std=c++20 -O2 -g -Wall -Wno-unknown-pragmas -Wno-unused-function -ffp-contract=off \
              -fno-math-errno -fno-strict-aliasing -Itests/kernel/emulated $(CUDA_INC)
@@ -140,7 +140,7 @@ cuda-carry: $(CUDA_TESTS) $(CUDA_BENCH) ## build/cuda-carry: server and tests fo
 	$(Q)mkdir -p build/cuda-carry/lib
 	$(Q)$(MAKE) --no-print-directory HAVE_CUDA=1 GAZE=build/cuda-carry/gaze build/cuda-carry/gaze
 	$(Q)cp $(CUDA_TESTS) $(CUDA_BENCH) build/cuda-carry/
-	$(Q)strip build/cuda-carry/gaze build/cuda-carry/test_* build/cuda-carry/cuda_kernels
+	$(Q)strip build/cuda-carry/gaze build/cuda-carry/test_* $(addprefix build/cuda-carry/,$(notdir $(CUDA_BENCH)))
 	$(Q)cp -L $$($(CARRY_LIBS)) build/cuda-carry/lib/
 
 # Fuzzers with their corpora and the simulation, for a machine without compilers.
@@ -227,8 +227,8 @@ $(B)/tests/kernel/test_cuda_comm: $(TEST_CUDA_comm)
 $(CUDA_TESTS): $(B)/tests/kernel/device_memory.o $(CUDA_OBJ) $(TEST_REST)
 	@echo "  link  $@"
 	$(Q)$(CC) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS) $(CUDA_LIBS)
-$(CUDA_BENCH): $(B)/tests/bench/cuda_kernels.o $(B)/tests/kernel/device_memory.o $(CUDA_OBJ) \
-               $(B)/libgaze.a
+$(CUDA_BENCH): $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/tests/kernel/device_memory.o \
+               $(CUDA_OBJ) $(B)/libgaze.a
 	@echo "  link  $@"
 	$(Q)$(CC) -o $@ $^ $(LIBS) $(CUDA_LIBS)
 $(B)/emulated/test_cuda_ops: $(TEST_CUDA_ops)

@@ -121,6 +121,8 @@ void device_rank_recorded(void *self)
 {
     cudaGraph_t graph = NULL;
     must(cudaStreamEndCapture(of(self)->stream, &graph), "record");
+    if (of(self)->graph)
+        must(cudaGraphExecDestroy(of(self)->graph), "graph");
     must(cudaGraphInstantiate(&of(self)->graph, graph, 0), "graph");
     must(cudaGraphDestroy(graph), "graph");
 }
@@ -142,7 +144,66 @@ double device_rank_time_us(void *self, void (*run)(void *arg), void *arg)
     return 1000.0 * (double)ms;
 }
 
+void device_rank_name(char *text, size_t room)
+{
+    struct cudaDeviceProp prop;
+    int driver = 0;
+    must(cudaGetDeviceProperties(&prop, 0), "device");
+    must(cudaDriverGetVersion(&driver), "driver");
+    snprintf(text, room, "%s, CUDA driver %d.%d", prop.name, driver / 1000, driver % 1000 / 10);
+}
+
+static void *on_device(uint32_t device, size_t bytes)
+{
+    void *at = NULL;
+    must(cudaSetDevice((int)device), "device");
+    must(cudaMalloc(&at, bytes), "alloc");
+    return at;
+}
+
+double device_link_rate(uint32_t from, uint32_t to, size_t bytes)
+{
+    cudaStream_t s;
+    cudaEvent_t begin, end;
+    int n = 0;
+    float best = 0.0f;
+    if (cudaGetDeviceCount(&n) != cudaSuccess || (int)from >= n || (int)to >= n)
+        return 0.0;
+    void *b = on_device(to, bytes), *a = on_device(from, bytes);
+    cudaError_t peer = cudaDeviceEnablePeerAccess((int)to, 0);
+    if (peer != cudaErrorPeerAccessAlreadyEnabled)
+        must(peer, "peer access");
+    must(cudaStreamCreate(&s), "stream");
+    must(cudaEventCreate(&begin), "event");
+    must(cudaEventCreate(&end), "event");
+    for (int i = 0; i < 6; i++) { /* the first is not counted */
+        float ms = 0.0f;
+        must(cudaEventRecord(begin, s), "begin");
+        must(cudaMemcpyPeerAsync(b, (int)to, a, (int)from, bytes, s), "copy");
+        must(cudaEventRecord(end, s), "end");
+        must(cudaEventSynchronize(end), "time");
+        must(cudaEventElapsedTime(&ms, begin, end), "time");
+        if (i && (best == 0.0f || ms < best))
+            best = ms;
+    }
+    must(cudaEventDestroy(begin), "event");
+    must(cudaEventDestroy(end), "event");
+    must(cudaStreamDestroy(s), "stream");
+    must(cudaFree(a), "free");
+    must(cudaFree(b), "free");
+    return (double)bytes / ((double)best * 1e-3);
+}
+
 #else /* the emulated device has no graphs and no time */
+
+void device_rank_name(char *text, size_t room)
+{
+    snprintf(text, room, "emulated");
+}
+double device_link_rate(uint32_t, uint32_t, size_t)
+{
+    return 0.0;
+}
 
 bool device_rank_record(void *)
 {

@@ -31,6 +31,10 @@ void device_rank_recorded(void *self);
 void device_rank_launch(void *self);
 /* Microseconds that `run`, which queues work, takes on the stream. */
 double device_rank_time_us(void *self, void (*run)(void *arg), void *arg);
+void device_rank_name(char *text, size_t room); /* of the first GPU, and the driver's version */
+/* Bytes a second of a copy from one GPU to another; the best of five. 0: they are not both there.
+ */
+double device_link_rate(uint32_t from, uint32_t to, size_t bytes);
 #ifdef __cplusplus
 }
 #endif

@@ -266,6 +266,7 @@ static void record_life(struct rank *r)
     CHECK_OK(comm_all_to_all(c, r->out, part, 4 * PART, r->stream, &e), e);
     CHECK_OK(comm_barrier(c, r->stream, &e), e);
     device_rank_recorded(r->mem);
+    pthread_barrier_wait(r->all); /* making a graph may wait for kernels that wait for us */
     for (int run = 0; run < RUNS; run++) {
         for (size_t i = 0; i < LARGE; i++)
             put_value(r->host, COMM_F32, i, value((uint64_t)run, r->rank, i));

@@ -41,6 +41,7 @@ struct rank {
     bool any_order;
     /* set by the rig */
     struct meeting *meeting;
+    pthread_barrier_t *all; /* for the ranks' hosts */
     uint32_t rank, n_ranks;
     enum err_code opened; /* comm_open()'s */
     struct comm *comm;
@@ -77,6 +78,7 @@ static void *rank_main(void *arg)
     r->out = r->in + half;
     r->host = malloc(2 * half);
     CHECK(r->host);
+    pthread_barrier_wait(r->all); /* taking memory may wait for kernels that wait for us */
     r->opened = comm_open(&r->comm, &cfg, &r->err);
     if (!r->opened) {
         r->life(r);
@@ -93,10 +95,13 @@ static void run_ranks(struct rank *r, uint32_t n)
     struct err e;
     struct meeting *m;
     pthread_t id[MOST_RANKS];
+    pthread_barrier_t all;
     CHECK(n <= MOST_RANKS);
+    pthread_barrier_init(&all, NULL, n);
     CHECK_OK(meeting_create(&m, &e), e);
     for (uint32_t i = 0; i < n; i++) {
         r[i].meeting = m;
+        r[i].all = &all;
         r[i].rank = i;
         r[i].n_ranks = n;
         CHECK_OK(thread_start(&id[i], "rank", rank_main, &r[i], &e), e);
@@ -105,6 +110,7 @@ static void run_ranks(struct rank *r, uint32_t n)
         thread_join(id[i]);
     for (uint32_t i = 0; i < n; i++)
         r[i].memory->close(r[i].mem);
+    pthread_barrier_destroy(&all);
     meeting_destroy(m);
 }
 
