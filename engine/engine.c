@@ -10,6 +10,7 @@
 #include "cpu/cpu_ops.h"
 #include "cpu/limits.h"
 #include "cuda/cuda_ops.h"
+#include "exec/mover.h"
 #include "exec/worker.h"
 #include "model/forward.h"
 #include "plan.h"
@@ -22,7 +23,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEARTBEAT_US = 500000, DECODE_BUDGET_US = 0 /* the scheduler's own default */ };
+enum {
+    HEARTBEAT_US = 500000,
+    DECODE_BUDGET_US = 0,   /* the scheduler's own default */
+    LAST_STEPS_US = 1000000 /* when a rank is lost: for what is out to come back */
+};
 
 /* One per request inside. The loop thread hands slots out and takes them back; the scheduler's
  * thread only reads cancel_gen. */
@@ -39,16 +44,21 @@ struct engine {
     struct tokenizer *tok;
     const struct chat_format *format;
     struct weights *weights;
-    struct weights *device_weights; /* what the GPU reads; NULL on the CPU */
-    struct ops *ops;
-    struct forward *forward;
-    struct workers *workers;
+    uint32_t n_groups;
+    struct engine_group {
+        struct weights *device_weights; /* what its GPU reads; NULL on the CPU */
+        struct ops *ops;
+        struct forward *forward;
+        struct workers *workers;
+    } group[ENGINE_MAX_GROUPS];
+    struct mover *mover;  /* NULL where no group hands sequences on */
+    struct executor exec; /* of all groups */
     struct scheduler_config sched_cfg;
     struct scheduler *sched;
     char fingerprint[24];
 
     struct mailbox inbox; /* gen_request, from the loop */
-    struct mailbox done;  /* batch, from the workers; a kick of inbox follows */
+    struct mailbox done;  /* work, from the executor; a kick of inbox follows */
     struct mailbox out;   /* gen_event, to the loop */
     pthread_t thread;
     bool thread_started;
@@ -61,6 +71,8 @@ struct engine {
 
     pthread_mutex_t stats_lock;
     struct engine_stats stats; /* under stats_lock: the scheduler's thread writes, anyone copies */
+    struct err lost;           /* under stats_lock; ERR_OK: every rank is there */
+    _Atomic bool is_lost;      /* the scheduler's thread has seen it */
 };
 
 static void emit(void *arg, struct gen_event *ev)
@@ -73,21 +85,65 @@ static void emit(void *arg, struct gen_event *ev)
 static void batch_done(void *arg, struct batch *b)
 {
     struct engine *en = arg;
-    mailbox_put(&en->done, &b->mail);
+    mailbox_put(&en->done, &b->work.mail);
     mailbox_kick(&en->inbox);
 }
 
-static void publish_stats(struct engine *en, bool in_flight)
+static void move_done(void *arg, struct page_move *m)
+{
+    struct engine *en = arg;
+    mailbox_put(&en->done, &m->work.mail);
+    mailbox_kick(&en->inbox);
+}
+
+/* Any thread; the first reason stays. */
+static void rank_lost(void *arg, const struct err *why)
+{
+    struct engine *en = arg;
+    mutex_lock(&en->stats_lock);
+    if (!en->lost.code)
+        en->lost = *why;
+    mutex_unlock(&en->stats_lock);
+    mailbox_kick(&en->inbox);
+}
+
+static void publish_stats(struct engine *en)
 {
     struct engine_stats s = {0};
+    uint32_t group;
     scheduler_get_stats(en->sched, &s);
-    s.last_step_us = clock_us();
-    s.step_in_flight = in_flight;
+    uint64_t oldest_us = scheduler_oldest_us(en->sched, &group);
+    s.last_step_us = s.step_in_flight ? oldest_us : clock_us();
     mutex_lock(&en->stats_lock);
-    if (in_flight) /* a step that hangs shows by the time of the last one that ended */
-        s.last_step_us = en->stats.last_step_us;
     en->stats = s;
     mutex_unlock(&en->stats_lock);
+}
+
+/* A step that does not end is a lost rank, too. */
+static void watch_steps(struct engine *en, uint64_t now_us)
+{
+    uint32_t limit_s = en->options.step_limit_s, group = 0;
+    if (!limit_s)
+        limit_s = en->n_groups > 1 ? ENGINE_STEP_LIMIT_S : 0;
+    uint64_t since_us = scheduler_oldest_us(en->sched, &group);
+    if (!limit_s || since_us == UINT64_MAX || now_us < since_us + limit_s * UINT64_C(1000000))
+        return;
+    struct err e;
+    err_set(&e, ERR_COMM, "a step or move of group %u has not ended for %u s", group, limit_s);
+    rank_lost(en, &e);
+}
+
+/* The clients hear of a lost rank at once, and the server, which ends. */
+static void handle_loss(struct engine *en, uint64_t now_us)
+{
+    struct err why;
+    if (atomic_load(&en->is_lost) || !engine_lost(en, &why))
+        return;
+    atomic_store(&en->is_lost, true);
+    log_error("engine", "lost=rank error=\"%s\"", why.msg);
+    scheduler_lose(en->sched, &why, now_us);
+    if (en->options.wake)
+        en->options.wake(en->options.wake_arg);
 }
 
 static void submit_all(struct engine *en, struct mail *requests)
@@ -96,6 +152,14 @@ static void submit_all(struct engine *en, struct mail *requests)
         next = m->next;
         scheduler_submit(en->sched, (struct gen_request *)m, clock_us());
     }
+}
+
+static void take_work(struct engine *en, struct work *w)
+{
+    if (w->kind == WORK_BATCH)
+        scheduler_step_done(en->sched, (struct batch *)w, clock_us());
+    else
+        scheduler_move_done(en->sched, (struct page_move *)w, clock_us());
 }
 
 static void take_cancels(struct engine *en, uint64_t now_us)
@@ -112,49 +176,47 @@ static void take_cancels(struct engine *en, uint64_t now_us)
     }
 }
 
-/* Everything that has come in, then one turn. Returns how many batches ended. */
-static uint32_t handle_messages(struct engine *en, struct mail *requests)
+/* Everything that has come in. */
+static void handle_messages(struct engine *en, struct mail *requests)
 {
-    uint32_t n_done = 0;
     submit_all(en, requests);
     take_cancels(en, clock_us());
     for (struct mail *m = mailbox_take(&en->done), *next; m; m = next) {
         next = m->next;
-        scheduler_step_done(en->sched, (struct batch *)m, clock_us());
-        n_done++;
+        take_work(en, (struct work *)m);
     }
-    return n_done;
+    watch_steps(en, clock_us());
+    handle_loss(en, clock_us());
 }
 
 static void *scheduler_main(void *arg)
 {
     struct engine *en = arg;
-    bool was_in_flight = false;
     while (!atomic_load(&en->stopping)) {
         uint64_t now = clock_us();
         uint64_t wake_us = scheduler_turn(en->sched, now);
         uint64_t wait = wake_us > now ? wake_us - now : 1;
         struct mail *requests = mailbox_wait(&en->inbox, wait < HEARTBEAT_US ? wait : HEARTBEAT_US);
-        uint32_t n_done = handle_messages(en, requests);
-        bool idle = scheduler_idle(en->sched);
-        publish_stats(en, was_in_flight && !idle && n_done == 0);
-        was_in_flight = !idle;
+        handle_messages(en, requests);
+        publish_stats(en);
     }
     return NULL;
 }
 
-/* Waits for the batches that are out, so that the workers can end. */
-static void settle(struct engine *en)
+/* Waits for what is out, so that the executor's threads can end. False: a rank is lost, and it does
+ * not come. */
+static bool settle(struct engine *en)
 {
-    struct engine_stats s;
-    for (;;) {
-        handle_messages(en, mailbox_take(&en->inbox));
-        scheduler_get_stats(en->sched, &s);
-        if (!s.step_in_flight)
-            return;
+    uint32_t group;
+    uint64_t end_us = clock_us() + LAST_STEPS_US;
+    handle_messages(en, mailbox_take(&en->inbox));
+    while (scheduler_oldest_us(en->sched, &group) != UINT64_MAX) {
+        if (atomic_load(&en->is_lost) && clock_us() > end_us)
+            return false;
         struct mail *late = mailbox_wait(&en->inbox, 10000);
         handle_messages(en, late);
     }
+    return true;
 }
 
 /* Hashes what decides the tokens. */
@@ -173,7 +235,7 @@ static void make_fingerprint(struct engine *en)
         size_t bytes = (size_t)sample[i]->n_out * sample[i]->n_in * dtype_bytes(sample[i]->dtype);
         h = hash_bytes(h, sample[i]->data, bytes < 4096 ? bytes : 4096);
     }
-    h = hash_bytes(h, en->ops->name, strlen(en->ops->name));
+    h = hash_bytes(h, en->group[0].ops->name, strlen(en->group[0].ops->name));
     h = hash_bytes(h, __VERSION__, sizeof __VERSION__ - 1); /* the compiler orders the arithmetic */
     snprintf(en->fingerprint, sizeof en->fingerprint, "fp_%016" PRIx64, h);
 }
@@ -207,6 +269,11 @@ static enum err_code check_options(const struct engine_options *o, struct err *e
         return err_set(e, ERR_INVALID, "max_seqs: %u is outside 1..4096", o->max_seqs);
     if (o->max_queued < 1 || o->max_queued > 1000000)
         return err_set(e, ERR_INVALID, "max_queued: %u is outside 1..1000000", o->max_queued);
+    if (o->dp > ENGINE_MAX_GROUPS)
+        return err_set(e, ERR_INVALID, "dp: %u is outside 1..%d", o->dp, ENGINE_MAX_GROUPS);
+    if (o->n_prefill_groups && o->n_prefill_groups >= o->dp)
+        return err_set(e, ERR_INVALID, "split: %u of %u groups prefill, none would decode",
+                       o->n_prefill_groups, o->dp);
     if (o->prefill_tokens < 1 || o->prefill_tokens > 65536)
         return err_set(e, ERR_INVALID, "prefill_tokens: %u is outside 1..65536", o->prefill_tokens);
     return ERR_OK;
@@ -259,19 +326,33 @@ static enum err_code check_vocabulary(const struct engine *en, struct err *e)
 #pragma weak cuda_weights_dummy
 #pragma weak cuda_weights_close
 
-static enum err_code open_ops(struct engine *en, struct err *e)
+/* The groups of a CPU share its threads and the weights; on GPUs each has one of its own. */
+static enum err_code open_ops(struct engine *en, uint32_t i, struct err *e)
 {
     const struct engine_options *o = &en->options;
-    uint32_t device = (uint32_t)o->cuda_device;
+    struct engine_group *g = &en->group[i];
+    uint32_t device = (uint32_t)o->cuda_device + i;
     if (o->cuda_device < 0)
-        return cpu_ops_open(&en->ops, &en->cfg, &en->detail.limits, e);
+        return cpu_ops_open(&g->ops, &en->cfg, &en->detail.limits, e);
     if (!cuda_ops_open)
         return err_set(e, ERR_INVALID, "cuda:%u: this build has no GPU back end (make cuda)",
                        device);
     if ((o->load_dummy ? cuda_weights_dummy : cuda_weights_upload)(
-            &en->device_weights, en->weights, &en->cfg, device, o->progress, o->progress_arg, e) ||
-        cuda_ops_open(&en->ops, &en->cfg, &en->detail.limits, device, e))
+            &g->device_weights, en->weights, &en->cfg, device, o->progress, o->progress_arg, e) ||
+        cuda_ops_open(&g->ops, &en->cfg, &en->detail.limits, device, e))
         return e->code == ERR_NOMEM ? plan_offer_cpu(e, device) : e->code;
+    return ERR_OK;
+}
+
+static enum err_code open_groups(struct engine *en, struct err *e)
+{
+    for (uint32_t i = 0; i < en->n_groups; i++) {
+        struct engine_group *g = &en->group[i];
+        if (open_ops(en, i, e) ||
+            forward_create(&g->forward, g->ops, g->device_weights ? g->device_weights : en->weights,
+                           e))
+            return en->n_groups > 1 ? err_prefix(e, "group %u", i) : e->code;
+    }
     return ERR_OK;
 }
 
@@ -299,23 +380,56 @@ static enum err_code open_model(struct engine *en, struct err *e)
                   &en->weights, &en->cfg, dummy_dtype(&en->cfg), 1, e)
             : weights_open(&en->weights, o->model_dir, &en->cfg, o->progress, o->progress_arg, e))
         return e->code;
-    if (open_ops(en, e) || forward_create(&en->forward, en->ops,
-                                          en->device_weights ? en->device_weights : en->weights, e))
+    if (open_groups(en, e))
         return e->code;
     make_fingerprint(en);
     return ERR_OK;
 }
 
+static void start_batch(void *self, struct batch *b)
+{
+    struct executor *x = workers_executor(((struct engine *)self)->group[b->group].workers);
+    x->start(x->self, b);
+}
+
+static void start_move(void *self, struct page_move *m)
+{
+    mover_start(((struct engine *)self)->mover, m);
+}
+
+/* Workers for each group, and a mover where prompts go from one to another. */
+static enum err_code start_executor(struct engine *en, struct err *e)
+{
+    struct ops *ops[ENGINE_MAX_GROUPS];
+    for (uint32_t i = 0; i < en->n_groups; i++) {
+        struct engine_group *g = &en->group[i];
+        if (workers_create(&g->workers, g->forward, &en->detail.limits, plan_max_out(&en->options),
+                           e))
+            return e->code;
+        struct executor *x = workers_executor(g->workers);
+        x->done = batch_done;
+        x->lost = rank_lost;
+        x->done_arg = en;
+        ops[i] = g->ops;
+    }
+    en->exec = (struct executor){.self = en, .start = start_batch, .move = start_move};
+    const struct mover_config mover = {.ops = ops,
+                                       .n_groups = en->n_groups,
+                                       .n_ranks = 1,
+                                       .page_bytes = en->detail.plan.page_bytes,
+                                       .moved = move_done,
+                                       .arg = en};
+    return en->options.n_prefill_groups ? mover_create(&en->mover, &mover, e) : ERR_OK;
+}
+
 static enum err_code start_scheduler(struct engine *en, struct err *e)
 {
     const struct plan_detail *d = &en->detail;
-    if (workers_create(&en->workers, en->forward, &d->limits, plan_max_out(&en->options), e))
+    if (start_executor(en, e))
         return e->code;
-    struct executor *exec = workers_executor(en->workers);
-    exec->done = batch_done;
-    exec->done_arg = en;
     en->sched_cfg =
-        (struct scheduler_config){.n_pages = d->plan.n_pages,
+        (struct scheduler_config){.n_groups = en->n_groups,
+                                  .n_pages = d->plan.n_pages,
                                   .max_requests = d->max_requests,
                                   .max_seqs = d->plan.max_seqs,
                                   .max_context = d->plan.max_context,
@@ -328,13 +442,15 @@ static enum err_code start_scheduler(struct engine *en, struct err *e)
                                   .eos_id = en->cfg.eos_id,
                                   .n_eos = en->cfg.n_eos,
                                   .tok = en->tok,
-                                  .exec = exec,
+                                  .exec = &en->exec,
                                   .emit = emit,
                                   .emit_arg = en,
                                   .decode_budget_us = DECODE_BUDGET_US};
+    for (uint32_t i = 0; en->options.n_prefill_groups && i < en->n_groups; i++)
+        en->sched_cfg.role[i] = i < en->options.n_prefill_groups ? GROUP_PREFILL : GROUP_DECODE;
     if (scheduler_create(&en->sched, &en->sched_cfg, e))
         return e->code;
-    publish_stats(en, false);
+    publish_stats(en);
     if (thread_start(&en->thread, "sched", scheduler_main, en, e))
         return e->code;
     en->thread_started = true;
@@ -347,6 +463,7 @@ enum err_code engine_open(struct engine **out, const struct engine_options *o, s
     if (!en)
         return err_set(e, ERR_NOMEM, "engine");
     en->options = *o;
+    en->n_groups = plan_groups(o);
     mailbox_init(&en->inbox);
     mailbox_init(&en->done);
     mailbox_init(&en->out);
@@ -378,16 +495,22 @@ void engine_close(struct engine *en)
     if (en->thread_started) {
         mailbox_kick(&en->inbox);
         thread_join(en->thread);
-        settle(en);
+        if (!settle(en))
+            return; /* a thread that hangs still has its hands on all of this */
     }
-    workers_destroy(en->workers);
+    mover_destroy(en->mover);
+    for (uint32_t i = 0; i < en->n_groups; i++)
+        workers_destroy(en->group[i].workers);
     if (en->sched)
         scheduler_destroy(en->sched);
-    forward_destroy(en->forward);
-    if (en->ops)
-        en->ops->close(en->ops);
-    if (en->device_weights)
-        cuda_weights_close(en->device_weights);
+    for (uint32_t i = 0; i < en->n_groups; i++) {
+        struct engine_group *g = &en->group[i];
+        forward_destroy(g->forward);
+        if (g->ops)
+            g->ops->close(g->ops);
+        if (g->device_weights)
+            cuda_weights_close(g->device_weights);
+    }
     if (en->weights)
         weights_close(en->weights);
     if (en->tok)
@@ -411,6 +534,8 @@ enum err_code engine_submit(struct engine *en, struct gen_request *req, struct r
     e->code = ERR_OK;
     if (atomic_load(&en->draining)) {
         err_set(e, ERR_CLOSED, "the server is draining");
+    } else if (engine_lost(en, e)) {
+        err_set(e, ERR_CLOSED, "a rank is lost");
     } else if (scheduler_can_ever_fit(&en->sched_cfg, req, e)) {
         atomic_fetch_add(&en->refused_size, 1);
     } else if (!en->n_free) {
@@ -460,6 +585,16 @@ struct gen_event *engine_take_events(struct engine *en)
     return (struct gen_event *)all;
 }
 
+bool engine_lost(struct engine *en, struct err *why)
+{
+    mutex_lock(&en->stats_lock);
+    bool lost = en->lost.code != ERR_OK;
+    if (lost)
+        *why = en->lost;
+    mutex_unlock(&en->stats_lock);
+    return lost;
+}
+
 void engine_drain(struct engine *en)
 {
     atomic_store(&en->draining, true);
@@ -473,7 +608,13 @@ void engine_get_stats(struct engine *en, struct engine_stats *out)
     out->refused_busy = atomic_load(&en->refused_busy);
     out->refused_size = atomic_load(&en->refused_size);
     out->draining = atomic_load(&en->draining);
-    forward_get_times(en->forward, out->phase_us);
+    for (uint32_t i = 0; i < en->n_groups; i++) {
+        uint64_t us[N_LANES][N_PHASES];
+        forward_get_times(en->group[i].forward, us);
+        for (int l = 0; l < N_LANES; l++)
+            for (int p = 0; p < N_PHASES; p++)
+                out->phase_us[l][p] += us[l][p];
+    }
 }
 
 /* In the fast precision an activation is two bf16, so a product is two bf16 multiply-adds. */
@@ -493,7 +634,8 @@ enum err_code engine_measure_limits(const struct engine *en, struct engine_limit
 struct step_cost engine_step_cost(const struct engine *en, struct step_shape shape)
 {
     double as_bf16 = (double)weights_bytes(&en->cfg, DT_BF16);
-    shape.weight_bytes = 2.0 * (double)en->detail.plan.weight_bytes / as_bf16;
+    uint32_t copies = en->detail.plan.device >= 0 ? en->n_groups : 1;
+    shape.weight_bytes = 2.0 * (double)en->detail.plan.weight_bytes / copies / as_bf16;
     shape.latent = en->options.latent;
     shape.index = en->options.index;
     return model_step_cost(&en->cfg, &shape);
@@ -521,7 +663,7 @@ const struct engine_plan *engine_get_plan(const struct engine *en)
 
 const char *engine_backend_name(const struct engine *en)
 {
-    return en->ops->name;
+    return en->group[0].ops->name;
 }
 
 const char *engine_fingerprint(const struct engine *en)

@@ -30,18 +30,21 @@ struct engine_options {
     enum precision precision;
     enum latent_form latent;
     enum index_form index;
-    bool load_dummy;         /* random weights of the directory's configuration */
-    uint32_t n_layers;       /* 0: all; else cut to the first n, for timing */
-    uint32_t n_threads;      /* CPU; 0: all */
-    int32_t cuda_device;     /* -1: the CPU; needs a build with the GPU back end */
-    uint32_t max_context;    /* tokens of one sequence; 0: the model's, or what memory holds */
-    uint32_t max_seqs;       /* running at once: rows of a decode step */
-    uint32_t max_queued;     /* waiting requests; beyond: ERR_BUSY */
-    uint32_t prefill_tokens; /* of one prefill step */
-    uint64_t kv_bytes;       /* of the KV pool; 0: enough for max_context and a share of memory */
+    bool load_dummy;           /* random weights of the directory's configuration */
+    uint32_t n_layers;         /* 0: all; else cut to the first n, for timing */
+    uint32_t n_threads;        /* CPU; 0: all */
+    uint32_t dp;               /* attention groups; 0: 1 */
+    uint32_t n_prefill_groups; /* the first ones only prefill, the others decode; 0: all do both */
+    int32_t cuda_device;       /* -1: the CPU; needs a build with the GPU back end */
+    uint32_t max_context;      /* tokens of one sequence; 0: the model's, or what memory holds */
+    uint32_t max_seqs;         /* running at once in a group: rows of a decode step */
+    uint32_t max_queued;       /* waiting requests; beyond: ERR_BUSY */
+    uint32_t prefill_tokens;   /* of one prefill step */
+    uint64_t kv_bytes; /* of each group's KV pool; 0: enough for max_context, a share of memory */
     bool prefix_cache;
     weights_progress *progress; /* may be NULL */
     void *progress_arg;
+    uint32_t step_limit_s; /* a step that is out for longer means a lost rank; 0: see engine_lost */
     void (*wake)(void *arg);
     void *wake_arg;
 };
@@ -58,10 +61,14 @@ struct engine_plan {
     size_t program_bytes; /* scheduler, running requests' arenas, program, libraries, buffers */
     size_t total_bytes;
     int32_t device; /* the GPU that weights, pages and workspace lie on; -1: none, and two zeros */
-    size_t device_bytes, device_free_bytes; /* of it, planned; free when the plan was made */
+    /* Of it, planned; free when the plan was made. Each group has a GPU, the next ones, with the
+     * same on it; free is the least of them. */
+    size_t device_bytes, device_free_bytes;
     size_t page_bytes; /* one page of KV_PAGE_TOKENS tokens, all layers, both planes */
-    uint32_t n_pages, max_context, max_seqs, prefill_tokens;
-    uint64_t kv_tokens; /* n_pages * KV_PAGE_TOKENS */
+    uint32_t n_groups, n_prefill_groups; /* attention groups; those that only prefill */
+    uint32_t n_pages, max_seqs;          /* of each group */
+    uint32_t max_context, prefill_tokens;
+    uint64_t kv_tokens; /* n_groups * n_pages * KV_PAGE_TOKENS */
 };
 /* Without loading weights. ERR_IO, ERR_INVALID (what does not fit, with both numbers). */
 MUST_CHECK enum err_code engine_make_plan(struct engine_plan *out, const struct engine_options *o,
@@ -72,7 +79,8 @@ MUST_CHECK enum err_code engine_make_plan(struct engine_plan *out, const struct 
 MUST_CHECK enum err_code engine_open(struct engine **out, const struct engine_options *o,
                                      struct err *e);
 /* Ends running requests (GEN_ERROR, ERR_CLOSED, which are dropped with the engine) and all threads.
- */
+ * Where a rank is lost and its step does not come back within a second, threads and memory are left
+ * to the end of the process, which should be near. */
 void engine_close(struct engine *en);
 
 /* Takes req in any case. ERR_BUSY: the queue is full. ERR_CLOSED: draining. ERR_INVALID: it can
@@ -86,6 +94,14 @@ void engine_cancel(struct engine *en, struct req_id id);
 /* All events so far, oldest first, linked by mail.next; the caller frees each with
  * gen_event_free(). */
 struct gen_event *engine_take_events(struct engine *en);
+
+/* Whether a rank is lost, and why: it said so, another one waited for it in vain (ERR_COMM), or a
+ * step has been out for step_limit_s (0: ENGINE_STEP_LIMIT_S with several ranks, without limit with
+ * one, whose hanging shows in the stats and may pass). Then every request has ended with GEN_ERROR
+ * (ERR_COMM), none is taken any more (ERR_CLOSED), `wake` was called, and the process should end:
+ * an engine does not come back from it. Any thread. */
+enum { ENGINE_STEP_LIMIT_S = 8 };
+bool engine_lost(struct engine *en, struct err *why);
 
 /* Takes no new requests (ERR_CLOSED); running ones go on. */
 void engine_drain(struct engine *en);
@@ -129,8 +145,9 @@ struct engine_stats {
     uint64_t phase_us[N_LANES][N_PHASES]; /* of all steps; see forward.h */
     struct engine_hist ttft_s, inter_token_s, e2e_s, queue_s, prefill_s, decode_s;
     struct engine_hist prompt_len, generation_len, step_tokens;
-    uint64_t last_step_us; /* clock_us() when a step last ended, or the idle heartbeat */
-    bool step_in_flight;   /* a step has begun and not ended: with last_step_us, stuck or not */
+    /* clock_us() when the step that is out and began first began; without one, the heartbeat. */
+    uint64_t last_step_us;
+    bool step_in_flight; /* one is out: with last_step_us, stuck or not */
     bool draining;
     uint32_t n_groups;
     struct engine_group_stats group[ENGINE_MAX_GROUPS];

@@ -1,8 +1,10 @@
 /* plan.c - see plan.h. */
 #include "plan.h"
 
+#include "base/thread.h"
 #include "cpu/cpu_ops.h"
 #include "cuda/cuda_ops.h"
+#include "exec/mover.h"
 #include "model/forward.h"
 #include "sched/scheduler.h"
 
@@ -104,6 +106,11 @@ static struct ops_plan plan_of_ops(const struct engine_options *o, const struct 
     return p;
 }
 
+uint32_t plan_groups(const struct engine_options *o)
+{
+    return o->dp ? o->dp : 1;
+}
+
 /* Fills limits for a context, and says what the workspace would take. */
 static size_t workspace_for(struct ops_limits *lim, const struct engine_options *o,
                             const struct model_config *cfg, uint32_t context)
@@ -117,6 +124,10 @@ static size_t workspace_for(struct ops_limits *lim, const struct engine_options 
                                .n_threads = o->n_threads};
     lim->max_rows[LANE_PREFILL] = o->prefill_tokens;
     lim->max_rows[LANE_DECODE] = o->max_seqs;
+    if (plan_groups(o) > 1) { /* they share the threads; a row's bits do not depend on them */
+        uint32_t n = (o->n_threads ? o->n_threads : thread_n_cpus()) / plan_groups(o);
+        lim->n_threads = n ? n : 1;
+    }
     return plan_of_ops(o, cfg, lim).workspace_bytes;
 }
 
@@ -176,6 +187,17 @@ enum err_code plan_offer_cpu(struct err *e, uint32_t device)
                    was.msg);
 }
 
+/* Of the GPU that has the least, of those that the groups are on. */
+static uint64_t device_free_bytes(const struct engine_options *o)
+{
+    uint64_t least = UINT64_MAX;
+    for (uint32_t i = 0; i < plan_groups(o); i++) {
+        uint64_t n = cuda_device_free_bytes((uint32_t)o->cuda_device + i);
+        least = n < least ? n : least;
+    }
+    return least;
+}
+
 enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
                         const struct model_config *cfg, size_t weight_bytes, size_t tokenizer_bytes,
                         struct err *e)
@@ -185,10 +207,13 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
     uint32_t longest = o->max_context ? o->max_context : cfg->max_position, context = 0;
     size_t workspace = workspace_for(&d.limits, o, cfg, longest);
     bool device = o->cuda_device >= 0 && cuda_device_free_bytes;
-    uint64_t available =
-        device ? cuda_device_free_bytes((uint32_t)o->cuda_device) : plan_available_bytes();
-    uint64_t fixed = (uint64_t)weight_bytes + workspace + (device ? 0 : PROGRAM_BYTES);
-    uint64_t left = available > fixed ? available - fixed : 0;
+    /* Groups on GPUs have one each, with all of the weights; on the CPU they share memory and
+     * weights. The numbers up to the pages are those of one group. */
+    uint32_t n_groups = plan_groups(o), n_sharing = device ? 1 : n_groups;
+    uint64_t available = device ? device_free_bytes(o) : plan_available_bytes();
+    uint64_t fixed =
+        (uint64_t)weight_bytes + (uint64_t)n_sharing * workspace + (device ? 0 : PROGRAM_BYTES);
+    uint64_t left = available > fixed ? (available - fixed) / n_sharing : 0;
     uint64_t limit = o->kv_bytes ? o->kv_bytes : left / 100 * KV_SHARE_PERCENT;
     if (o->kv_bytes > left)
         err_set(e, ERR_INVALID,
@@ -211,28 +236,33 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
     if (pages < pages_for(context)) /* the rounding took the last pages: the context gives way */
         context = (uint32_t)pages * KV_PAGE_TOKENS;
     d.limits.max_context = context;
-    d.max_requests = o->max_seqs + o->max_queued;
+    d.max_requests = n_groups * o->max_seqs + o->max_queued;
     /* A running request's arena: its prompt, and the tokens of each sequence. */
-    size_t requests = (size_t)o->max_seqs * context * 2 * sizeof(uint32_t);
-    struct scheduler_config sched = {.n_pages = (uint32_t)pages,
+    size_t requests = (size_t)n_groups * o->max_seqs * context * 2 * sizeof(uint32_t);
+    size_t movers = o->n_prefill_groups ? n_groups : 0;
+    struct scheduler_config sched = {.n_groups = n_groups,
+                                     .n_pages = (uint32_t)pages,
                                      .max_requests = d.max_requests,
                                      .max_seqs = o->max_seqs,
                                      .max_context = context,
                                      .max_out = plan_max_out(o)};
     d.plan =
-        (struct engine_plan){.weight_bytes = weight_bytes,
-                             .kv_bytes = kv_bytes,
-                             .workspace_bytes = workspace,
+        (struct engine_plan){.weight_bytes = device ? n_groups * weight_bytes : weight_bytes,
+                             .kv_bytes = n_groups * kv_bytes,
+                             .workspace_bytes = n_groups * workspace,
                              .tokenizer_bytes = tokenizer_bytes,
-                             .program_bytes = PROGRAM_BYTES + requests + scheduler_bytes(&sched),
+                             .program_bytes = PROGRAM_BYTES + requests + scheduler_bytes(&sched) +
+                                              movers * mover_bytes(page_bytes),
                              .page_bytes = page_bytes,
+                             .n_groups = n_groups,
+                             .n_prefill_groups = o->n_prefill_groups,
                              .n_pages = (uint32_t)pages,
                              .max_context = context,
                              .max_seqs = o->max_seqs,
                              .prefill_tokens = o->prefill_tokens,
-                             .kv_tokens = pages * KV_PAGE_TOKENS};
-    d.plan.total_bytes =
-        weight_bytes + kv_bytes + workspace + tokenizer_bytes + d.plan.program_bytes;
+                             .kv_tokens = n_groups * pages * KV_PAGE_TOKENS};
+    d.plan.total_bytes = d.plan.weight_bytes + d.plan.kv_bytes + d.plan.workspace_bytes +
+                         tokenizer_bytes + d.plan.program_bytes;
     d.plan.device = device ? o->cuda_device : -1;
     if (device) {
         d.plan.device_bytes = weight_bytes + kv_bytes + workspace;

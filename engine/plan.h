@@ -25,6 +25,8 @@ MUST_CHECK enum err_code plan_make(struct plan_detail *out, const struct engine_
 /* The error again, as one of a GPU that has too little memory, with the offer of the CPU. */
 enum err_code plan_offer_cpu(struct err *e, uint32_t device);
 
+/* Attention groups that the options ask for. */
+uint32_t plan_groups(const struct engine_options *o);
 /* Results that one step may give: the scheduler's max_out. */
 uint32_t plan_max_out(const struct engine_options *o);
 

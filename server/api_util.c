@@ -246,6 +246,8 @@ void api_version(struct call *c)
 const char *health_problem(struct server *sv)
 {
     struct engine_stats s = {0};
+    if (sv->lost)
+        return sv->lost_err.msg;
     if (sv->draining)
         return "draining";
     if (!sv->engine)
@@ -262,7 +264,10 @@ void api_health(struct call *c)
     const char *problem = health_problem(c->sv);
     struct jo j = {.b = &c->answer};
     if (problem) {
-        const char *code = c->sv->draining ? "draining" : !c->sv->engine ? "loading" : "stuck";
+        const char *code = c->sv->lost       ? "engine_lost"
+                           : c->sv->draining ? "draining"
+                           : !c->sv->engine  ? "loading"
+                                             : "stuck";
         http_fail(c, 503, NULL, code, "Not ready: %s.", problem);
         return;
     }

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 int cli_fail_as(enum exit_code code, const struct err *e)
 {
@@ -41,8 +42,14 @@ void cli_print_plan(FILE *to, const struct engine_plan *p)
     fprintf(to, "memory plan for %s\n", p->model_type);
     fprintf(to, "  weights     %12s\n", human(a, sizeof a, (double)p->weight_bytes));
     fprintf(to, "  KV pages    %12s", human(a, sizeof a, (double)p->kv_bytes));
-    fprintf(to, "   %u pages of %s, %llu tokens\n", p->n_pages,
+    if (p->n_groups > 1)
+        fprintf(to, "   %u groups of", p->n_groups);
+    fprintf(to, "%s%u pages of %s, %llu tokens\n", p->n_groups > 1 ? " " : "   ", p->n_pages,
             human(a, sizeof a, (double)p->page_bytes), (unsigned long long)p->kv_tokens);
+    for (uint32_t i = 0; p->n_prefill_groups && i < p->n_groups; i++)
+        fprintf(to, "    group %u %11s   %u pages, %llu tokens\n", i,
+                engine_role_names[i < p->n_prefill_groups ? GROUP_PREFILL : GROUP_DECODE],
+                p->n_pages, (unsigned long long)(p->kv_tokens / p->n_groups));
     fprintf(to, "  workspace   %12s", human(a, sizeof a, (double)p->workspace_bytes));
     fprintf(to, "   %u sequences at once, %u prompt tokens a step\n", p->max_seqs,
             p->prefill_tokens);
@@ -132,6 +139,11 @@ int cli_serve(int argc, char **argv)
     int code = server_run(sv, &e);
     server_close(sv);
     settings_free(&s);
+    if (code == SERVER_LOST) { /* at once: a thread or a device that hangs must not keep us */
+        cli_fail_as(EXIT_RANK, &e);
+        fflush(NULL);
+        _exit(EXIT_RANK);
+    }
     return code ? cli_fail_as(EXIT_MODEL, &e) : EXIT_FINE;
 }
 
@@ -180,6 +192,8 @@ int cli_plan(int argc, char **argv)
             jo_ku64(&j, "device_free_bytes", p.device_free_bytes);
         }
         jo_ku64(&j, "page_bytes", p.page_bytes);
+        jo_ku64(&j, "n_groups", p.n_groups);
+        jo_ku64(&j, "n_prefill_groups", p.n_prefill_groups);
         jo_ku64(&j, "n_pages", p.n_pages);
         jo_ku64(&j, "kv_tokens", p.kv_tokens);
         jo_ku64(&j, "max_context", p.max_context);

@@ -11,7 +11,8 @@ enum exit_code {
     EXIT_OTHER = 1,    /* no memory, unreadable standard input */
     EXIT_SETTINGS = 2, /* command line, environment, files of settings and keys, certificate */
     EXIT_MODEL = 3,    /* missing, broken, or too large for this machine */
-    EXIT_LISTEN = 4    /* the address */
+    EXIT_LISTEN = 4,   /* the address */
+    EXIT_RANK = 5      /* serve: a rank of the engine was lost, or a step did not end */
 };
 
 int cli_serve(int argc, char **argv);

@@ -126,6 +126,10 @@ bool door_answers(struct call *c, const char **handler)
         c->close_after = true; /* what follows may be a body that nobody measured */
         http_fail(c, 411, NULL, "length_required",
                   "The request needs a body, with Content-Length or in chunks.");
+    } else if (r->needs_engine && sv->lost) {
+        struct api_error ae;
+        api_fail_err(&ae, &sv->lost_err);
+        http_error(c, &ae);
     } else if (r->needs_engine && sv->draining) {
         http_fail(c, 503, NULL, "draining",
                   "The server is shutting down and takes no new requests.");

@@ -8,6 +8,7 @@ const struct engine_api engine_api_real = {
     .cancel = engine_cancel,
     .take_events = engine_take_events,
     .drain = engine_drain,
+    .lost = engine_lost,
     .get_stats = engine_get_stats,
     .model = engine_model,
     .tokenizer = engine_tokenizer,

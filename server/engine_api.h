@@ -17,6 +17,7 @@ struct engine_api {
     void (*cancel)(struct engine *en, struct req_id id);
     struct gen_event *(*take_events)(struct engine *en);
     void (*drain)(struct engine *en);
+    bool (*lost)(struct engine *en, struct err *why);
     void (*get_stats)(struct engine *en, struct engine_stats *out);
     const struct model_config *(*model)(const struct engine *en);
     const struct tokenizer *(*tokenizer)(const struct engine *en);

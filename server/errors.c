@@ -56,6 +56,10 @@ void api_fail_err(struct api_error *ae, const struct err *e)
         api_fail(ae, 503, NULL, "draining",
                  "The server is shutting down and takes no new requests.");
         break;
+    case ERR_COMM:
+        api_fail(ae, 503, NULL, "engine_lost",
+                 "A rank of the engine is lost, and the server ends: %s.", e->msg);
+        break;
     case ERR_NOMEM:
         api_fail(ae, 503, NULL, "out_of_memory",
                  "The machine has no memory left for this request.");

@@ -165,8 +165,13 @@ static void after_reading(struct call *c)
     struct generation *g = c->gen;
     if (c->gone)
         return;
+    struct api_error lost;
+    if (c->sv->lost)
+        api_fail_err(&lost, &c->sv->lost_err);
     if (!g->ok)
         http_error(c, &g->ae);
+    else if (c->sv->lost)
+        http_error(c, &lost);
     else if (c->sv->hurried)
         http_fail(c, 503, NULL, "draining", "The server is shutting down.");
     else

@@ -18,7 +18,8 @@
 enum {
     SWEEP_MS = 100,
     LAST_SPANS_MS = 2000, /* at the end: for the collector to take them */
-    HURRY_US = 1000000    /* after a second signal: time to tell the clients */
+    HURRY_US = 1000000,   /* after a second signal: time to tell the clients */
+    LOST_US = 1000000     /* the same after a rank was lost, and for a probe to see it */
 };
 
 static void on_mhd_timer(uv_timer_t *t)
@@ -84,7 +85,7 @@ static void finish_loading(struct server *sv)
     pthread_join(sv->loader, &result);
     sv->loader_started = false;
     if (atomic_load(&sv->load_state) == LOAD_FAILED) {
-        sv->exit_code = 1;
+        sv->exit_code = SERVER_NOT_LOADED;
         uv_stop(&sv->loop);
         return;
     }
@@ -94,6 +95,21 @@ static void finish_loading(struct server *sv)
         sv->api->drain(sv->engine);
     if (sv->on_ready)
         sv->on_ready(sv);
+}
+
+/* Whoever still waits, hears of it: most have by the engine's own events. */
+static void check_lost(struct server *sv)
+{
+    struct api_error ae;
+    if (sv->lost || !sv->api->lost || !sv->api->lost(sv->engine, &sv->lost_err))
+        return;
+    sv->lost = true;
+    sv->lost_us = clock_us();
+    sv->exit_code = SERVER_LOST;
+    log_error("loop", "lost=rank calls=%u error=\"%s\"", sv->n_calls, sv->lost_err.msg);
+    api_fail_err(&ae, &sv->lost_err);
+    for (struct call *c = sv->calls; c; c = c->next)
+        generation_fail(c, &ae);
 }
 
 static void on_engine_wake(uv_async_t *a)
@@ -108,6 +124,7 @@ static void on_engine_wake(uv_async_t *a)
         generation_event(sv, ev);
         gen_event_free(ev);
     }
+    check_lost(sv);
     server_turn(sv);
 }
 
@@ -116,6 +133,8 @@ static void on_engine_wake(uv_async_t *a)
 
 static void check_drained(struct server *sv, uint64_t now_us)
 {
+    if (sv->lost && now_us > sv->lost_us + LOST_US)
+        uv_stop(&sv->loop);
     if (!sv->draining)
         return;
     if (!sv->hurried && now_us > sv->drain_begun_us + sv->settings->drain_s * 1000000) {
@@ -325,6 +344,8 @@ int server_run(struct server *sv, struct err *e)
     uv_run(&sv->loop, UV_RUN_DEFAULT);
     if (atomic_load(&sv->load_state) == LOAD_FAILED)
         *e = sv->load_err;
+    if (sv->lost)
+        *e = sv->lost_err;
     return sv->exit_code;
 }
 

@@ -6,6 +6,10 @@
  * SIGHUP reads keys and certificates again, and those settings that may change (settings.h); what
  * cannot be read stays as it was. SIGTERM or SIGINT drains: new requests get 503, running ones end,
  * then server_run() returns. A second signal ends them at once, and their clients are told.
+ *
+ * When the engine has lost a rank, running requests end with an error event (503 engine_lost where
+ * nothing was sent yet), new ones and /health get 503 with the reason, and a second later
+ * server_run() returns: a supervisor starts the server again.
  */
 #ifndef GAZE_SERVER_LOOP_H
 #define GAZE_SERVER_LOOP_H
@@ -16,7 +20,9 @@
  * ERR_IO, ERR_NOMEM; a failure leaves nothing behind. */
 MUST_CHECK enum err_code server_open(struct server **out, const struct settings *settings,
                                      const struct engine_api *api, struct err *e);
-/* Returns the exit code: 0 after a drain, 1 when the model did not load (*e says why). */
+/* Returns 0 after a drain, SERVER_NOT_LOADED when the model did not load, SERVER_LOST when a rank
+ * of the engine was lost (*e says why). */
+enum { SERVER_NOT_LOADED = 1, SERVER_LOST = 2 };
 int server_run(struct server *sv, struct err *e);
 void server_close(struct server *sv);
 

@@ -124,8 +124,86 @@ static void steps(struct buf *b, const struct server *sv, const struct engine_st
             buf_fmt(b,
                     "gaze_phase_seconds_total{model_name=\"%s\",lane=\"%s\",phase=\"%s\"} %.6f\n",
                     sv->label, lanes[l], forward_phase_names[p], (double)s->phase_us[l][p] * 1e-6);
-    one(b, sv, "gaze_last_step_age_seconds", "gauge", "Since a step ended, or the idle heartbeat.",
+    one(b, sv, "gaze_last_step_age_seconds", "gauge",
+        "Since the oldest step that is out began, or the idle heartbeat.",
         (double)(clock_us() - s->last_step_us) * 1e-6);
+}
+
+/* A number of each attention group. */
+static void each_group(struct buf *b, const struct server *sv, const struct engine_stats *s,
+                       const char *name, const char *more, size_t offset, bool wide)
+{
+    for (uint32_t i = 0; i < s->n_groups; i++) {
+        const char *at = (const char *)&s->group[i] + offset;
+        uint32_t narrow;
+        uint64_t v;
+        memcpy(&narrow, at, sizeof narrow);
+        if (wide)
+            memcpy(&v, at, sizeof v);
+        else
+            v = narrow;
+        buf_fmt(b, "%s{model_name=\"%s\",group=\"%u\",role=\"%s\"%s} %llu\n", name, sv->label, i,
+                engine_role_names[s->group[i].role], more, (unsigned long long)v);
+    }
+}
+
+#define GROUP_AT(member) offsetof(struct engine_group_stats, member)
+static void groups(struct buf *b, const struct server *sv, const struct engine_stats *s)
+{
+    static const struct {
+        const char *name, *type, *help;
+        const struct {
+            const char *more;
+            size_t offset;
+            bool wide;
+        } part[3];
+    } table[] = {
+        {"gaze_group_sequences",
+         "gauge",
+         "Sequences that are in the attention group, or promised to it.",
+         {{"", GROUP_AT(running), false}}},
+        {"gaze_group_kv_pages",
+         "gauge",
+         "KV pages of the group, by state.",
+         {{",state=\"all\"", GROUP_AT(pages), false},
+          {",state=\"used\"", GROUP_AT(pages_used), false},
+          {",state=\"cached\"", GROUP_AT(pages_cached), false}}},
+        {"gaze_group_steps_total",
+         "counter",
+         "Steps of the group by lane.",
+         {{",lane=\"prefill\"", GROUP_AT(prefill_steps), true},
+          {",lane=\"decode\"", GROUP_AT(decode_steps), true}}},
+        {"gaze_group_moves_total",
+         "counter",
+         "Sequences whose pages went to a group that decodes; moves that failed, and of these "
+         "those "
+         "after which a page had another sum.",
+         {{",result=\"arrived\"", GROUP_AT(moves), true},
+          {",result=\"failed\"", GROUP_AT(moves_failed), true},
+          {",result=\"corrupt\"", GROUP_AT(moves_corrupt), true}}},
+        {"gaze_group_moved_pages_total",
+         "counter",
+         "Pages that arrived.",
+         {{"", GROUP_AT(moved_pages), true}}},
+        {"gaze_group_moved_bytes_total",
+         "counter",
+         "Their bytes.",
+         {{"", GROUP_AT(moved_bytes), true}}},
+        {"gaze_group_move_microseconds_total",
+         "counter",
+         "Time that these moves took, sums and all.",
+         {{"", GROUP_AT(move_us), true}}},
+        {"gaze_group_recomputed_total",
+         "counter",
+         "Prompts run again because their pages would not go over.",
+         {{"", GROUP_AT(recomputed), true}}},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        head(b, table[i].name, table[i].type, table[i].help);
+        for (size_t k = 0; k < 3 && table[i].part[k].more; k++)
+            each_group(b, sv, s, table[i].name, table[i].part[k].more, table[i].part[k].offset,
+                       table[i].part[k].wide);
+    }
 }
 
 static void histograms(struct buf *b, const struct server *sv, const struct engine_stats *s)
@@ -312,6 +390,7 @@ void api_metrics(struct call *c)
         requests(b, sv, &s);
         cache(b, sv, &s);
         steps(b, sv, &s);
+        groups(b, sv, &s);
         histograms(b, sv, &s);
         memory_plan(b, sv);
     }

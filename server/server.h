@@ -149,6 +149,9 @@ struct server {
     uint64_t drain_begun_us;
     bool hurried; /* the second signal came */
     uint64_t hurry_us;
+    bool lost; /* a rank of the engine is lost: everything gets 503, and then the process ends */
+    struct err lost_err;
+    uint64_t lost_us;
     int exit_code;
 
     struct conn *conns;

@@ -42,15 +42,22 @@ static const struct option table[] = {
     {"index", CHOICE, AT(index), 0, 0, "auto", "auto exact fp8", NULL,
      "form of the indexer's keys (auto: fp8, with exact precision exact)"},
     {"threads", NUMBER, AT(threads), 0, 1024, "0", NULL, "N", "CPU threads; 0: all"},
+    {"dp", NUMBER, AT(dp), 1, ENGINE_MAX_GROUPS, "1", NULL, "N",
+     "attention groups, each with KV pages and sequences of its own"},
+    {"split", TEXT, AT(split), 0, 0, "", NULL, "P:D",
+     "of the groups, P only prefill and D only decode (default: all do both)"},
+    {"step-limit", NUMBER, AT(step_limit_s), 0, 86400, "0", NULL, "SECONDS",
+     "a step that takes longer means a lost rank: end; 0: 8 with several groups, else never"},
     {"max-context", NUMBER, AT(max_context), 0, 16777216, "0", NULL, "TOKENS",
      "longest prompt and answer together; 0: the model's, or what memory holds"},
-    {"max-seqs", NUMBER, AT(max_seqs), 1, 4096, "16", NULL, "N", "sequences that run at once"},
+    {"max-seqs", NUMBER, AT(max_seqs), 1, 4096, "16", NULL, "N",
+     "sequences that run at once, in each group"},
     {"max-queued", NUMBER, AT(max_queued), 1, 1000000, "64", NULL, "N",
      "requests that wait; beyond that clients get 429"},
     {"prefill-tokens", NUMBER, AT(prefill_tokens), 1, 65536, "512", NULL, "N",
      "prompt tokens of one step"},
     {"kv-memory", BYTES, AT(kv_memory), 0, UINT64_C(1) << 50, "0", NULL, "BYTES",
-     "memory of the KV pool, e.g. 2GiB; 0: by the model and this machine"},
+     "memory of each group's KV pool, e.g. 2GiB; 0: by the model and this machine"},
     {"prefix-cache", CHOICE, AT(prefix_cache), 0, 0, "on", "off on", NULL,
      "reuse what an earlier prompt with the same beginning computed"},
     {"chat-format", TEXT, AT(chat_format), 0, 0, "", NULL, "NAME",
@@ -455,6 +462,27 @@ static const char *bundled_model(char *out, size_t bytes)
     return access(out, R_OK) == 0 ? out : NULL;
 }
 
+/* "P:D", which also says how many groups there are. */
+static enum err_code read_split(const struct settings *s, struct engine_options *o, struct err *e)
+{
+    char *end = NULL;
+    if (!s->split[0])
+        return ERR_OK;
+    unsigned long p = strtoul(s->split, &end, 10), d = 0;
+    bool ok = isdigit((unsigned char)s->split[0]) && *end == ':' && isdigit((unsigned char)end[1]);
+    if (ok)
+        d = strtoul(end + 1, &end, 10);
+    if (!ok || *end || p < 1 || d < 1 || p > ENGINE_MAX_GROUPS || d > ENGINE_MAX_GROUPS - p)
+        return err_set(e, ERR_INVALID, "split: \"%.40s\" is no P:D of 2 to %d groups, like 1:1",
+                       s->split, ENGINE_MAX_GROUPS);
+    if (s->dp != 1 && s->dp != p + d)
+        return err_set(e, ERR_INVALID, "split: %lu + %lu groups, but dp is %llu", p, d,
+                       (unsigned long long)s->dp);
+    o->dp = (uint32_t)(p + d);
+    o->n_prefill_groups = (uint32_t)p;
+    return ERR_OK;
+}
+
 enum err_code settings_engine(const struct settings *s, struct engine_options *o, struct err *e)
 {
     static char bundled[512];
@@ -476,6 +504,10 @@ enum err_code settings_engine(const struct settings *s, struct engine_options *o
     o->load_dummy = s->load == 1;
     o->n_layers = (uint32_t)s->layers;
     o->n_threads = (uint32_t)s->threads;
+    o->dp = (uint32_t)s->dp;
+    o->step_limit_s = (uint32_t)s->step_limit_s;
+    if (read_split(s, o, e))
+        return e->code;
     o->max_context = (uint32_t)s->max_context;
     o->max_seqs = (uint32_t)s->max_seqs;
     o->max_queued = (uint32_t)s->max_queued;

@@ -20,10 +20,13 @@ struct settings {
     const char *model, *served_name, *alias, *host, *chat_format, *cors; /* "": not given */
     const char *api_key, *key_file, *tls_cert, *tls_key, *otlp_endpoint; /* likewise */
     uint64_t port;
-    const char *device; /* auto, cpu, cuda, cuda:N; engine_device() reads it */
-    uint64_t precision; /* 0: exact, 1: fast */
-    uint64_t kv;        /* 0: auto, 1: f32, 2: bf16, 3: fp8 */
-    uint64_t index;     /* 0: auto, 1: exact, 2: fp8 */
+    const char *device;    /* auto, cpu, cuda, cuda:N; engine_device() reads it */
+    uint64_t precision;    /* 0: exact, 1: fast */
+    uint64_t kv;           /* 0: auto, 1: f32, 2: bf16, 3: fp8 */
+    uint64_t index;        /* 0: auto, 1: exact, 2: fp8 */
+    const char *split;     /* "P:D", or "": groups that prefill, and that decode */
+    uint64_t dp;           /* attention groups */
+    uint64_t step_limit_s; /* 0: by the number of groups; see engine_lost() */
     uint64_t threads, max_context, max_seqs, max_queued, prefill_tokens, kv_memory, layers;
     uint64_t prefix_cache; /* 0: off, 1: on */
     uint64_t load;         /* 0: auto, 1: dummy */

@@ -7,7 +7,7 @@
 
 bool fault_armed;
 static char armed_name[64];
-static uint64_t armed_at;
+static uint64_t armed_at, armed_to; /* passages, both included */
 static _Atomic uint64_t matching_passages;
 
 void fault_arm(const char *spec)
@@ -22,7 +22,10 @@ void fault_arm(const char *spec)
         n = sizeof armed_name - 1;
     memcpy(armed_name, spec, n);
     armed_name[n] = '\0';
-    armed_at = colon ? strtoull(colon + 1, NULL, 10) : 1;
+    char *end = NULL;
+    armed_at = armed_to = colon ? strtoull(colon + 1, &end, 10) : 1;
+    if (end && *end == '-')
+        armed_to = strtoull(end + 1, NULL, 10);
     fault_armed = true;
 }
 
@@ -30,7 +33,8 @@ bool fault_hit(const char *name)
 {
     if (strcmp(armed_name, "*") != 0 && strcmp(armed_name, name) != 0)
         return false;
-    return atomic_fetch_add(&matching_passages, 1) + 1 == armed_at;
+    uint64_t passage = atomic_fetch_add(&matching_passages, 1) + 1;
+    return passage >= armed_at && passage <= armed_to;
 }
 
 uint64_t fault_passages(void)

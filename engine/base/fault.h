@@ -3,7 +3,8 @@
  *   if (FAULT("kv_pool.create")) return err_set(e, ERR_NOMEM, ...);
  *
  * GAZE_FAULT="name:n" in the environment makes the n-th passage (1-based) of that place fail; "*:n"
- * counts passages of all places together. Without it a passage costs one relaxed load.
+ * counts passages of all places together; "name:n-m" makes all from the n-th to the m-th
+ * fail. Without it a passage costs one relaxed load.
  * Thread: any.
  */
 #ifndef GAZE_BASE_FAULT_H

@@ -61,8 +61,13 @@ static void run_batch(struct worker *w, struct batch *b)
     b->start_us = clock_us();
     if (FAULT("worker.stall")) /* a device that hangs, and comes back */
         usleep(STALL_US);
+    if (FAULT("worker.hang")) /* one that does not */
+        for (;;)
+            pause();
     if (FAULT("worker.step"))
         err_set(&b->err, ERR_CUDA, "step of %u rows: injected fault", rows);
+    else if (FAULT("worker.rank"))
+        err_set(&b->err, ERR_COMM, "rank 0 is gone: injected fault");
     else if (forward_step(w->all->forward, w->lane, &step, &b->err) == ERR_OK)
         b->err.code = ERR_OK;
     b->end_us = clock_us();
@@ -81,6 +86,8 @@ static void *worker_main(void *arg)
         if (!b)
             return NULL; /* stop, and nothing left to run */
         run_batch(w, b);
+        if (b->err.code == ERR_COMM)
+            w->all->executor.lost(w->all->executor.done_arg, &b->err);
         w->all->executor.done(w->all->executor.done_arg, b);
     }
 }

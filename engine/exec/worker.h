@@ -2,7 +2,7 @@
  * lane each.
  *
  * A worker sleeps until the scheduler starts a batch, runs it through forward.h, and gives it back.
- * Neither waits for the other.
+ * Neither waits for the other. A step that ends with ERR_COMM means that a rank is lost.
  * Thread: created and destroyed by the engine's opener; start() from the scheduler's.
  */
 #ifndef GAZE_EXEC_WORKER_H
@@ -20,7 +20,7 @@ MUST_CHECK enum err_code workers_create(struct workers **out, struct forward *fw
 /* No batch may be in flight. */
 void workers_destroy(struct workers *w);
 
-/* The seam that the scheduler drives; set done and done_arg before the first start(). */
+/* The seam that the scheduler drives; set the callbacks before the first start(). */
 struct executor *workers_executor(struct workers *w);
 
 #endif

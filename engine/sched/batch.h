@@ -19,6 +19,10 @@
 
 /* What stands behind the mail of everything that an executor gives back. */
 enum work_kind { WORK_BATCH, WORK_MOVE };
+struct work {
+    struct mail mail;
+    enum work_kind kind;
+};
 
 struct batch_seq {
     uint32_t seq_slot; /* the scheduler's own mark */
@@ -31,8 +35,7 @@ struct batch_seq {
 };
 
 struct batch {
-    struct mail mail;
-    enum work_kind kind; /* WORK_BATCH */
+    struct work work; /* WORK_BATCH */
     uint32_t group;
     enum lane lane;
     uint32_t n_seqs, max_seqs;
@@ -51,8 +54,7 @@ struct batch {
  * (ops.h says how a page is summed; where a group has several ranks, the sum of theirs). It does
  * not compare them: the scheduler does, and nothing runs on a page whose two sums differ. */
 struct page_move {
-    struct mail mail;
-    enum work_kind kind;     /* WORK_MOVE */
+    struct work work;        /* WORK_MOVE */
     uint32_t source, target; /* groups; not the same one */
     uint32_t seq_slot;       /* the scheduler's own mark */
     uint32_t n_pages, max_pages;

@@ -8,7 +8,7 @@
 static bool make_batch(struct batch *b, const struct group *g, enum lane lane, uint32_t max_seqs,
                        uint32_t max_out)
 {
-    *b = (struct batch){.kind = WORK_BATCH,
+    *b = (struct batch){.work.kind = WORK_BATCH,
                         .group = g->index,
                         .lane = lane,
                         .max_seqs = max_seqs,
@@ -22,7 +22,7 @@ static bool make_batch(struct batch *b, const struct group *g, enum lane lane, u
 
 static bool make_move(struct page_move *m, const struct group *g, uint32_t max_pages)
 {
-    *m = (struct page_move){.kind = WORK_MOVE, .source = g->index, .max_pages = max_pages};
+    *m = (struct page_move){.work.kind = WORK_MOVE, .source = g->index, .max_pages = max_pages};
     m->sum_from = calloc(max_pages, sizeof *m->sum_from);
     m->sum_to = FAULT("scheduler.move") ? NULL : calloc(max_pages, sizeof *m->sum_to);
     return m->sum_from && m->sum_to;

@@ -118,12 +118,13 @@ void scheduler_submit(struct scheduler *s, struct gen_request *req, uint64_t now
     struct request *r = &s->request[req->id.slot];
     struct err e;
     assert(r->state == REQ_FREE);
-    assert(!s->lost.code);
     *r = (struct request){
         .id = req->id, .ask = req, .arrival = s->n_arrived++, .last_event = r->last_event};
     r->key = admission_key(s, r);
     r->tag = fair_arrived(&s->fair, req, &r->cost);
-    if (scheduler_can_ever_fit(&s->cfg, req, &e)) {
+    if (s->lost.code)
+        e = s->lost;
+    if (s->lost.code || scheduler_can_ever_fit(&s->cfg, req, &e)) {
         r->state = REQ_RUNNING;
         request_fail(s, r, &e, now_us);
         return;
@@ -145,31 +146,33 @@ void scheduler_cancel(struct scheduler *s, struct req_id id, uint64_t now_us)
         request_cancel(s, r, now_us);
 }
 
-static void start(struct scheduler *s, struct group *g, enum lane lane)
+static void start(struct scheduler *s, struct group *g, enum lane lane, uint64_t now_us)
 {
     struct batch *b = &g->batch[lane];
     b->err.code = ERR_OK;
     b->start_us = b->end_us = 0;
     g->out[lane] = true;
+    g->out_us[lane] = now_us;
     s->cfg.exec->start(s->cfg.exec->self, b);
 }
 
-static void start_move(struct scheduler *s, struct group *g)
+static void start_move(struct scheduler *s, struct group *g, uint64_t now_us)
 {
     g->move.err.code = ERR_OK;
     g->move.start_us = g->move.end_us = 0;
     g->move_out = true;
+    g->move_out_us = now_us;
     s->cfg.exec->move(s->cfg.exec->self, &g->move);
 }
 
 static void start_what_can(struct scheduler *s, struct group *g, uint64_t now_us)
 {
     if (!g->move_out && plan_move(s, g, now_us))
-        start_move(s, g);
+        start_move(s, g, now_us);
     if (!g->out[LANE_DECODE] && plan_decode(s, g, now_us))
-        start(s, g, LANE_DECODE);
+        start(s, g, LANE_DECODE, now_us);
     if (!g->out[LANE_PREFILL] && plan_prefill(s, g, now_us))
-        start(s, g, LANE_PREFILL);
+        start(s, g, LANE_PREFILL, now_us);
 }
 
 uint64_t scheduler_turn(struct scheduler *s, uint64_t now_us)
@@ -204,12 +207,27 @@ void scheduler_lose(struct scheduler *s, const struct err *why, uint64_t now_us)
     }
 }
 
+uint64_t scheduler_oldest_us(const struct scheduler *s, uint32_t *group)
+{
+    uint64_t oldest = UINT64_MAX;
+    for (uint32_t i = 0; i < s->n_groups; i++) {
+        const struct group *g = &s->group[i];
+        uint64_t since = g->move_out ? g->move_out_us : UINT64_MAX;
+        for (int l = 0; l < N_LANES; l++)
+            if (g->out[l] && g->out_us[l] < since)
+                since = g->out_us[l];
+        if (since < oldest) {
+            oldest = since;
+            *group = i;
+        }
+    }
+    return oldest;
+}
+
 static bool is_busy(const struct scheduler *s)
 {
-    bool busy = false;
-    for (uint32_t i = 0; i < s->n_groups; i++)
-        busy = busy || group_busy(&s->group[i]);
-    return busy;
+    uint32_t group;
+    return scheduler_oldest_us(s, &group) != UINT64_MAX;
 }
 
 bool scheduler_idle(const struct scheduler *s)

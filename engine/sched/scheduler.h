@@ -91,13 +91,16 @@ void scheduler_cancel(struct scheduler *s, struct req_id id, uint64_t now_us); /
 void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us);
 void scheduler_move_done(struct scheduler *s, struct page_move *m, uint64_t now_us);
 /* A rank is lost: every request ends by this error at once, whether or not its steps come back, and
- * nothing is started any more. Those that come back are taken; no request may be submitted. */
+ * nothing is started any more. Those that come back are taken; who is submitted ends likewise. */
 void scheduler_lose(struct scheduler *s, const struct err *why, uint64_t now_us);
 
 /* Admits, starts a batch in each idle lane that has work, and moves. Returns when it wants to be
  * called again at the latest (UINT64_MAX: only after a message). */
 uint64_t scheduler_turn(struct scheduler *s, uint64_t now_us);
 
+/* Since when the step or move is out that went out first, and of which group; UINT64_MAX: none is.
+ */
+uint64_t scheduler_oldest_us(const struct scheduler *s, uint32_t *group);
 bool scheduler_idle(const struct scheduler *s); /* no request inside, no batch in flight */
 void scheduler_get_stats(const struct scheduler *s, struct engine_stats *out);
 void scheduler_check(const struct scheduler *s); /* asserts all invariants; for tests */

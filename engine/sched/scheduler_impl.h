@@ -100,7 +100,8 @@ struct group {
     bool out[N_LANES]; /* that batch is with the executor */
     struct page_move move;
     bool move_out;
-    struct share *share; /* [max_seqs] */
+    uint64_t out_us[N_LANES], move_out_us; /* since when */
+    struct share *share;                   /* [max_seqs] */
     uint32_t n_shares;
     uint64_t n_steps_planned;
     struct pace pace;

@@ -292,6 +292,15 @@ static void fake_drain(struct engine *en)
     mutex_unlock(&self(en)->lock);
 }
 
+static bool fake_lost(struct engine *en, struct err *why)
+{
+    (void)en;
+    bool lost = atomic_load(&fake.lost);
+    if (lost)
+        err_set(why, ERR_COMM, "rank 3 of 8 did not come");
+    return lost;
+}
+
 static void fake_stats(struct engine *en, struct engine_stats *out)
 {
     (void)en;
@@ -334,6 +343,7 @@ const struct engine_api fake_engine_api = {.open = fake_open,
                                            .cancel = fake_cancel,
                                            .take_events = fake_take,
                                            .drain = fake_drain,
+                                           .lost = fake_lost,
                                            .get_stats = fake_stats,
                                            .model = fake_model,
                                            .tokenizer = fake_tokenizer,

@@ -24,6 +24,7 @@ struct fake_settings {
     bool load_fails;
     _Atomic bool busy;    /* submit says ERR_BUSY; any time */
     _Atomic bool stuck;   /* the stats say that a step hangs; any time */
+    _Atomic bool lost;    /* a rank is lost; any time, heard of with the next event */
     uint32_t fail_at;     /* GEN_ERROR in place of this token, from 1; 0: never */
     uint32_t max_context; /* 0: 8192 */
 };

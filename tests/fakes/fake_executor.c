@@ -106,7 +106,7 @@ static void start(void *self, struct batch *b)
     struct fake_executor *f = self;
     struct fake_group *g = &f->group[b->group];
     uint32_t n_rows = 0;
-    assert(b->kind == WORK_BATCH && b->group < f->n_groups);
+    assert(b->work.kind == WORK_BATCH && b->group < f->n_groups);
     assert(!g->out[b->lane]);
     assert(b->n_seqs >= 1);
     bool thorough = f->check_every && f->n_steps % f->check_every == 0;
@@ -137,7 +137,7 @@ static void move(void *self, struct page_move *m)
 {
     struct fake_executor *f = self;
     struct fake_group *g = &f->group[m->source], *t = &f->group[m->target];
-    assert(m->kind == WORK_MOVE && m->source < f->n_groups && m->target < f->n_groups);
+    assert(m->work.kind == WORK_MOVE && m->source < f->n_groups && m->target < f->n_groups);
     assert(m->source != m->target && m->n_pages >= 1 && m->n_pages <= m->max_pages);
     assert(!g->move);
     for (uint32_t i = 0; i < m->n_pages; i++) {

@@ -5,6 +5,8 @@
  * yardstick; then company, chunk sizes, threads, a warm cache, a partly evicted one and a restart
  * must not change one bit of them.
  */
+#include "base/clock.h"
+#include "base/fault.h"
 #include "drive.h"
 #include "test.h"
 
@@ -35,13 +37,15 @@ static void make_wishes(uint32_t vocab)
     }
 }
 
-static struct engine *open_engine(const char *model, uint32_t prefill_tokens, uint32_t threads,
-                                  bool cache, uint32_t pages)
+static struct engine *open_groups(const char *model, uint32_t prefill_tokens, uint32_t threads,
+                                  bool cache, uint32_t pages, uint32_t dp, uint32_t n_prefill)
 {
     struct engine_options o;
     struct engine *en = NULL;
     struct err e = {0};
     engine_options_default(&o);
+    o.dp = dp;
+    o.n_prefill_groups = n_prefill;
     o.model_dir = test_fixture(model);
     o.prefill_tokens = prefill_tokens;
     o.n_threads = threads;
@@ -55,6 +59,12 @@ static struct engine *open_engine(const char *model, uint32_t prefill_tokens, ui
     }
     CHECK_OK(engine_open(&en, &o, &e), e);
     return en;
+}
+
+static struct engine *open_engine(const char *model, uint32_t prefill_tokens, uint32_t threads,
+                                  bool cache, uint32_t pages)
+{
+    return open_groups(model, prefill_tokens, threads, cache, pages, 1, 0);
 }
 
 static void check_nothing_held(struct engine *en)
@@ -80,6 +90,37 @@ static void together(struct engine *en, const char *what)
         drive_check_equal(&yard[i], &got[i], name);
     }
     check_nothing_held(en);
+}
+
+/* Each layout of groups: {all, those that only prefill}. */
+static void check_groups(const char *model)
+{
+    static const uint32_t layout[][2] = {{2, 0}, {3, 0}, {2, 1}, {3, 1}, {3, 2}};
+    for (size_t k = 0; k < sizeof layout / sizeof *layout; k++) {
+        uint32_t n = layout[k][0], n_prefill = layout[k][1], n_used = 0;
+        uint64_t n_moves = 0;
+        struct engine *en = open_groups(model, 100, 2, true, k % 2 ? 40 : 0, n, n_prefill);
+        char what[64];
+        snprintf(what, sizeof what, "%u groups, %u for prefill, cold cache", n, n_prefill);
+        together(en, what);
+        snprintf(what, sizeof what, "%u groups, %u for prefill, warm cache", n, n_prefill);
+        together(en, what);
+        struct engine_stats s;
+        engine_get_stats(en, &s);
+        CHECK(s.n_groups == n);
+        for (uint32_t i = 0; i < n; i++) {
+            const struct engine_group_stats *g = &s.group[i];
+            CHECK_MSG(g->moves_failed == 0, "%llu moves failed",
+                      (unsigned long long)g->moves_failed);
+            CHECK(g->role != GROUP_PREFILL || g->decode_steps == 0);
+            CHECK(g->role != GROUP_DECODE || g->prefill_steps == 0);
+            n_used += g->prefill_steps + g->decode_steps > 0;
+            n_moves += g->moves;
+        }
+        CHECK_MSG(n_used == n, "%u of %u groups were used", n_used, n);
+        CHECK(n_moves == (n_prefill ? 2 * (MANY + 2) : 0)); /* each choice; one request has three */
+        engine_close(en);
+    }
 }
 
 static void check_model(const char *model)
@@ -109,6 +150,7 @@ static void check_model(const char *model)
     together(en, "few pages");
     together(en, "few pages, again");
     engine_close(en);
+    check_groups(model);
 }
 
 TEST_LIMIT(sparse_model, 120)
@@ -148,6 +190,81 @@ TEST_LIMIT(prompt_logprobs_equal, 60)
     }
     for (uint32_t i = 0; i < r[0].n_prompt_out; i++)
         CHECK(memcmp(&r[0].prompt_out[i].logprob, &r[1].prompt_out[i].logprob, sizeof(float)) == 0);
+}
+
+/* Goal:   a move that fails or corrupts is made again; three in a row, and the prompt is run again;
+ *         no token changes. When nothing goes over, the request ends with the error, and no other.
+ * Method: the n-th passages of the places where a page is read, written, summed and changed fail.
+ */
+TEST_LIMIT(moves_that_fail_change_nothing, 120)
+{
+    static const struct {
+        const char *fault;
+        uint64_t failed, corrupt, recomputed;
+        bool ends;
+    } cases[] = {
+        {"pages.export:1", 1, 0, 0, false},     {"pages.import:4", 1, 0, 0, false},
+        {"pages.sum:2", 1, 0, 0, false},        {"pages.corrupt:3", 1, 1, 0, false},
+        {"pages.corrupt:1-6", 2, 2, 0, false},  {"pages.import:1-3", 3, 0, 1, false},
+        {"pages.corrupt:1-15", 3, 3, 1, false}, {"pages.sum:1-3", 3, 0, 1, false},
+        {"pages.corrupt:1-900", 6, 6, 1, true}, {"pages.export:1-900", 6, 0, 1, true},
+    };
+    struct engine *en = open_engine("v32-bf16", 512, 1, false, 0);
+    make_wishes(engine_model(en)->vocab_size);
+    drive(en, wish, MANY, yard);
+    engine_close(en);
+    const struct drive_wish *w = &wish[MANY - 1]; /* 300 tokens, 5 pages */
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        struct engine_stats s;
+        en = open_groups("v32-bf16", 100, 2, true, 0, 2, 1);
+        fault_arm(cases[k].fault);
+        drive(en, w, 1, got);
+        fault_arm(NULL);
+        check_nothing_held(en);
+        engine_get_stats(en, &s);
+        const struct engine_group_stats *g = &s.group[0];
+        CHECK_MSG(g->moves_failed == cases[k].failed && g->moves_corrupt == cases[k].corrupt &&
+                      g->recomputed == cases[k].recomputed && g->moves == !cases[k].ends,
+                  "%s: %llu moves, %llu failed, %llu corrupt, %llu prompts again", cases[k].fault,
+                  (unsigned long long)g->moves, (unsigned long long)g->moves_failed,
+                  (unsigned long long)g->moves_corrupt, (unsigned long long)g->recomputed);
+        if (cases[k].ends)
+            CHECK(got[0].done && got[0].err.code == ERR_IO);
+        else
+            drive_check_equal(&yard[MANY - 1], &got[0], cases[k].fault);
+        together(en, "after moves that failed");
+        engine_close(en);
+    }
+}
+
+/* Goal:   a rank that dies ends every request with the reason, at once, and nothing is taken after.
+ * Method: a step whose communication fails, and one that never ends. */
+TEST_LIMIT(a_lost_rank_ends_everything, 60)
+{
+    static const char *const faults[] = {"worker.rank:3", "worker.hang:3"};
+    for (int k = 0; k < 2; k++) {
+        struct engine *en = open_groups("v32-bf16", 100, 2, true, 0, 2, (uint32_t)k);
+        struct err why = {0};
+        make_wishes(engine_model(en)->vocab_size);
+        CHECK(!engine_lost(en, &why));
+        fault_arm(faults[k]);
+        uint64_t begun_us = clock_us();
+        drive(en, wish, MANY, got);
+        uint64_t took_us = clock_us() - begun_us;
+        fault_arm(NULL);
+        int n_told = 0;
+        for (int i = 0; i < MANY; i++) { /* who came too late was refused */
+            CHECK(got[i].done && (got[i].err.code == ERR_COMM || got[i].err.code == ERR_CLOSED));
+            n_told += got[i].err.code == ERR_COMM;
+        }
+        CHECK(n_told > 0);
+        CHECK(engine_lost(en, &why) && why.code == ERR_COMM);
+        printf("  %s: told after %.2f s: %s\n", faults[k], (double)took_us / 1e6, why.msg);
+        CHECK(took_us < 9500000);
+        drive(en, wish, 1, got);
+        CHECK(got[0].err.code == ERR_CLOSED);
+        engine_close(en);
+    }
 }
 
 /* Goal: cancelled requests end, hold nothing, and disturb nobody. */
