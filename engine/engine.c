@@ -26,7 +26,7 @@
 enum {
     HEARTBEAT_US = 500000,
     DECODE_BUDGET_US = 0,   /* the scheduler's own default */
-    LAST_STEPS_US = 1000000 /* when a rank is lost: for what is out to come back */
+    LAST_STEPS_US = 200000 /* when a rank is lost: for what is out to come back */
 };
 
 /* One per request inside. The loop thread hands slots out and takes them back; the scheduler's

@@ -79,7 +79,7 @@ MUST_CHECK enum err_code engine_make_plan(struct engine_plan *out, const struct 
 MUST_CHECK enum err_code engine_open(struct engine **out, const struct engine_options *o,
                                      struct err *e);
 /* Ends running requests (GEN_ERROR, ERR_CLOSED, which are dropped with the engine) and all threads.
- * Where a rank is lost and its step does not come back within a second, threads and memory are left
+ * Where a rank is lost and its step does not come back within 0.2 s, threads and memory are left
  * to the end of the process, which should be near. */
 void engine_close(struct engine *en);
 

@@ -19,7 +19,7 @@ enum {
     SWEEP_MS = 100,
     LAST_SPANS_MS = 2000, /* at the end: for the collector to take them */
     HURRY_US = 1000000,   /* after a second signal: time to tell the clients */
-    LOST_US = 1000000     /* the same after a rank was lost, and for a probe to see it */
+    LOST_US = 700000      /* the same after a rank was lost, and for a probe to see it */
 };
 
 static void on_mhd_timer(uv_timer_t *t)

@@ -8,7 +8,7 @@
  * then server_run() returns. A second signal ends them at once, and their clients are told.
  *
  * When the engine has lost a rank, running requests end with an error event (503 engine_lost where
- * nothing was sent yet), new ones and /health get 503 with the reason, and a second later
+ * nothing was sent yet), new ones and /health get 503 with the reason, and 0.7 s later
  * server_run() returns: a supervisor starts the server again.
  */
 #ifndef GAZE_SERVER_LOOP_H

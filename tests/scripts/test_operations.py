@@ -485,6 +485,31 @@ class Health(unittest.TestCase):
                 self.assertLess(sick, 5 + 5 * SLOW)
                 self.assertIsNotNone(well)
 
+    def test_a_lost_rank_ends_the_server_with_code_5(self):
+        """A step that fails as one does whose peer is gone, and one that never ends; usual limits."""
+        wish = {"prompt": "Hi", "max_tokens": 1000, "ignore_eos": True}
+        for options, fault, why in ((["--dp", "2"], "worker.rank:5", "is gone"),
+                                    (["--split", "1:1"], "worker.hang:5", "has not ended for 8 s")):
+            server = Server(*options, env={"GAZE_FAULT": fault})
+            with self.assertRaisesRegex(AssertionError, "^5$"), server:
+                began = time.monotonic()
+                status, text, _ = server.post("/v1/completions", wish)
+                told = time.monotonic() - began
+                self.assertEqual(status, 503)
+                self.assertIn("engine_lost", text)
+                self.assertIn(why, text)
+                status, text, _ = server.get("/health")
+                self.assertEqual(status, 503)
+                self.assertIn(why, text)
+                server.process.wait(timeout=10)
+                ended = time.monotonic() - began
+                self.assertLess(ended, 10 + 10 * SLOW)
+                log = server.log()
+                self.assertIn("lost=rank", log)
+                self.assertIn("gaze: ", log.splitlines()[-1])
+                print("%s %s: told after %.2f s, ended after %.2f s" %
+                      (" ".join(options), fault, told, ended))
+
     def test_a_failing_step_is_an_error_and_no_end(self):
         with Server(env={"GAZE_FAULT": "worker.step:2"}) as server:
             wish = {"prompt": "Hi", "max_tokens": 8, "ignore_eos": True}
