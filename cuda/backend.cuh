@@ -3,6 +3,7 @@
  * Private to cuda/. Each op family sits in one file and fills its entries of struct ops:
  *   linear.cu (linear)  norm.cu (embed, rms_norm, logits)  kv.cu (rope_q, kv_store, index_store)
  *   index.cu (index_select)  attend.cu (attend)  moe.cu (ffn, moe)  sample.cu (sample)
+ *   pages.cu (export_pages, import_pages, sum_pages, copy_pages)
  */
 #ifndef GAZE_CUDA_BACKEND_CUH
 #define GAZE_CUDA_BACKEND_CUH
@@ -64,6 +65,7 @@ struct cuda_backend {
     size_t latent_page_bytes, index_page_bytes;
     unsigned long long *expert_rows; /* [n_layers, n_experts] on the device */
     float *rope_cos, *rope_sin; /* [max_context, rope_dim / 2], gain included */
+    struct page_mover *mover;
     struct memory_block *blocks;
     size_t reserved_bytes;
 };
@@ -109,6 +111,8 @@ MUST_CHECK enum err_code cuda_index_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_sample_init(struct cuda_backend *b, struct err *e);
+MUST_CHECK enum err_code cuda_pages_init(struct cuda_backend *b, struct err *e); /* after planes */
+void cuda_pages_close(struct cuda_backend *b);
 /* Sends up what the step's rows wish, if all of it fits; then op_sample() has only kernels left. */
 void cuda_sample_begin(struct cuda_lane *lane, uint32_t vocab);
 bool cuda_sample_is_up(const struct cuda_lane *lane);

@@ -98,6 +98,7 @@ static void op_close(struct ops *o)
     if (!b->dry) {
         (void)cudaSetDevice(b->device);
         cuda_graph_close(b);
+        cuda_pages_close(b);
         for (int l = 0; l < N_LANES; l++)
             if (b->lane[l].stream) {
                 (void)cudaStreamSynchronize(b->lane[l].stream);
@@ -252,7 +253,8 @@ static enum err_code open_backend(struct cuda_backend **out, const struct model_
         reserve_lane(b, LANE_PREFILL, e) || reserve_lane(b, LANE_DECODE, e) ||
         cuda_linear_init(b, e) || cuda_norm_init(b, e) || cuda_kv_init(b, e) ||
         cuda_index_init(b, e) || cuda_attend_init(b, e) || cuda_moe_init(b, e) ||
-        cuda_sample_init(b, e) || cuda_graph_init(b, e) || (!dry && reserve_planes(b, e))) {
+        cuda_sample_init(b, e) || cuda_graph_init(b, e) || (!dry && reserve_planes(b, e)) ||
+        cuda_pages_init(b, e)) {
         op_close(&b->ops);
         return e->code;
     }
