@@ -161,9 +161,12 @@ cpu-carry: $(B)/tests/sim/test_chaos $(B)/commit ## build/cpu-carry: for scripts
 test-gpu: cuda-carry ## the GPU tests, here
 	$(Q)scripts/device_test
 
+test-multigpu: cuda-carry ## what several GPUs can do together, here: collectives, moves, timed rows
+	$(Q)scripts/multigpu_test
+
 test-emulated: $(EMU_TESTS) ## the kernels on the emulated device: no GPU needed, slow
 	$(Q)for t in $^; do $$t $(ONLY) || exit 1; done
-.PHONY: cuda-carry test-gpu test-emulated
+.PHONY: cuda-carry test-gpu test-multigpu test-emulated
 
 clean: ## remove build/
 	rm -rf build

@@ -227,17 +227,108 @@ static void run(struct bench *b)
     meeting_destroy(b->meeting);
 }
 
+enum { POOL_PAGES = 128 };
+
+static struct ops *open_pool(const struct model_config *c, uint32_t device)
+{
+    struct ops_limits lim = {.precision = PRECISION_FAST,
+                             .latent = LATENT_FP8,
+                             .index = INDEX_FP8,
+                             .n_pages = POOL_PAGES,
+                             .max_rows = {16, 16},
+                             .max_context = 4096,
+                             .max_out_rows = 16,
+                             .n_threads = 1};
+    struct ops *o;
+    struct err e;
+    if (cuda_ops_open(&o, c, &lim, device, &e))
+        stop(&e);
+    return o;
+}
+
+static void print_pages(const char *op, double *us, uint32_t n, size_t bytes, uint32_t gpus,
+                        double link, const char *device, const char *commit)
+{
+    qsort(us, RUNS, sizeof *us, by_value);
+    double rate = (double)bytes / us[RUNS / 2] * 1e6;
+    printf("{\"op\": \"%s\", \"pages\": %u, \"gpus\": %u, \"bytes\": %zu, \"us\": %.1f, "
+           "\"least_us\": %.1f, \"most_us\": %.1f, \"gb_s\": %.1f",
+           op, n, gpus, bytes, us[RUNS / 2], us[0], us[RUNS - 1], rate / 1e9);
+    if (link > 0.0)
+        printf(", \"share_of_link\": %.3f", rate / link);
+    printf(", \"device\": \"%s\", \"commit\": \"%s\"}\n", device, commit);
+    fflush(stdout);
+}
+
+static void page_rows(uint32_t n_gpus, double link, const char *device, const char *commit)
+{
+    struct model_config c = {.family = MODEL_DEEPSEEK_V32,
+                             .vocab_size = 128,
+                             .hidden_size = 128,
+                             .n_layers = 61,
+                             .n_dense_layers = 61,
+                             .dense_width = 128,
+                             .n_heads = 16,
+                             .q_lora_rank = 128,
+                             .kv_lora_rank = 512,
+                             .nope_dim = 128,
+                             .rope_dim = 64,
+                             .v_dim = 128,
+                             .n_group = 1,
+                             .n_group_kept = 1,
+                             .has_indexer = true,
+                             .index_heads = 64,
+                             .index_dim = 128,
+                             .index_topk = 2048,
+                             .max_position = 4096,
+                             .rope_gain = 1.0f};
+    uint32_t page[POOL_PAGES], there[POOL_PAGES];
+    uint64_t sum[POOL_PAGES], sum_there[POOL_PAGES];
+    double us[2][RUNS];
+    struct err e;
+    for (uint32_t i = 0; i < c.n_layers; i++)
+        c.index_full[i] = true;
+    struct ops *a = open_pool(&c, 0), *b = open_pool(&c, n_gpus > 1 ? 1 : 0);
+    size_t bytes = kv_page_bytes(&c, LATENT_FP8, INDEX_FP8);
+    for (uint32_t i = 0; i < POOL_PAGES; i++) { /* scattered */
+        page[i] = i * 37 % POOL_PAGES;
+        there[i] = (i * 51 + 5) % POOL_PAGES;
+    }
+    for (uint32_t n = 1; n <= 96; n = n == 1 ? 6 : n * 4) { /* 2.9, 17.6, 70 and 281 MB */
+        for (int i = -1; i < RUNS; i++) {                   /* the first is not counted */
+            uint64_t begin = clock_us();
+            if (b->copy_pages(b, there, a, page, n, &e))
+                stop(&e);
+            uint64_t copied = clock_us();
+            if (b->sum_pages(b, there, n, sum_there, &e))
+                stop(&e);
+            if (i >= 0) {
+                us[0][i] = (double)(copied - begin);
+                us[1][i] = (double)(clock_us() - copied);
+            }
+        }
+        if (a->sum_pages(a, page, n, sum, &e))
+            stop(&e);
+        for (uint32_t i = 0; i < n; i++)
+            if (sum[i] != sum_there[i])
+                exit(1);
+        print_pages("page_move", us[0], n, n * bytes, n_gpus > 1 ? 2 : 1, link, device, commit);
+        print_pages("page_sum", us[1], n, n * bytes, 1, 0.0, device, commit);
+    }
+    a->close(a);
+    b->close(b);
+}
+
 struct options {
     uint32_t ranks;
     bool one_gpu;
     const char *kind, *commit;
 };
 
-static void run_rows(const struct options *o, bool spread, uint32_t n, double link)
+static void run_rows(const struct options *o, bool spread, uint32_t n, double link,
+                     const char *device)
 {
     static const char *const kind[] = {"device", "nccl", "nccl"};
-    char device[128];
-    device_rank_name(device, sizeof device);
     for (int k = 0; k < 3; k++) {
         struct bench b = {.kind = kind[k],
                           .n_ranks = n,
@@ -277,15 +368,19 @@ int main(int argc, char **argv)
         fprintf(stderr, "comm_bench: there is no GPU\n");
         return 1;
     }
+    char device[128];
+    device_rank_name(device, sizeof device);
     double link = n_gpus > 1 ? device_link_rate(0, 1, LINK_BYTES) : 0.0;
     if (link > 0.0)
         printf("{\"op\": \"copy\", \"kind\": \"cudaMemcpyPeer\", \"bytes\": %d, \"gb_s\": %.1f}\n",
                LINK_BYTES, link / 1e9);
+    if (!o.ranks && !o.kind)
+        page_rows(o.one_gpu ? 1 : n_gpus, o.one_gpu ? 0.0 : link, device, o.commit);
     for (uint32_t n = 2; n <= MOST; n *= 2) {
         if (n <= n_gpus && !o.one_gpu)
-            run_rows(&o, true, n, link);
+            run_rows(&o, true, n, link, device);
         if (n <= 4)
-            run_rows(&o, false, n, 0.0);
+            run_rows(&o, false, n, 0.0, device);
     }
     return 0;
 }
