@@ -193,6 +193,7 @@ $(B)/commit: FORCE
 	@[ "$$(cat $@ 2>/dev/null)" = "$(COMMIT)" ] || echo "$(COMMIT)" >$@
 FORCE:
 .PHONY: FORCE
+$(B)/server/page.o: server/page/index.html
 $(B)/server/version.o: $(B)/commit
 $(B)/server/version.o: CFLAGS += -DGAZE_VERSION='"$(VERSION)"' -DGAZE_COMMIT='"$(COMMIT)"'
 

@@ -9,6 +9,7 @@
 #include "generation.h"
 #include "http.h"
 #include "response_store.h"
+#include "stream.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -546,7 +547,8 @@ static struct generation *running(struct call *c, const char *id)
         if (g->env.owner == owner && !strcmp(g->id, id))
             return g;
     }
-    return NULL;
+    struct call *alone = stream_detached(c->sv, id, owner);
+    return alone && alone->gen->n_live && alone->gen->shape == &shape_responses ? alone->gen : NULL;
 }
 
 static void not_there(struct call *c, const char *id)
@@ -555,12 +557,24 @@ static void not_there(struct call *c, const char *id)
               id);
 }
 
+/* ?stream=true&starting_after=N: the events behind number N of a resumable stream. */
+static void read_on(struct call *c, const char *id)
+{
+    uint64_t after = 0;
+    if (http_query_number(c, "starting_after", &after))
+        stream_read(c, id, generation_owner(c), http_query(c, "starting_after") ? after + 1 : 0);
+}
+
 void api_response(struct call *c)
 {
-    const char *id = c->path + sizeof path_of_one - 1;
+    const char *id = c->path + sizeof path_of_one - 1, *stream = http_query(c, "stream");
     struct generation *g = running(c, id);
     struct jo j = {.b = &c->answer};
     size_t n = 0;
+    if (stream && !strcmp(stream, "true")) {
+        read_on(c, id);
+        return;
+    }
     if (g) {
         response_json(&j, g, "in_progress", NULL);
         http_json(c, 200);
@@ -608,9 +622,7 @@ void api_response_cancel(struct call *c)
     snprintf(id, sizeof id, "%.*s", (int)(last - from), from);
     struct generation *g = running(c, id);
     if (g) {
-        for (uint32_t i = 0; i < g->p.n_prompts; i++)
-            if (g->run[i].live)
-                c->sv->api->cancel(c->sv->engine, g->run[i].id);
+        generation_stop(g->call);
         response_json(&j, g, "cancelled", NULL);
         http_json(c, 200);
         return;

@@ -33,11 +33,11 @@ const struct route *door_route(const struct call *c, const char **allow, const c
         post |= !strcmp(r->method, "POST");
         drop |= !strcmp(r->method, "DELETE");
     }
-    *allow = drop          ? "GET, HEAD, POST, DELETE, OPTIONS"
-             : get && post ? "GET, HEAD, POST, OPTIONS"
-             : get         ? "GET, HEAD, OPTIONS"
-             : post        ? "POST, OPTIONS"
-                           : NULL;
+    *allow = drop && post ? "GET, HEAD, POST, DELETE, OPTIONS"
+             : drop       ? "GET, HEAD, DELETE, OPTIONS"
+             : get        ? "GET, HEAD, OPTIONS"
+             : post       ? "POST, OPTIONS"
+                          : NULL;
     return NULL;
 }
 
@@ -61,11 +61,13 @@ static const char *sent_key(struct call *c)
     return value + 7 + strspn(value + 7, " ");
 }
 
-/* Everybody may ask for health, and a browser before it may send a key. */
+/* Everybody may ask for health and for the page, which then asks for a key, and a browser before it
+ * may send one. */
 static bool answer_unknown_key(struct call *c, const char *handler)
 {
     struct server *sv = c->sv;
-    if (!auth_required(sv->auth) || !strcmp(handler, "health") || !strcmp(c->method, "OPTIONS") ||
+    if (!auth_required(sv->auth) || !strcmp(handler, "health") || !strcmp(handler, "page") ||
+        !strcmp(c->method, "OPTIONS") ||
         (sv->settings->open_metrics && !strcmp(handler, "metrics")))
         return false;
     const char *secret = sent_key(c);

@@ -7,6 +7,7 @@
 #include "guide.h"
 #include "http.h"
 #include "loop.h"
+#include "stream.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -134,6 +135,10 @@ static void submit_all(struct generation *g)
     struct call *c = g->call;
     struct server *sv = c->sv;
     struct err e = {0};
+    if (g->p.resumable && !stream_begin(c, g->id, g->env.owner, &g->ae)) {
+        http_error(c, &g->ae);
+        return;
+    }
     g->submitted_us = clock_us();
     for (uint32_t i = 0; i < g->p.n_prompts; i++) {
         struct gen_request *r = g->request[i];
@@ -462,6 +467,14 @@ void generation_fail(struct call *c, const struct api_error *ae)
     generation_cancel(c);
 }
 
+void generation_stop(struct call *c)
+{
+    const struct generation *g = c->gen;
+    for (uint32_t i = 0; g->run && i < g->p.n_prompts; i++)
+        if (g->run[i].live)
+            c->sv->api->cancel(c->sv->engine, g->run[i].id);
+}
+
 void generation_cancel(struct call *c)
 {
     struct generation *g = c->gen;
@@ -482,7 +495,7 @@ void generation_cancel(struct call *c)
 
 void generation_ping(struct call *c)
 {
-    struct generation *g = c->gen;
+    const struct generation *g = stream_source(c)->gen;
     uint64_t done = 0, total = 0;
     char text[80];
     if (!g)

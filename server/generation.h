@@ -91,6 +91,7 @@ void generation_event(struct server *sv, struct gen_event *ev);       /* borrows
  */
 void generation_fail(struct call *c, const struct api_error *ae);
 void generation_cancel(struct call *c); /* its engine requests; harmless without any */
+void generation_stop(struct call *c);   /* no more tokens: the client gets what there is */
 void generation_ping(struct call *c);   /* a comment into a silent stream */
 void generation_free(struct call *c);
 struct param_env server_env(const struct server *sv);

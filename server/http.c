@@ -8,6 +8,7 @@
 #include "hex.h"
 #include "http_impl.h"
 #include "loop.h"
+#include "stream.h"
 #include "tracing.h"
 
 #include <stdarg.h>
@@ -23,6 +24,25 @@ enum {
 const char *http_header(struct call *c, const char *name)
 {
     return MHD_lookup_connection_value(c->mhd, MHD_HEADER_KIND, name);
+}
+
+const char *http_query(struct call *c, const char *name)
+{
+    return MHD_lookup_connection_value(c->mhd, MHD_GET_ARGUMENT_KIND, name);
+}
+
+bool http_query_number(struct call *c, const char *name, uint64_t *out)
+{
+    const char *value = http_query(c, name);
+    size_t n = value ? strlen(value) : 0;
+    if (!value)
+        return true;
+    if (n && n < 19 && strspn(value, "0123456789") == n) {
+        *out = strtoull(value, NULL, 10);
+        return true;
+    }
+    http_fail(c, 400, name, "invalid_value", "%s: expected a number of at most 18 digits", name);
+    return false;
 }
 
 void http_set_state(struct conn *conn, enum conn_state state)
@@ -162,7 +182,8 @@ static void client_left(struct call *c)
         return;
     c->gone = true;
     c->sv->n_disconnects++;
-    generation_cancel(c);
+    if (!stream_detach(c))
+        generation_cancel(c);
     http_wake_to_close(c);
 }
 
@@ -208,8 +229,11 @@ static void sleep_call(struct call *c)
 
 /* --- the life of a call ---------------------------------------------------------------------- */
 
-static void free_call(struct call *c)
+void http_free_call(struct call *c)
 {
+    if (c->admitted)
+        auth_release(c->key);
+    stream_leave(c);
     generation_free(c);
     buf_free(&c->body);
     buf_free(&c->answer);
@@ -268,6 +292,18 @@ static void add_key_headers(struct call *c, struct MHD_Response *r)
         add_limit_headers(r, "requests", &b);
     if (c->key && auth_tokens_left(c->key, now_us, &b))
         add_limit_headers(r, "tokens", &b);
+}
+
+/* The page talks to this server and to nobody else, and stands in nobody else's frame. */
+static void add_page_headers(struct MHD_Response *r)
+{
+    add_header(r, "Content-Security-Policy",
+               "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+               "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+               "frame-ancestors 'none'");
+    add_header(r, "X-Content-Type-Options", "nosniff");
+    add_header(r, "Referrer-Policy", "no-referrer");
+    add_header(r, "Cache-Control", "no-cache");
 }
 
 static void add_headers(struct call *c, struct MHD_Response *r)
@@ -340,6 +376,8 @@ static enum MHD_Result queue_answer(struct call *c)
     }
     if (!r)
         return MHD_NO;
+    if (c->route && c->route->media && !strcmp(c->route->media, "text/html"))
+        add_page_headers(r);
     if (c->streaming) {
         add_header(r, "Cache-Control", "no-cache");
         add_header(r, "X-Accel-Buffering", "no"); /* a proxy must not hold events back */
@@ -500,16 +538,15 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
         return;
     *con_cls = NULL;
     http_stop_watch(c);
-    if (c->admitted)
-        auth_release(c->key);
-    c->admitted = false;
     log_call(c, why);
     http_set_state(c->conn, CONN_IDLE);
     c->suspended = false;
     c->ended = true;
     c->gone = true;
     c->conn = NULL;
-    generation_cancel(c);
+    bool goes_on = stream_detach(c);
+    if (!goes_on)
+        generation_cancel(c);
     if (c->prev)
         c->prev->next = c->next;
     else
@@ -517,8 +554,8 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
     if (c->next)
         c->next->prev = c->prev;
     sv->n_calls--;
-    if (!c->working)
-        free_call(c);
+    if (!c->working && !goes_on)
+        http_free_call(c);
 }
 
 bool http_work_done(struct call *c)
@@ -526,6 +563,6 @@ bool http_work_done(struct call *c)
     c->working = false;
     if (!c->ended)
         return true;
-    free_call(c);
+    http_free_call(c);
     return false;
 }

@@ -27,6 +27,10 @@ void http_fail(struct call *c, int status, const char *param, const char *code, 
 /* 200 and headers now; the body is what goes into c->sse. */
 void http_stream(struct call *c);
 
+const char *http_query(struct call *c, const char *name); /* ?name=value; NULL: not sent */
+/* Likewise; *out stays when it was not sent. False: it is no number, and the call is answered. */
+bool http_query_number(struct call *c, const char *name, uint64_t *out);
+
 /* The call has something to say: its connection goes on in the next server_turn(). Harmless when
  * it does not sleep. */
 void http_wake(struct call *c);

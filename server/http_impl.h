@@ -13,6 +13,7 @@
 const char *http_header(struct call *c, const char *name); /* of the request; NULL: not sent */
 void http_set_state(struct conn *conn, enum conn_state state);
 void http_stop_watch(struct call *c);
+void http_free_call(struct call *c); /* libmicrohttpd and the text workers are through with it */
 void http_wake_to_close(struct call *c);
 /* libmicrohttpd's callbacks. */
 enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const char *url,

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "generation.h"
+#include "stream.h"
 #include "tls.h"
 
 #include <errno.h>
@@ -142,7 +143,8 @@ static void sweep_call(struct call *c, uint64_t now_us)
     bool stalled = c->sse.waiting_us && now_us > c->sse.waiting_us + s->slow_client_s * 1000000;
     if (stalled || sse_waiting(&c->sse) > s->stream_buffer) {
         c->gone = true;
-        generation_cancel(c);
+        if (!stream_detach(c))
+            generation_cancel(c);
         http_cut(c->sv, c->conn, 0, stalled ? "the reader stalled" : "the reader is too slow");
         http_wake_to_close(c);
     } else if (!c->sse.ended && now_us > c->sse.written_us + s->sse_ping_s * 1000000) {
@@ -156,6 +158,7 @@ void http_sweep(struct server *sv, uint64_t now_us)
         sweep_conn(sv, conn, now_us);
     for (struct call *c = sv->calls; c; c = c->next)
         sweep_call(c, now_us);
+    streams_sweep(sv, now_us);
 }
 
 /* --- start and stop -------------------------------------------------------------------------- */
@@ -287,6 +290,7 @@ enum err_code http_start(struct server *sv, struct err *e)
 
 void http_stop(struct server *sv)
 {
+    sv->stopping = true;
     for (struct call *c = sv->calls; c; c = c->next) {
         http_stop_watch(c);
         c->gone = true;
@@ -298,5 +302,6 @@ void http_stop(struct server *sv)
         MHD_stop_daemon(sv->daemon);
         tls_unload();
     }
+    streams_close(sv);
     sv->daemon = NULL;
 }

@@ -10,6 +10,7 @@
 #include "http.h"
 #include "progress.h"
 #include "response_store.h"
+#include "stream.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -179,6 +180,7 @@ void server_drain(struct server *sv)
         api_fail(&ae, 503, NULL, "draining", "The server was shut down before the answer ended.");
         for (struct call *c = sv->calls; c; c = c->next)
             generation_fail(c, &ae);
+        streams_fail(sv, &ae);
     }
     server_turn(sv);
     check_drained(sv, now_us);

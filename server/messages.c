@@ -285,8 +285,9 @@ static bool add_format(struct conversion *c)
 
 static bool add_numbers(struct conversion *c)
 {
-    static const char *const same[] = {"model", "max_tokens", "stream",   "top_p",     "top_k",
-                                       "seed",  "sparse",     "priority", "cache_salt"};
+    static const char *const same[] = {"model",      "max_tokens", "stream", "top_p",
+                                       "top_k",      "seed",       "sparse", "priority",
+                                       "cache_salt", "resumable"};
     struct field_reader r = {c->from, "", c->ae};
     const cJSON *stop = field_get(&r, "stop_sequences");
     if (stop && !cJSON_IsArray(stop))

@@ -6,6 +6,7 @@
 #include "grammar/cache.h"
 #include "guide.h"
 #include "http.h"
+#include "stream.h"
 #include "tls.h"
 #include "version.h"
 
@@ -310,6 +311,11 @@ static void front_end(struct buf *b, const struct server *sv)
     buf_fmt(b, "gaze_calls %u\n", sv->n_calls);
     head(b, "gaze_engine_requests", "gauge", "Requests inside the engine.");
     buf_fmt(b, "gaze_engine_requests %u\n", sv->n_engine_requests);
+    uint32_t n_alone, n_streams = streams_count(sv, &n_alone);
+    head(b, "gaze_resumable_streams", "gauge", "Streams that can be gone on with.");
+    buf_fmt(b, "gaze_resumable_streams %u\n", n_streams);
+    head(b, "gaze_detached_streams", "gauge", "Of those, answers under way without a client.");
+    buf_fmt(b, "gaze_detached_streams %u\n", n_alone);
     head(b, "gaze_client_disconnects_total", "counter", "Clients that left before their answer.");
     buf_fmt(b, "gaze_client_disconnects_total %llu\n", (unsigned long long)sv->n_disconnects);
     head(b, "gaze_clients_cut_off_total", "counter", "Slow clients cut off.");

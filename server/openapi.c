@@ -229,20 +229,35 @@ static const char *shown_path(const struct route *r, char *out, size_t bytes)
 static void write_answer(struct jo *j, const struct route *r)
 {
     bool messages = !strncmp(r->path, "/v1/messages", 12);
-    bool text = !strcmp(r->path, "/metrics");
     jo_key(j, "responses");
     jo_obj(j);
     if (r->answer) {
         jo_key(j, "200");
         jo_obj(j);
         jo_kstr(j, "description", r->answer);
-        write_ref(j, text ? "text/plain" : "application/json", r->answer);
+        write_ref(j, r->media ? r->media : "application/json", r->answer);
         jo_end(j, '}');
     }
     jo_key(j, r->answer ? "default" : "501");
     jo_obj(j);
     jo_kstr(j, "description", r->answer ? "what is wrong" : "not implemented");
     write_ref(j, "application/json", messages ? "MessagesError" : "Error");
+    jo_end(j, '}');
+    jo_end(j, '}');
+}
+
+static void write_parameter(struct jo *j, const char *name, size_t n, const char *in,
+                            const char *type)
+{
+    bool path = !strcmp(in, "path");
+    jo_obj(j);
+    jo_key(j, "name");
+    jo_strn(j, name, n);
+    jo_kstr(j, "in", in);
+    jo_kbool(j, "required", path);
+    jo_key(j, "schema");
+    jo_obj(j);
+    jo_kstr(j, "type", type);
     jo_end(j, '}');
     jo_end(j, '}');
 }
@@ -258,18 +273,14 @@ static void write_operation(struct jo *j, const struct route *r, const char *pat
     jo_arr(j);
     jo_str(j, r->handler);
     jo_end(j, ']');
-    if (strstr(path, "{id}")) {
+    bool has_id = strstr(path, "{id}");
+    if (has_id || r->query) {
         jo_key(j, "parameters");
         jo_arr(j);
-        jo_obj(j);
-        jo_kstr(j, "name", "id");
-        jo_kstr(j, "in", "path");
-        jo_kbool(j, "required", true);
-        jo_key(j, "schema");
-        jo_obj(j);
-        jo_kstr(j, "type", "string");
-        jo_end(j, '}');
-        jo_end(j, '}');
+        if (has_id)
+            write_parameter(j, "id", 2, "path", "string");
+        for (const char *q = r->query; q && *q; q += strcspn(q, " "), q += *q == ' ')
+            write_parameter(j, q, strcspn(q, " "), "query", "integer");
         jo_end(j, ']');
     }
     if (r->body) {

@@ -254,8 +254,11 @@ static bool read_stream(struct params *p, const struct field_reader *r)
     struct field_reader o = {options, "stream_options.", r->ae};
     if (!field_bool(r, "stream", &p->stream) ||
         !field_bool(r, "return_progress", &p->return_progress) ||
-        !field_bool(r, "return_token_ids", &p->return_token_ids))
+        !field_bool(r, "return_token_ids", &p->return_token_ids) ||
+        !field_bool(r, "resumable", &p->resumable))
         return false;
+    if (p->resumable && !p->stream)
+        return field_fail(r, "resumable", "only with stream: true");
     if (!options)
         return true;
     if (!cJSON_IsObject(options))

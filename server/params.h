@@ -69,6 +69,7 @@ struct params {
     struct arena arena;
     const char *model; /* as the client calls it */
     bool stream, include_usage, continuous_usage, return_progress, return_token_ids;
+    bool resumable; /* stream.h */
     bool echo, logprobs, prompt_logprobs;
     uint32_t n_top, n_prompt_top;
     uint32_t n, best_of; /* best_of >= n choices are made, the n best are given */

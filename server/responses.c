@@ -399,6 +399,7 @@ static bool add_numbers(struct conversion *c)
 {
     static const char *const same[] = {"model",
                                        "stream",
+                                       "resumable",
                                        "temperature",
                                        "top_p",
                                        "top_k",

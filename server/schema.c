@@ -43,6 +43,11 @@ static const struct field_rule template_kwargs[] = {
     {                                                                                              \
         .name = "stream", .kinds = FIELD_BOOL, .help = "events as they come"                       \
     }
+#define RESUMABLE                                                                                  \
+    {                                                                                              \
+        .name = "resumable", .kinds = FIELD_BOOL,                                                  \
+        .help = "a stream that can be gone on with: GET /v1/streams/{id}?from=N"                   \
+    }
 #define TOOLS                                                                                      \
     {                                                                                              \
         .name = "tools", .kinds = FIELD_ARRAY, .help = "functions that may be called"              \
@@ -97,7 +102,8 @@ static const struct field_rule template_kwargs[] = {
         .name = "user", .kinds = FIELD_TEXT                                                        \
     }
 #define COMMON                                                                                     \
-    MODEL, STREAM, {.name = "stream_options", .kinds = FIELD_OBJECT, .fields = stream_options},    \
+    MODEL, STREAM, RESUMABLE,                                                                      \
+        {.name = "stream_options", .kinds = FIELD_OBJECT, .fields = stream_options},               \
         {.name = "return_progress", .kinds = FIELD_BOOL, .help = "chunks while the prompt runs"},  \
         {.name = "return_token_ids", .kinds = FIELD_BOOL},                                         \
         {.name = "n", .kinds = FIELD_INT, .min = 1, .max = REQUEST_MAX_N}, SAMPLING,               \
@@ -162,6 +168,7 @@ static const struct field_rule messages[] = {
     {.name = "max_tokens", .kinds = FIELD_INT, .min = 1, .max = MOST, .required = true},
     {.name = "stop_sequences", .kinds = FIELD_ARRAY},
     STREAM,
+    RESUMABLE,
     {.name = "temperature", .kinds = FIELD_NUMBER, .max = 1},
     TOP_P,
     TOP_K,
@@ -187,6 +194,7 @@ static const struct field_rule responses[] = {
     {.name = "input", .kinds = FIELD_TEXT | FIELD_ARRAY, .required = true},
     MODEL,
     STREAM,
+    RESUMABLE,
     {.name = "instructions", .kinds = FIELD_TEXT},
     {.name = "previous_response_id", .kinds = FIELD_TEXT},
     {.name = "store", .kinds = FIELD_BOOL, .help = "kept for the next request; true"},

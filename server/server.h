@@ -31,6 +31,7 @@ struct server;
 struct call;
 struct body_schema; /* schema.h */
 struct generation;  /* generation.h */
+struct stream;      /* stream.h */
 
 enum conn_state {
     CONN_IDLE,    /* between requests, or before the first */
@@ -56,6 +57,8 @@ struct route {
     void (*handle)(struct call *c);
     const char *answer; /* in /openapi.json; NULL: it is not implemented */
     const char *shown;  /* the path there; NULL: path, with {id} for its '*' */
+    const char *media;  /* of the answer; NULL: application/json */
+    const char *query;  /* names of numbers that may follow '?', with spaces; NULL: none */
 };
 
 /* libuv frees a handle later than we do a call, so the watch on its socket stands alone. */
@@ -94,6 +97,8 @@ struct call {
     struct buf answer; /* the whole body, unless streaming */
     struct sse sse;
     struct generation *gen;
+    struct stream *stream;    /* that it writes (with a gen) or reads; NULL: neither */
+    struct call *next_reader; /* of the stream */
     struct watch *watch;
     uv_work_t work;
     struct call *prev, *next;
@@ -136,6 +141,8 @@ struct server {
     struct otlp *otlp;                /* NULL: no collector */
     struct response_store *responses; /* NULL: none are kept */
     struct guides *guides;
+    struct stream *streams; /* resumable ones, the newest first */
+    uint32_t n_streams;
 
     uv_loop_t loop;
     uv_async_t engine_wake; /* events, or the end of loading */
@@ -145,6 +152,7 @@ struct server {
     struct MHD_Daemon *daemon;
     uint16_t port; /* the one in use */
     bool closing;
+    bool stopping; /* all connections are being ended */
     bool draining;
     uint64_t drain_begun_us;
     bool hurried; /* the second signal came */

@@ -86,6 +86,8 @@ static const struct option table[] = {
      "a stream that is silent for so long gets a comment line"},
     {"stream-buffer", BYTES, AT(stream_buffer), 4096, UINT64_C(1) << 32, "4MiB", NULL, "BYTES",
      "what one stream may hold for a slow reader before it is cut off"},
+    {"resume", NUMBER, AT(resume_s), 0, 86400, "30", NULL, "SECONDS",
+     "a resumable stream goes on for so long without a reader; 0: there are none"},
     {"stored-responses", NUMBER, AT(stored_responses), 0, 10000, "1000", NULL, "N",
      "answers of /v1/responses that are kept for previous_response_id; 0: none"},
     {"response-memory", BYTES, AT(response_memory), 0, UINT64_C(1) << 40, "64MiB", NULL, "BYTES",
@@ -413,6 +415,7 @@ void settings_take_live(struct settings *s, const struct settings *fresh)
     s->slow_client_s = fresh->slow_client_s;
     s->sse_ping_s = fresh->sse_ping_s;
     s->stream_buffer = fresh->stream_buffer;
+    s->resume_s = fresh->resume_s;
     s->drain_s = fresh->drain_s;
 }
 

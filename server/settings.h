@@ -40,6 +40,7 @@ struct settings {
     uint64_t slow_client_s; /* a sender or reader that stalls so long is cut off */
     uint64_t sse_ping_s;    /* a comment goes out when a stream was silent for so long */
     uint64_t stream_buffer; /* bytes that one stream may hold for a slow reader */
+    uint64_t resume_s;      /* a resumable stream goes on for so long without a reader */
     uint64_t stored_responses, response_memory; /* answers of /v1/responses: how many, bytes */
     uint64_t drain_s;                           /* running requests get so long after SIGTERM */
     char *owned[SETTINGS_MAX];                  /* strings that settings_free() frees */

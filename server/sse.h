@@ -17,11 +17,16 @@ struct sse { /* zeroed is ready */
     bool ended;          /* nothing will be added */
     uint64_t waiting_us; /* clock when bytes began to wait for the reader; 0: none wait */
     uint64_t written_us; /* clock of the last event or comment */
+    bool deaf;           /* nobody reads any more: nothing is kept for it */
+    /* Hears of each event as it was written, and of the end (text NULL); NULL: nobody does. */
+    void (*heard)(void *arg, const char *text, size_t n);
+    void *heard_arg;
 };
 
 void sse_data(struct sse *s, const struct buf *json);                    /* "data: <json>\n\n" */
 void sse_event(struct sse *s, const char *name, const struct buf *json); /* named */
 void sse_text(struct sse *s, const char *data);                          /* e.g. "[DONE]" */
+void sse_raw(struct sse *s, const char *text, size_t n);                 /* an event as heard */
 void sse_comment(struct sse *s, const char *text); /* ": text\n\n"; clients skip it */
 void sse_end(struct sse *s);
 size_t sse_waiting(const struct sse *s); /* bytes */

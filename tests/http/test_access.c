@@ -95,6 +95,7 @@ TEST(keys_are_asked_for_everywhere_but_health)
     check_with(&r, "DELETE", "/v1/models", "", 401);
     check_with(&r, "GET", "/health", "", 200);
     check_with(&r, "GET", "/health/ready", "", 200);
+    check_with(&r, "GET", "/", "", 200); /* the page asks for the key itself */
     check_with(&r, "OPTIONS", "/v1/completions", "", 204);
     char *a = ask_with(&r, "GET", "/metrics", "Authorization: Bearer bob-secret", "");
     CHECK(strstr(a, "\ngaze_key_requests_total{key=\"bob\"} 1\n"));

@@ -48,6 +48,12 @@ TEST(statuses_of_paths_and_methods)
                  "Content-Length: 2\r\n\r\n{}",
                  415, "unsupported_media_type");
     check_status(&r, "OPTIONS " CHAT " HTTP/1.1\r\nHost: x\r\n\r\n", 204, NULL);
+    char *page = rig_get(&r, "/"); /* whole, and at home here alone */
+    CHECK(status_of(page) == 200 && strcasestr(page, "\r\ncontent-type: text/html; charset=utf-8"));
+    CHECK(strcasestr(page, "\r\ncontent-security-policy: default-src 'none'; "));
+    CHECK(strstr(page, "\r\n\r\n<!doctype html>") && strstr(page, "</html>\n"));
+    CHECK(!strstr(page, "src=\"http") && !strstr(page, "href=\"http"));
+    free(page);
     char *a = rig_ask(&r, "GET " CHAT " HTTP/1.1\r\nHost: x\r\n\r\n");
     CHECK(status_of(a) == 405 && strcasestr(a, "\r\nallow: POST, OPTIONS\r\n"));
     free(a);

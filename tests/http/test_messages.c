@@ -151,10 +151,9 @@ TEST(errors_have_the_other_shape)
                   "tools[0].input_schema");
     check_refused(&r, "{\"max_tokens\":9," USER ",\"tool_choice\":{\"type\":\"all\"}}", 400, bad,
                   "tool_choice.type");
-    check_refused(&r,
-                  "{\"max_tokens\":9," USER
-                  ",\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":-1}}",
-                  400, bad, "thinking.budget_tokens");
+    check_refused(
+        &r, "{\"max_tokens\":9," USER ",\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":-1}}",
+        400, bad, "thinking.budget_tokens");
     check_refused(&r,
                   "{\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":"
                   "\"image\"}]}]}",

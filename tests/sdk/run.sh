@@ -142,6 +142,11 @@ else
         for sdk in tools responses anthropic vercel langchain; do
             sdk $sdk.mjs
         done
+        if command -v chromium >/dev/null; then
+            sdk page.mjs
+        else
+            skip "chromium is not installed, so nothing looks at the page"
+        fi
     else
         skip "the bundled model is not there, so nothing calls a tool"
     fi
