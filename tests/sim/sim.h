@@ -52,6 +52,8 @@ struct sim {
     struct {                       /* of each group */
         uint64_t n_planned;        /* prefill steps so far */
         uint32_t oldest, n_passed; /* the prompt first in order of service; steps without it */
+        bool redo;                 /* someone waits to run its prompt again */
+        uint32_t n_seats;
     } seen[ENGINE_MAX_GROUPS];
 };
 
@@ -223,6 +225,15 @@ static inline void sim_cancel(struct sim *m, struct sim_record *r)
     scheduler_cancel(m->s, r->id, m->now_us);
 }
 
+/* While someone waits for pages to run its prompt again, nobody new enters its group. */
+static inline void sim_check_redo(struct sim *m, const struct group *g)
+{
+    bool waits = g->redo.head;
+    CHECK(!waits || !m->seen[g->index].redo || g->n_seats <= m->seen[g->index].n_seats);
+    m->seen[g->index].redo = waits;
+    m->seen[g->index].n_seats = g->n_seats;
+}
+
 /* Nobody starves: the prompt that is first in order of service and can run is in every second
  * prefill step at least (a step of one row goes to the shortest prompt and to the oldest in turn),
  * and a step is never empty. */
@@ -240,13 +251,19 @@ static inline void sim_check_progress(struct sim *m, const struct group *g)
     CHECK_MSG(*n_passed <= 1, "the oldest prompt was passed by %u steps", *n_passed);
 }
 
+static inline void sim_check_turn(struct sim *m, const struct group *g)
+{
+    sim_check_redo(m, g);
+    sim_check_progress(m, g);
+}
+
 static inline uint64_t sim_turn(struct sim *m)
 {
     uint64_t wake = scheduler_turn(m->s, m->now_us);
     if (m->check) {
         scheduler_check(m->s);
         for (uint32_t i = 0; i < m->s->n_groups; i++)
-            sim_check_progress(m, &m->s->group[i]);
+            sim_check_turn(m, &m->s->group[i]);
     }
     return wake;
 }
