@@ -132,7 +132,7 @@ static void decode(struct model *m, enum lane l, uint32_t s0, uint32_t n, const 
             .row0 = i, .n_rows = 1, .pos0 = pos[s], .page = m->page[s], .top_k = m->c.index_topk};
         row[i] = (struct sample_row){.p = &p, .position = pos[s] + 1};
     }
-    struct step st = {n, n, token, q, n, out_row, row, out};
+    struct step st = {n, n, 0, token, q, n, out_row, row, out};
     memset(out, 0, n * sizeof *out);
     CHECK_OK(forward_step(m->forward, l, &st, &e), e);
 }
