@@ -201,10 +201,19 @@ bool scope_finish(struct grammar *g, uint32_t mark, uint32_t *next);
 bool scope_alive(struct grammar *g, uint32_t at);
 /* How many texts node x has, up to PLENTY. */
 uint32_t scope_supply(struct grammar *g, gb_node x);
-/* Whether finished items begin as the item in which cell `at` is; and with that, is token `bytes`
- * then one of them or longer. */
-bool scope_touches(struct grammar *g, uint32_t at, const char *bytes, size_t n);
-uint32_t scope_n_finished(const struct grammar *g, uint32_t at);
+/* The cell with those items, of the ones it is in, unlike all others that are of many texts. */
+uint32_t scope_loosen(struct grammar *g, uint32_t at);
+/* What finished items hold behind the bytes that one of these has read, the i-th from the top;
+ * false: there is none. */
+struct ends {
+    unsigned char **text;
+    size_t *bytes;
+    uint32_t n;
+    unsigned char *read; /* what the item itself has read: n_read bytes */
+    size_t n_read;
+};
+bool scope_ends(struct grammar *g, uint32_t at, uint32_t i, struct ends *out);
+void scope_ends_free(struct ends *e);
 
 /* texts.c: what compiling learns of node x, whose longest match has so many bytes; its parts are
  * known. */

@@ -13,6 +13,10 @@ struct lexicon {
     pthread_mutex_t lock;
     struct lexeme *bucket[N_BUCKETS];
     size_t bytes;
+    struct {
+        uint32_t *at; /* NULL until it is wanted */
+        uint32_t n;
+    } with_byte[256];
 };
 
 struct lexicon *lexicon_open(void)
@@ -52,6 +56,8 @@ void lexicon_close(struct lexicon *l)
             next = x->next;
             lexeme_free(x);
         }
+    for (unsigned byte = 0; byte < 256; byte++)
+        free(l->with_byte[byte].at);
     pthread_mutex_destroy(&l->lock);
     free(l);
 }
@@ -203,6 +209,27 @@ const struct profile *lexeme_profile(const struct grammar_vocab *v, const struct
     }
     pthread_mutex_unlock(&l->lock);
     return p && p->usable ? p : NULL;
+}
+
+const uint32_t *lexicon_with_byte(const struct grammar_vocab *v, uint8_t byte, uint32_t *n)
+{
+    struct lexicon *l = v->lexicon;
+    pthread_mutex_lock(&l->lock);
+    if (!l->with_byte[byte].at) {
+        uint32_t count = 0, n_tokens = v->trie.n_tokens;
+        uint32_t *at =
+            FAULT("grammar.lexicon") ? NULL : malloc((n_tokens + (size_t)1) * sizeof *at);
+        for (uint32_t i = 0; at && i < n_tokens; i++)
+            if (memchr(v->text + v->at[i], byte, v->at[i + 1] - v->at[i]))
+                at[count++] = i;
+        uint32_t *fit = at ? realloc(at, (count + (size_t)1) * sizeof *at) : NULL;
+        l->with_byte[byte].at = fit ? fit : at;
+        l->with_byte[byte].n = count;
+    }
+    const uint32_t *at = l->with_byte[byte].at;
+    *n = l->with_byte[byte].n;
+    pthread_mutex_unlock(&l->lock);
+    return at;
 }
 
 /* Eight needs at a time: need is below 128 or above, and most is below 256, so the comparison is

@@ -46,6 +46,8 @@ const struct lexeme *lexicon_find(const struct grammar_vocab *v, uint8_t (*to)[2
 /* NULL: no memory, no room, or a profile that would be too large: walk the trie. */
 const struct profile *lexeme_profile(const struct grammar_vocab *v, const struct lexeme *x,
                                      uint32_t state);
+/* The tokens in which this byte is, *n indices in the trie's order; found once. NULL: no memory. */
+const uint32_t *lexicon_with_byte(const struct grammar_vocab *v, uint8_t byte, uint32_t *n);
 /* ORs the tokens inside that need at most `most` bodies into mask. */
 void profile_inside(const struct grammar_vocab *v, const struct profile *p, uint32_t most,
                     uint32_t *mask);

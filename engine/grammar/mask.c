@@ -43,23 +43,10 @@ static bool may_come(struct grammar *g, uint32_t state, const char *p, size_t n)
     return state;
 }
 
-enum { SHORT_REST = 2, SURE_BODIES = 16 };
-
-/* The rests of tokens that leave a lexeme inside an item were walked as if the item were unlike all
- * others. Those that may end as a finished one, or go on for longer, are tried byte by byte. */
-static bool item_check(struct grammar *g, uint32_t at, uint32_t alone, uint32_t id, unsigned rest)
-{
-    const struct grammar_vocab *v = g->vocab;
-    const char *p = v->text + v->at[v->place[id]];
-    size_t n = v->at[v->place[id] + 1] - v->at[v->place[id]];
-    return (rest <= SHORT_REST && !scope_touches(g, at, p, n)) || may_come(g, alone, p, n);
-}
-
 /* The tokens that leave a lexeme after `least` to `most` bodies. */
-static uint32_t walk_rests(struct grammar *g, const struct profile *p, uint32_t cell,
-                           uint32_t state, uint32_t least, uint32_t most, uint32_t *mask)
+static uint32_t walk_rests(struct grammar *g, const struct profile *p, uint32_t state,
+                           uint32_t least, uint32_t most, uint32_t *mask)
 {
-    uint32_t alone = g->flags[cell] & IN_ITEM ? automaton_some_cells(g, &cell, 1) : 0;
     const struct trie *t = &p->rest;
     uint32_t at[MAX_TOKEN_BYTES + 1], met = 0;
     at[0] = state;
@@ -72,8 +59,7 @@ static uint32_t walk_rests(struct grammar *g, const struct profile *p, uint32_t 
             continue;
         }
         for (uint32_t k = n->token; k < n[1].token; k++)
-            if (p->done[k] >= least && p->done[k] <= most &&
-                (!alone || item_check(g, cell, alone, t->token[k], n->depth)))
+            if (p->done[k] >= least && p->done[k] <= most)
                 mask_set(mask, t->token[k]);
         at[n->depth] = s;
         i++;
@@ -92,30 +78,17 @@ static bool overlaps(struct grammar *g, const struct lexeme *x, uint32_t next)
     return false;
 }
 
-/* Whether an item stays able to become a new one, whichever token inside the lexeme it takes. */
-static bool plenty_left(const struct grammar *g, uint32_t at, const struct lexeme *x,
-                        const struct profile *p, uint32_t most)
-{
-    unsigned n_first = 0;
-    for (unsigned byte = 0; byte < 256; byte++)
-        n_first += x->to[LEXEME_START][byte] != LEXEME_DEAD;
-    if (most != GB_UNBOUNDED)
-        return n_first > 1 && most >= p->max_need + SURE_BODIES + scope_n_finished(g, at);
-    return true;
-}
-
 /* False: this cell must walk. */
 static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t *met)
 {
     struct cell c = g->cell[at];
     const struct lexeme *x = g->lexeme[c.expr];
-    const struct profile *p = x ? lexeme_profile(g->vocab, x, c.a) : NULL;
+    const struct profile *p =
+        x && !(g->flags[at] & IN_ITEM) ? lexeme_profile(g->vocab, x, c.a) : NULL;
     if (!p)
         return false;
     uint32_t least, most;
     automaton_left(g, &c, &least, &most);
-    if (g->flags[at] & IN_ITEM && !plenty_left(g, at, x, p, most))
-        return false;
     bool leaves = p->rest.n_tokens > 0 && least <= p->max_done;
     if (!leaves && most >= p->max_need) {
         profile_inside(g->vocab, p, most, mask);
@@ -126,7 +99,7 @@ static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t
         return false;
     profile_inside(g->vocab, p, most, mask);
     if (leaves)
-        *met += walk_rests(g, p, at, next, least, most, mask);
+        *met += walk_rests(g, p, next, least, most, mask);
     return true;
 }
 
@@ -333,6 +306,103 @@ static void keep(struct grammar *g, uint32_t state, const uint32_t *mask)
     k->state = state;
 }
 
+/* Tries the token at a place of the trie's order. */
+static void retry(struct grammar *g, uint32_t state, uint32_t place, uint32_t *mask, uint32_t *met)
+{
+    const struct grammar_vocab *v = g->vocab;
+    uint32_t id = v->trie.token[place];
+    ++*met;
+    if (mask_has(mask, id) &&
+        !may_come(g, state, v->text + v->at[place], v->at[place + 1] - v->at[place]))
+        mask[id >> 5] &= ~((uint32_t)1 << (id & 31));
+}
+
+/* Takes back those tokens after which an item is one of the finished ones, or can but become one:
+ * tokens with which a finished one goes on, and those that go on behind it. */
+static void take_back_finished(struct grammar *g, uint32_t state, const struct ends *e,
+                               uint32_t *mask, uint32_t *met)
+{
+    const struct trie *t = &g->vocab->trie;
+    for (uint32_t i = 0; i < e->n && !g->failed; i++) {
+        uint32_t at = 0, end = t->n_nodes; /* the node of the bytes so far, and what is behind it */
+        for (size_t n = 0; n < e->bytes[i]; n++) {
+            uint32_t k = at + 1;
+            while (k < end && t->node[k].byte != e->text[i][n])
+                k = t->node[k].after;
+            if (k >= end)
+                break;
+            at = k;
+            end = t->node[k].after;
+            uint32_t last = t->node[n + 1 == e->bytes[i] ? end : k + 1].token;
+            for (uint32_t j = t->node[k].token; j < last; j++)
+                retry(g, state, j, mask, met);
+        }
+    }
+}
+
+enum { FEW_TOKENS = 4000 };
+
+/* Takes back those that end this item and hold another one like it: what it has read so far comes
+ * in them once more. */
+static void take_back_repeated(struct grammar *g, uint32_t state, const struct ends *e,
+                               uint32_t *mask, uint32_t *met)
+{
+    const struct grammar_vocab *v = g->vocab;
+    uint32_t count = 0, n = v->trie.n_tokens;
+    for (uint32_t w = 0; w < v->n_words; w++)
+        count += (uint32_t)__builtin_popcount(mask[w]);
+    if (count <= FEW_TOKENS || !e->n_read) {
+        for (uint32_t w = 0; w < v->n_words; w++)
+            for (uint32_t left = mask[w]; left; left &= left - 1) {
+                uint32_t i = v->place[32 * w + (uint32_t)__builtin_ctz(left)];
+                const char *p = v->text + v->at[i];
+                size_t bytes = v->at[i + 1] - v->at[i];
+                if (e->n_read ? memmem(p, bytes, e->read, e->n_read) != NULL
+                              : bytes > 1 && memchr(p + 1, p[0], bytes - 1))
+                    retry(g, state, i, mask, met);
+            }
+        return;
+    }
+    const uint32_t *list = lexicon_with_byte(v, (uint8_t)e->read[0], &n);
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t i = list ? list[k] : k;
+        if (memmem(v->text + v->at[i], v->at[i + 1] - v->at[i], e->read, e->n_read))
+            retry(g, state, i, mask, met);
+    }
+    *met += n / 16;
+}
+
+/* Inside items of many texts: the mask of the same place in an item unlike all others, which is the
+ * same for whatever it has read, but for the few tokens that could make it like a finished one. */
+static bool mask_items(struct grammar *g, uint32_t state, uint32_t *mask, uint32_t *met)
+{
+    uint32_t n = g->state[state].n_cells, loose, from = g->narrow.n;
+    bool items = false;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t at = g->list.at[g->state[state].cell + i];
+        items |= g->flags[at] & IN_ITEM;
+        automaton_push(g, &g->narrow, items ? scope_loosen(g, at) : at);
+    }
+    loose = items && !g->failed
+                ? automaton_cells_state(g, g->narrow.at + from, n, g->state[state].may_end)
+                : 0;
+    g->narrow.n = from;
+    if (!loose || loose == state)
+        return false;
+    automaton_mask(g, loose, mask);
+    for (uint32_t i = 0; i < n && !g->failed; i++)
+        for (uint32_t at = g->list.at[g->state[state].cell + i], k = 0;; k++) {
+            struct ends e;
+            if (!scope_ends(g, at, k, &e))
+                break;
+            take_back_finished(g, state, &e, mask, met);
+            if (e.n_read <= MAX_TOKEN_BYTES)
+                take_back_repeated(g, state, &e, mask, met);
+            scope_ends_free(&e);
+        }
+    return true;
+}
+
 void automaton_mask(struct grammar *g, uint32_t state, uint32_t *mask)
 {
     const struct kept_mask *k = &g->kept[state % N_KEPT_MASKS];
@@ -343,6 +413,11 @@ void automaton_mask(struct grammar *g, uint32_t state, uint32_t *mask)
     }
     memset(mask, 0, bytes);
     uint32_t from = g->narrow.n, met = 0;
+    if (mask_items(g, state, mask, &met)) {
+        if (met >= KEEP_FROM && !g->failed)
+            keep(g, state, mask);
+        return;
+    }
     for (uint32_t i = 0; i < g->state[state].n_cells && !g->failed; i++) {
         uint32_t at = g->list.at[g->state[state].cell + i];
         if (!mask_lexeme(g, at, mask, &met) && !mask_minus(g, at, mask, &met) &&

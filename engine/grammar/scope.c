@@ -14,7 +14,7 @@ static bool is_mark(const struct grammar *g, const struct cell *c, enum gb_kind 
 uint8_t scope_flags(const struct grammar *g, const struct cell *c)
 {
     uint8_t flags = c->next ? g->flags[c->next] : 0;
-    if (is_mark(g, c, NODE_ITEM))
+    if (is_mark(g, c, NODE_ITEM) && c->a != ANY_STRING)
         flags |= IN_ITEM;
     gb_node few = is_mark(g, c, NODE_UNIQUE) ? g->few[g->node[c->expr].a] : GB_NEVER;
     if (few != GB_NEVER && few != SEVERAL)
@@ -115,19 +115,13 @@ bool scope_finish(struct grammar *g, uint32_t mark, uint32_t *next)
     return true;
 }
 
-/* What finished strings hold behind the beginning that an item has. */
-struct ends {
-    unsigned char **text;
-    size_t *bytes;
-    uint32_t n;
-};
-
-static void ends_free(struct ends *e)
+void scope_ends_free(struct ends *e)
 {
     for (uint32_t i = 0; i < e->n; i++)
         free(e->text[i]);
     free(e->text);
     free(e->bytes);
+    free(e->read);
 }
 
 /* The string's bytes behind those of `begin`; NULL: it begins otherwise, or no memory. */
@@ -221,7 +215,7 @@ static bool item_alive(struct grammar *g, uint32_t at, uint32_t mark, uint32_t s
         uint32_t state = g->failed ? 0 : automaton_some_cells(g, &below, 1);
         alive = avoids(g, state, &e, e.n, 0);
     }
-    ends_free(&e);
+    scope_ends_free(&e);
     return alive;
 }
 
@@ -251,7 +245,7 @@ static uint32_t n_spent(struct grammar *g, uint32_t set, gb_node x)
             state = automaton_step(g, state, e.text[i][k]);
         n += g->state[state].may_end;
     }
-    ends_free(&e);
+    scope_ends_free(&e);
     return n;
 }
 
@@ -314,29 +308,42 @@ uint32_t scope_supply(struct grammar *g, gb_node x)
     return n;
 }
 
-uint32_t scope_n_finished(const struct grammar *g, uint32_t at)
+/* Whether the scope's items are of few texts, which are counted. */
+static bool is_few(const struct grammar *g, uint32_t scope)
 {
-    uint32_t most = 0;
-    for (; at && g->flags[at]; at = g->cell[at].next)
-        if (is_mark(g, &g->cell[at], NODE_UNIQUE) && g->cell[at].a &&
-            g->scopes.set[g->cell[at].a].n > most)
-            most = g->scopes.set[g->cell[at].a].n;
-    return most;
+    return scope && g->flags[scope] & IN_SCOPE && is_mark(g, &g->cell[scope], NODE_UNIQUE) &&
+           g->few[g->node[g->cell[scope].expr].a] != GB_NEVER &&
+           g->few[g->node[g->cell[scope].expr].a] != SEVERAL;
 }
 
-bool scope_touches(struct grammar *g, uint32_t at, const char *bytes, size_t n)
+uint32_t scope_loosen(struct grammar *g, uint32_t at)
 {
-    bool touches = false;
-    for (uint32_t c = at; c && g->flags[c] & IN_ITEM && !touches && !g->failed;
-         c = g->cell[c].next) {
-        struct cell k = g->cell[c];
-        uint32_t scope = is_mark(g, &k, NODE_ITEM) ? scope_below(g, k.next) : 0;
-        if (!scope)
-            continue;
-        struct ends e = ends_of(g, g->cell[scope].a, k.a);
-        for (uint32_t i = 0; i < e.n; i++)
-            touches |= e.bytes[i] <= n && memcmp(e.text[i], bytes, e.bytes[i]) == 0;
-        ends_free(&e);
+    uint32_t base = g->chain.n, below = at;
+    for (; below && g->flags[below] & IN_ITEM; below = g->cell[below].next)
+        automaton_push(g, &g->chain, below);
+    while (g->chain.n > base && !g->failed) {
+        struct cell c = g->cell[g->chain.at[--g->chain.n]];
+        if (is_mark(g, &c, NODE_ITEM) && !is_few(g, scope_below(g, c.next)))
+            c.a = ANY_STRING;
+        below = automaton_cell(g, c.expr, c.a, c.b, below);
     }
-    return touches;
+    g->chain.n = base;
+    return below;
+}
+
+bool scope_ends(struct grammar *g, uint32_t at, uint32_t i, struct ends *out)
+{
+    for (; at && g->flags[at] & IN_ITEM; at = g->cell[at].next) {
+        struct cell c = g->cell[at];
+        uint32_t scope = is_mark(g, &c, NODE_ITEM) ? scope_below(g, c.next) : 0;
+        if (!scope || is_few(g, scope) || i-- > 0)
+            continue;
+        *out = ends_of(g, g->cell[scope].a, c.a);
+        out->read = end_of(g, c.a, 0, &out->n_read);
+        if (out->read)
+            return true;
+        scope_ends_free(out);
+        return false;
+    }
+    return false;
 }

@@ -11,6 +11,8 @@
 #include "grammar/ebnf.h"
 #include "grammar/grammar.h"
 #include "grammar/regex.h"
+#include "grammar/schema.h"
+#include "text/chat_json.h"
 #include "text/tokenizer.h"
 
 #include <stdio.h>
@@ -69,7 +71,7 @@ struct bench {
     struct grammar_vocab *vocab;
     uint32_t *mask;
     struct times compile, fill;
-    size_t wrong;
+    size_t wrong, refused;
 };
 
 static const char *token_bytes(const void *arg, uint32_t id, size_t *n)
@@ -104,8 +106,11 @@ static void run_text(struct bench *b, struct grammar *g, const char *text)
         const char *p = tokenizer_bytes(b->tok, ids.id[i], &n);
         bool in = b->mask[ids.id[i] / 32] >> ids.id[i] % 32 & 1;
         bool ok = grammar_matcher_accept(m, p, n, &taken);
-        if (in != ok)
-            abort(); /* mask and bytes disagree */
+        if (in != ok) {
+            fprintf(stderr, "mask and bytes disagree at token %zu (%.*s) of %s\n", i, (int)n, p,
+                    text);
+            abort();
+        }
         if (!ok) {
             b->wrong++;
             break;
@@ -117,14 +122,14 @@ static void run_text(struct bench *b, struct grammar *g, const char *text)
 
 static void report(struct bench *b, const char *what)
 {
-    printf("%s: %zu texts refused on their way\n", what, b->wrong);
+    printf("%s: %zu refused, %zu texts refused on their way\n", what, b->refused, b->wrong);
     print("  compile", &b->compile);
     print("  mask", &b->fill);
     b->compile = b->fill = (struct times){0};
-    b->wrong = 0;
+    b->wrong = b->refused = 0;
 }
 
-enum source { PATTERN, STRING, BOUNDED_STRING, NOTATION };
+enum source { PATTERN, STRING, BOUNDED_STRING, NOTATION, SCHEMA };
 
 /* The pattern searched in a JSON string, with bounds of its length or without. */
 static enum err_code string_node(gb_node *out, struct grammar_builder *b, const char *pattern,
@@ -159,7 +164,9 @@ static void run_row(struct bench *b, enum source source, const cJSON *row, const
         cJSON_GetStringValue(json_get(row, source == NOTATION ? "grammar" : "regex"));
     unsigned u = flags && *flags == 'u' ? REGEX_UNICODE : 0;
     enum err_code code;
-    if (source == NOTATION)
+    if (source == SCHEMA)
+        code = grammar_schema(&x, gb, json_get(row, "schema"), &e);
+    else if (source == NOTATION)
         code = grammar_ebnf(&x, gb, text, strlen(text), &e);
     else if (source == PATTERN)
         code = grammar_regex(&x, gb, text, strlen(text), u, &e);
@@ -172,15 +179,21 @@ static void run_row(struct bench *b, enum source source, const cJSON *row, const
     if (getenv("SLOW") && us > atof(getenv("SLOW")))
         printf("slow compile %.0f us: %s\n", us, cJSON_GetStringValue(json_get(row, "id")));
     if (code != ERR_OK) {
+        b->refused++;
         if (getenv("SLOW"))
             printf("refused %s: %s\n", cJSON_GetStringValue(json_get(row, "id")), e.msg);
         return;
     }
     add(&b->compile, us);
-    const cJSON *one;
+    const cJSON *one, *form = json_get(row, "valid_form");
+    form = form ? form->child : NULL;
     cJSON_ArrayForEach(one, json_get(row, key))
     {
-        if (source == PATTERN || source == NOTATION) {
+        bool other = form && strcmp(form->valuestring, "compact") != 0;
+        form = form ? form->next : NULL;
+        if (other) /* not spelled as it is generated */
+            continue;
+        if (source == SCHEMA || source == PATTERN || source == NOTATION) {
             run_text(b, g, one->valuestring);
             continue;
         }
@@ -191,14 +204,9 @@ static void run_row(struct bench *b, enum source source, const cJSON *row, const
     grammar_close(g);
 }
 
-static void run_file(struct bench *b, const char *what, const char *path, enum source source,
-                     const char *key)
+static void run_lines(struct bench *b, const char *what, FILE *f, enum source source,
+                      const char *key)
 {
-    FILE *f = fopen(path, "rb");
-    if (!f) {
-        printf("%s is not there\n", path);
-        return;
-    }
     char *line = NULL;
     size_t room = 0;
     ssize_t n;
@@ -207,12 +215,44 @@ static void run_file(struct bench *b, const char *what, const char *path, enum s
         struct err e;
         if (json_parse(&row, line, (size_t)n, JSON_MAX_DEPTH, &e) != ERR_OK)
             continue; /* a text with NUL, which our JSON reader refuses */
+        if (chat_json_keep_numbers(row, line, (size_t)n, &e) != ERR_OK)
+            abort();
         run_row(b, source, row, key);
         cJSON_Delete(row);
     }
     free(line);
-    fclose(f);
     report(b, what);
+}
+
+static void run_file(struct bench *b, const char *what, const char *path, enum source source,
+                     const char *key)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f) {
+        printf("%s is not there\n", path);
+        return;
+    }
+    run_lines(b, what, f, source, key);
+    fclose(f);
+}
+
+/* The whole set where it is at hand, else the part of it that is kept here. */
+static void run_schemas(struct bench *b)
+{
+    const char *dir = getenv("SCHEMA_SET");
+    char path[400], command[420];
+    snprintf(path, sizeof path, "%s/schemas.jsonl.xz", dir ? dir : "../shared/goldens/schemas");
+    if (access(path, R_OK) != 0) {
+        run_file(b, "287 schemas", "tests/fixtures/grammar/schemas.jsonl", SCHEMA, "valid");
+        return;
+    }
+    snprintf(command, sizeof command, "xz -dc '%s'", path);
+    FILE *f = popen(command, "r");
+    if (!f)
+        abort();
+    run_lines(b, "622 schemas", f, SCHEMA, "valid");
+    if (pclose(f) != 0)
+        abort();
 }
 
 int main(int argc, char **argv)
@@ -233,6 +273,7 @@ int main(int argc, char **argv)
     printf("vocabulary of %u from %s: trie in %.1f ms\n", n_ids, dir, (now_us() - from) / 1e3);
     b.mask = calloc(n_ids / 32 + 1, sizeof *b.mask);
     const char *regex = "tests/fixtures/grammar/regex.jsonl";
+    run_schemas(&b);
     run_file(&b, "EBNF", "tests/fixtures/grammar/grammars.jsonl", NOTATION, "accept");
     run_file(&b, "patterns", regex, PATTERN, "match");
     run_file(&b, "JSON strings of patterns", regex, STRING, "match");
