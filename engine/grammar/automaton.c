@@ -311,7 +311,7 @@ static uint32_t keep_alive(struct grammar *g, uint32_t n)
     uint8_t flags = 0;
     uint32_t *cells = g->list.at + g->list.n - n, kept = 0;
     for (uint32_t i = 0; i < n; i++)
-        flags |= g->flags[cells[i]];
+        flags |= g->flags[cells[i]] & IN_MARK;
     if (!flags)
         return n;
     uint32_t *copy = malloc(n * sizeof *copy); /* to look ahead makes states, and moves the list */
@@ -322,7 +322,7 @@ static uint32_t keep_alive(struct grammar *g, uint32_t n)
     memcpy(copy, cells, n * sizeof *copy);
     g->list.n -= n;
     for (uint32_t i = 0; i < n && !g->failed; i++)
-        if (!g->flags[copy[i]] || scope_alive(g, copy[i]))
+        if (!(g->flags[copy[i]] & IN_MARK) || scope_alive(g, copy[i]))
             copy[kept++] = copy[i];
     for (uint32_t i = 0; i < kept; i++)
         automaton_push(g, &g->list, copy[i]);
@@ -767,7 +767,7 @@ static struct byte_set first_bytes(const struct grammar *g, const struct state *
         uint32_t at = g->list.at[s->cell + i];
         const struct cell *c = &g->cell[at];
         const struct gb_node_data *d = &g->node[c->expr];
-        *sure &= !g->flags[at];
+        *sure &= !(g->flags[at] & IN_MARK);
         if (d->kind == NODE_BYTES) {
             byte_set_add(&first, (unsigned char)g->text[d->a + c->b]);
         } else if (d->kind == NODE_SET) {

@@ -73,7 +73,9 @@ struct scopes {
     uint32_t n_strings, max_strings, n_sets, max_sets;
     struct word_set string_of, set_of;
 };
-enum { IN_ITEM = 1, IN_SCOPE = 2 }; /* a mark is below: an item's; a scope's whose items are few */
+/* What is below: an item's mark; that of a scope whose items are few; a count to be forgotten. */
+enum { IN_ITEM = 1, IN_SCOPE = 2, IN_MARK = 3, IN_COUNT = 4 };
+enum { FAR_COUNT = 24 }; /* rounds: hardly a token begins so many */
 /* Masks that took long to find. A state has one place. */
 enum { N_KEPT_MASKS = 128 };
 struct kept_mask {
@@ -201,10 +203,13 @@ bool scope_finish(struct grammar *g, uint32_t mark, uint32_t *next);
 bool scope_alive(struct grammar *g, uint32_t at);
 /* How many texts node x has, up to PLENTY. */
 uint32_t scope_supply(struct grammar *g, gb_node x);
-/* The cell with those items, of the ones it is in, unlike all others that are of many texts. */
-uint32_t scope_loosen(struct grammar *g, uint32_t at);
-/* What finished items hold behind the bytes that one of these has read, the i-th from the top;
- * false: there is none. */
+/* The cell as it is in a mask that serves many places: items of many texts unlike all others, their
+ * scopes without finished ones, and counts of rounds that are past their minimum and far from their
+ * maximum as if they had just begun. *room: lowered to the rounds that are left. */
+uint32_t scope_loosen(struct grammar *g, uint32_t at, uint32_t *room);
+bool scope_is_counted(const struct grammar *g, const struct cell *c);
+/* Of the items of many texts that `at` is in the i-th from the top; false: there is none. What its
+ * scope's finished items hold behind the bytes that it has read, and as a whole. */
 struct ends {
     unsigned char **text;
     size_t *bytes;
@@ -212,7 +217,8 @@ struct ends {
     unsigned char *read; /* what the item itself has read: n_read bytes */
     size_t n_read;
 };
-bool scope_ends(struct grammar *g, uint32_t at, uint32_t i, struct ends *out);
+bool scope_ends(struct grammar *g, uint32_t at, uint32_t i, struct ends *behind,
+                struct ends *whole);
 void scope_ends_free(struct ends *e);
 
 /* texts.c: what compiling learns of node x, whose longest match has so many bytes; its parts are

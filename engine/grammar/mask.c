@@ -342,63 +342,111 @@ static void take_back_finished(struct grammar *g, uint32_t state, const struct e
 
 enum { FEW_TOKENS = 4000 };
 
-/* Takes back those that end this item and hold another one like it: what it has read so far comes
- * in them once more. */
-static void take_back_repeated(struct grammar *g, uint32_t state, const struct ends *e,
-                               uint32_t *mask, uint32_t *met)
+/* Tries all tokens that hold these bytes. */
+static void retry_holding(struct grammar *g, uint32_t state, const unsigned char *s, size_t bytes,
+                          uint32_t n_set, uint32_t *mask, uint32_t *met)
 {
     const struct grammar_vocab *v = g->vocab;
-    uint32_t count = 0, n = v->trie.n_tokens;
-    for (uint32_t w = 0; w < v->n_words; w++)
-        count += (uint32_t)__builtin_popcount(mask[w]);
-    if (count <= FEW_TOKENS || !e->n_read) {
+    uint32_t n = v->trie.n_tokens, k = 0;
+    if (bytes > SHORT_TOKEN) { /* the longest first */
+        for (; k < n; k++) {
+            uint32_t i = v->by_length[k], length = v->at[i + 1] - v->at[i];
+            if (length < bytes)
+                return;
+            if (memmem(v->text + v->at[i], length, s, bytes))
+                retry(g, state, i, mask, met);
+        }
+        return;
+    }
+    if (n_set <= FEW_TOKENS) {
         for (uint32_t w = 0; w < v->n_words; w++)
             for (uint32_t left = mask[w]; left; left &= left - 1) {
                 uint32_t i = v->place[32 * w + (uint32_t)__builtin_ctz(left)];
-                const char *p = v->text + v->at[i];
-                size_t bytes = v->at[i + 1] - v->at[i];
-                if (e->n_read ? memmem(p, bytes, e->read, e->n_read) != NULL
-                              : bytes > 1 && memchr(p + 1, p[0], bytes - 1))
+                if (memmem(v->text + v->at[i], v->at[i + 1] - v->at[i], s, bytes))
                     retry(g, state, i, mask, met);
             }
         return;
     }
-    const uint32_t *list = lexicon_with_byte(v, (uint8_t)e->read[0], &n);
-    for (uint32_t k = 0; k < n; k++) {
+    const uint32_t *list = lexicon_with_byte(v, s[0], &n);
+    for (; k < n; k++) {
         uint32_t i = list ? list[k] : k;
-        if (memmem(v->text + v->at[i], v->at[i + 1] - v->at[i], e->read, e->n_read))
+        if (memmem(v->text + v->at[i], v->at[i + 1] - v->at[i], s, bytes))
             retry(g, state, i, mask, met);
     }
     *met += n / 16;
 }
 
-/* Inside items of many texts: the mask of the same place in an item unlike all others, which is the
- * same for whatever it has read, but for the few tokens that could make it like a finished one. */
-static bool mask_items(struct grammar *g, uint32_t state, uint32_t *mask, uint32_t *met)
+/* Takes back those tokens that end this item and hold another one like it, or like a finished one:
+ * what it has read so far comes in them once more, or the whole of that one. */
+static void take_back_repeated(struct grammar *g, uint32_t state, const struct ends *own,
+                               const struct ends *whole, uint32_t *mask, uint32_t *met)
 {
-    uint32_t n = g->state[state].n_cells, loose, from = g->narrow.n;
-    bool items = false;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t at = g->list.at[g->state[state].cell + i];
-        items |= g->flags[at] & IN_ITEM;
-        automaton_push(g, &g->narrow, items ? scope_loosen(g, at) : at);
+    const struct grammar_vocab *v = g->vocab;
+    uint32_t n_set = 0;
+    for (uint32_t w = 0; w < v->n_words; w++)
+        n_set += (uint32_t)__builtin_popcount(mask[w]);
+    for (uint32_t i = 0; i < whole->n && !g->failed; i++)
+        if (whole->bytes[i] && whole->bytes[i] <= MAX_TOKEN_BYTES)
+            retry_holding(g, state, whole->text[i], whole->bytes[i], n_set, mask, met);
+    if (own->n_read > MAX_TOKEN_BYTES)
+        return;
+    if (own->n_read) {
+        retry_holding(g, state, own->read, own->n_read, n_set, mask, met);
+        return;
     }
-    loose = items && !g->failed
-                ? automaton_cells_state(g, g->narrow.at + from, n, g->state[state].may_end)
-                : 0;
+    for (uint32_t w = 0; w < v->n_words; w++) /* not begun: any text that comes twice */
+        for (uint32_t left = mask[w]; left; left &= left - 1) {
+            uint32_t i = v->place[32 * w + (uint32_t)__builtin_ctz(left)];
+            const char *p = v->text + v->at[i];
+            size_t bytes = v->at[i + 1] - v->at[i];
+            if (bytes > 1 && memchr(p + 1, p[0], bytes - 1))
+                retry(g, state, i, mask, met);
+        }
+}
+
+/* Tokens that could go round more often than is left. */
+static void take_back_long(struct grammar *g, uint32_t state, uint32_t room, uint32_t *mask,
+                           uint32_t *met)
+{
+    const struct grammar_vocab *v = g->vocab;
+    for (uint32_t k = 0; k < v->trie.n_tokens; k++) {
+        uint32_t i = v->by_length[k];
+        if (v->at[i + 1] - v->at[i] <= room)
+            return;
+        retry(g, state, i, mask, met);
+    }
+}
+
+/* Inside items of many texts and counts that are far from their end: the mask of the same place
+ * without those, which is the same for whatever was read, but for the few tokens that could tell.
+ */
+static bool mask_loosened(struct grammar *g, uint32_t state, uint32_t *mask, uint32_t *met)
+{
+    uint32_t n = g->state[state].n_cells, loose, from = g->narrow.n, room = UINT32_MAX;
+    uint8_t flags = 0;
+    for (uint32_t i = 0; i < n; i++)
+        flags |= g->flags[g->list.at[g->state[state].cell + i]];
+    if (!(flags & (IN_ITEM | IN_COUNT)))
+        return false;
+    for (uint32_t i = 0; i < n && !g->failed; i++)
+        automaton_push(g, &g->narrow, scope_loosen(g, g->list.at[g->state[state].cell + i], &room));
+    loose =
+        g->failed ? 0 : automaton_cells_state(g, g->narrow.at + from, n, g->state[state].may_end);
     g->narrow.n = from;
     if (!loose || loose == state)
         return false;
     automaton_mask(g, loose, mask);
-    for (uint32_t i = 0; i < n && !g->failed; i++)
+    if (room != UINT32_MAX)
+        take_back_long(g, state, room, mask, met);
+    for (uint32_t i = 0; i < n && flags & IN_ITEM && !g->failed; i++)
         for (uint32_t at = g->list.at[g->state[state].cell + i], k = 0;; k++) {
-            struct ends e;
-            if (!scope_ends(g, at, k, &e))
+            struct ends behind, whole;
+            if (!scope_ends(g, at, k, &behind, &whole))
                 break;
-            take_back_finished(g, state, &e, mask, met);
-            if (e.n_read <= MAX_TOKEN_BYTES)
-                take_back_repeated(g, state, &e, mask, met);
-            scope_ends_free(&e);
+            take_back_finished(g, state, &behind, mask, met);
+            take_back_repeated(g, state, &behind, &whole, mask, met);
+            scope_ends_free(&behind);
+            scope_ends_free(&whole);
         }
     return true;
 }
@@ -413,7 +461,7 @@ void automaton_mask(struct grammar *g, uint32_t state, uint32_t *mask)
     }
     memset(mask, 0, bytes);
     uint32_t from = g->narrow.n, met = 0;
-    if (mask_items(g, state, mask, &met)) {
+    if (mask_loosened(g, state, mask, &met)) {
         if (met >= KEEP_FROM && !g->failed)
             keep(g, state, mask);
         return;

@@ -11,6 +11,13 @@ static bool is_mark(const struct grammar *g, const struct cell *c, enum gb_kind 
     return g->node[c->expr].kind == kind && c->b == 1;
 }
 
+bool scope_is_counted(const struct grammar *g, const struct cell *c)
+{
+    const struct gb_node_data *d = &g->node[c->expr];
+    return d->kind == NODE_REPEAT && !g->lexeme[c->expr] && d->c != GB_UNBOUNDED && c->b > d->b &&
+           d->c - c->b >= FAR_COUNT;
+}
+
 uint8_t scope_flags(const struct grammar *g, const struct cell *c)
 {
     uint8_t flags = c->next ? g->flags[c->next] : 0;
@@ -19,6 +26,8 @@ uint8_t scope_flags(const struct grammar *g, const struct cell *c)
     gb_node few = is_mark(g, c, NODE_UNIQUE) ? g->few[g->node[c->expr].a] : GB_NEVER;
     if (few != GB_NEVER && few != SEVERAL)
         flags |= IN_SCOPE;
+    if (scope_is_counted(g, c))
+        flags |= IN_COUNT;
     return flags;
 }
 
@@ -252,7 +261,7 @@ static uint32_t n_spent(struct grammar *g, uint32_t set, gb_node x)
 bool scope_alive(struct grammar *g, uint32_t at)
 {
     uint64_t demand = 0;
-    for (uint32_t c = at; c && g->flags[c] && !g->failed; c = g->cell[c].next) {
+    for (uint32_t c = at; c && g->flags[c] & IN_MARK && !g->failed; c = g->cell[c].next) {
         struct cell k = g->cell[c];
         if (is_mark(g, &k, NODE_ITEM)) {
             uint32_t scope = scope_below(g, k.next);
@@ -316,33 +325,57 @@ static bool is_few(const struct grammar *g, uint32_t scope)
            g->few[g->node[g->cell[scope].expr].a] != SEVERAL;
 }
 
-uint32_t scope_loosen(struct grammar *g, uint32_t at)
+/* The lowest cell that is to be changed: the scope of the last such item. */
+static uint32_t lowest_loose(const struct grammar *g, uint32_t at)
 {
-    uint32_t base = g->chain.n, below = at;
-    for (; below && g->flags[below] & IN_ITEM; below = g->cell[below].next)
+    uint32_t lowest = 0;
+    for (uint32_t c = at; c && g->flags[c] & IN_ITEM; c = g->cell[c].next) {
+        uint32_t scope = is_mark(g, &g->cell[c], NODE_ITEM) ? scope_below(g, g->cell[c].next) : 0;
+        if (scope && !is_few(g, scope))
+            lowest = scope;
+    }
+    return lowest;
+}
+
+uint32_t scope_loosen(struct grammar *g, uint32_t at, uint32_t *room)
+{
+    uint32_t base = g->chain.n, below = at, lowest = lowest_loose(g, at);
+    for (bool passed = !lowest; below && (!passed || g->flags[below] & IN_COUNT);
+         below = g->cell[below].next) {
+        passed |= below == lowest;
         automaton_push(g, &g->chain, below);
+    }
     while (g->chain.n > base && !g->failed) {
         struct cell c = g->cell[g->chain.at[--g->chain.n]];
-        if (is_mark(g, &c, NODE_ITEM) && !is_few(g, scope_below(g, c.next)))
+        if (is_mark(g, &c, NODE_ITEM) && !is_few(g, scope_below(g, c.next))) {
             c.a = ANY_STRING;
+        } else if (is_mark(g, &c, NODE_UNIQUE) && lowest && !is_few(g, g->chain.at[g->chain.n])) {
+            c.a = 0;
+        } else if (scope_is_counted(g, &c)) {
+            uint32_t left = g->node[c.expr].c - c.b;
+            *room = left < *room ? left : *room;
+            c.b = g->node[c.expr].b;
+        }
         below = automaton_cell(g, c.expr, c.a, c.b, below);
     }
     g->chain.n = base;
     return below;
 }
 
-bool scope_ends(struct grammar *g, uint32_t at, uint32_t i, struct ends *out)
+bool scope_ends(struct grammar *g, uint32_t at, uint32_t i, struct ends *behind, struct ends *whole)
 {
     for (; at && g->flags[at] & IN_ITEM; at = g->cell[at].next) {
         struct cell c = g->cell[at];
         uint32_t scope = is_mark(g, &c, NODE_ITEM) ? scope_below(g, c.next) : 0;
         if (!scope || is_few(g, scope) || i-- > 0)
             continue;
-        *out = ends_of(g, g->cell[scope].a, c.a);
-        out->read = end_of(g, c.a, 0, &out->n_read);
-        if (out->read)
+        *behind = ends_of(g, g->cell[scope].a, c.a);
+        *whole = ends_of(g, g->cell[scope].a, 0);
+        behind->read = end_of(g, c.a, 0, &behind->n_read);
+        if (behind->read)
             return true;
-        scope_ends_free(out);
+        scope_ends_free(behind);
+        scope_ends_free(whole);
         return false;
     }
     return false;

@@ -234,7 +234,7 @@ static uint8_t head_flags(const struct grammar *g, const struct cell *c)
 /* Whether all that cell `at` can still match up to cell `end` is text of this flag. */
 static bool covered(const struct grammar *g, uint32_t at, uint32_t end, uint8_t flag)
 {
-    if (g->flags[at] || !(head_flags(g, &g->cell[at]) & flag))
+    if ((g->flags[at] & IN_MARK) || !(head_flags(g, &g->cell[at]) & flag))
         return false;
     at = g->cell[at].next;
     for (unsigned depth = 0; at != end; depth++) {
@@ -251,7 +251,7 @@ uint32_t texts_absorb(struct grammar *g, uint32_t n)
     for (uint32_t i = 0; n > 1 && i < n; i++) {
         uint32_t any = cells[i], kept = 0, min, max;
         struct cell c = g->cell[any];
-        if (!(g->known[c.expr] & ANY_TEXT) || c.a != LEXEME_START || g->flags[any])
+        if (!(g->known[c.expr] & ANY_TEXT) || c.a != LEXEME_START || (g->flags[any] & IN_MARK))
             continue;
         automaton_limits(g, c.expr, &min, &max);
         if (c.b != FAR && c.b < min)
