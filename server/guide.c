@@ -336,6 +336,8 @@ static bool write_key(struct params *p, const struct param_env *env, struct api_
         chat_buf_str(&b, " calls ");
         chat_buf_str(&b, chat_format_name(env->format));
         chat_buf_str(&b, p->one_call ? " one " : " ");
+        chat_buf_str(&b, p->call_late ? " late " : " ");
+        chat_buf_str(&b, p->call_late && p->call_name ? p->call_name : "");
         chat_buf_str(&b, p->opening ? p->opening : "");
         chat_json_dump(&b, p->tools);
     }
@@ -346,12 +348,28 @@ static bool write_key(struct params *p, const struct param_env *env, struct api_
     return true;
 }
 
+/* A call that is required but not begun in the prompt needs a grammar. */
+static bool check_late_call(const struct params *p, const struct field_reader *r,
+                            const struct param_env *env)
+{
+    if (!p->call_late ||
+        (p->guide.calls && (!p->thinking_open || marker_id(env, "</think>") != UINT32_MAX)))
+        return true;
+    if (p->thinking_open)
+        return field_fail(r, "tool_choice",
+                          "a call can only be required of this model with thinking off "
+                          "(\"thinking\": {\"type\": \"disabled\"})");
+    return field_fail(r, "tool_choice",
+                      "one certain tool cannot be required of this model: in its format nothing "
+                      "ends a tool's name");
+}
+
 bool guide_read(struct params *p, cJSON *root, const struct param_env *env, struct api_error *ae)
 {
     struct field_reader r = {root, "", ae};
     struct guide_spec *s = &p->guide;
     if (!env->guides)
-        return true;
+        return check_late_call(p, &r, env);
     if (!read_format(p, &r) || !read_structured(p, &r) || !set_schema(p, &r, "guided_json") ||
         !set_text(p, &r, "guided_regex", GUIDE_REGEX) || !set_choice(p, &r, "guided_choice") ||
         !set_text(p, &r, "guided_grammar", GUIDE_EBNF) || !set_object(p, &r, "guided_json_object"))
@@ -360,6 +378,8 @@ bool guide_read(struct params *p, cJSON *root, const struct param_env *env, stru
     s->calls = calls && marker_id(env, calls->trigger) != UINT32_MAX;
     if (p->call_required)
         s->kind = GUIDE_NONE; /* the answer is a call */
+    if (!check_late_call(p, &r, env))
+        return false;
     if (s->kind != GUIDE_NONE && p->tools && !s->calls)
         return field_fail(&r, s->param,
                           "not together with tools for this model, whose calls cannot be told from "
@@ -636,6 +656,8 @@ static enum err_code make_first(struct making *m, const struct call_syntax *s, e
     const struct params *p = m->p;
     size_t k = strlen(s->before), at = p->opening ? strlen(p->opening) : 0;
     *out = any;
+    if (from == WHOLE && p->call_name)
+        return make_call(m, s, called_tool(p), false, out, e);
     if (from != BEHIND_OPENING)
         return ERR_OK;
     if (p->call_name || !p->tools->child->next) { /* its name is in the opening */
@@ -683,7 +705,11 @@ static enum err_code make_root(struct making *m, gb_node *out, struct err *e)
     const struct guide_spec *s = &m->p->guide;
     gb_node content = GB_NEVER, calls = GB_NEVER;
     if (s->kind == GUIDE_NONE)
-        return make_calls(m, m->p->call_required ? BEHIND_OPENING : BEHIND_TRIGGER, out, e);
+        return make_calls(m,
+                          m->p->call_late       ? WHOLE
+                          : m->p->call_required ? BEHIND_OPENING
+                                                : BEHIND_TRIGGER,
+                          out, e);
     if ((s->calls && make_calls(m, WHOLE, &calls, e)) || make_content(m, &content, e))
         return e->code;
     *out = gb_alt(m->b, (gb_node[]){content, calls}, 2);
@@ -723,7 +749,7 @@ bool guide_make(struct params *p, const struct param_env *env, struct api_error 
         !grammar_cache_get(env->guides->cache, &like->grammar, s->key, s->key_bytes, make_grammar,
                            &m, &e)) {
         like->guide_vocab = m.vocab;
-        like->grammar_after_thinking = s->kind != GUIDE_NONE && p->thinking_open;
+        like->grammar_after_thinking = (s->kind != GUIDE_NONE || p->call_late) && p->thinking_open;
         like->grammar_after_id = UINT32_MAX;
         if (s->kind == GUIDE_NONE && !p->call_required)
             like->grammar_after_id = marker_id(env, syntax_of(env)->trigger);

@@ -79,6 +79,7 @@ struct params {
     bool no_calls, call_required, one_call; /* see tools.h */
     const char *call_name;                  /* of the tool that must be called */
     const char *opening;                    /* the beginning of the answer, in the prompt */
+    bool call_late; /* required, but the prompt cannot begin it: the grammar does */
     struct params_prompt *prompt;
     uint32_t n_prompts;
     struct responses_params responses;

@@ -199,7 +199,7 @@ bool tools_open_call(struct params *p, const struct chat_format *format, const c
     if (!o)
         return field_fail(&r, "tool_choice",
                           "a call cannot be required of this model, which always thinks first");
-    if (thinking_open || opt->thinking == TRI_TRUE || (o->thinks && opt->thinking == TRI_UNSET))
+    if (!thinking_open && (opt->thinking == TRI_TRUE || (o->thinks && opt->thinking == TRI_UNSET)))
         return field_fail(&r, "tool_choice",
                           "a call can only be required with thinking off "
                           "(\"thinking\": {\"type\": \"disabled\"})");
@@ -207,14 +207,12 @@ bool tools_open_call(struct params *p, const struct chat_format *format, const c
         return field_fail(&r, "tool_choice",
                           "a call can only be required where an answer begins, but "
                           "add_generation_prompt is false");
-    part[(*n)++] = mark(o->begin);
     const char *only = p->tools->child->next || !o->after ? NULL : name_of(p->tools->child);
     const char *called = p->call_name ? p->call_name : only;
-    if (called && !o->after)
-        return field_fail(&r, "tool_choice",
-                          "\"%.64s\" cannot be required of this model: in its format nothing ends "
-                          "a tool's name",
-                          called);
+    p->call_late = thinking_open || (called && !o->after);
+    if (p->call_late)
+        return true;
+    part[(*n)++] = mark(o->begin);
     if (called) {
         size_t room = strlen(called) + 16;
         char *name = arena_alloc(&p->arena, room);

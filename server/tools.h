@@ -9,9 +9,11 @@
  * "Begins inside" means that the opening of a call, exactly as the format writes it, is the end of
  * the prompt (it counts as prompt tokens), and that the output parser is given the same bytes. This
  * holds the model to calling; guide.h holds it to the call's syntax. Where the format cannot
- * be entered this way the request is refused, naming tool_choice: while the model is to think first
- * (thinking is to be switched off), with R1's formats, which always think, and with GLM-5, where
- * nothing but the next argument ends a tool's name, for one certain tool.
+ * be entered this way (the model is to think first; in GLM-5's, where nothing but the next argument
+ * ends a tool's name, for one certain tool) the grammar alone holds the model to it, behind
+ * `</think>` where there is one. Without such a grammar (R1's formats; a vocabulary without the
+ * markers; GLM-4.6, whose model begins to think by itself) the request is refused, naming
+ * tool_choice.
  *
  * parallel_tool_calls false ends the answer with its first call.
  */

@@ -435,6 +435,55 @@ TEST(structured_tool_calls_of_dsml)
     call_tools("config/models/ember", "deepseek-v3.2");
 }
 
+/* A call that the prompt cannot begin, because the model thinks first or because nothing ends a
+ * name, is required by the grammar alone. */
+static void require_late(const char *model, const char *format)
+{
+    static const char *const choices[] = {
+        "\"required\"", "{\"type\":\"function\",\"function\":{\"name\":\"find_boat\"}}"};
+    bool glm = format && !strcmp(format, "glm-5");
+    struct rig r;
+    start_as(&r, model, format);
+    int whole = 0;
+    for (int i = 0; i < 8; i++) {
+        bool thinks = !glm || i & 2, named = i & 1, one = i & 4;
+        char body[2048];
+        snprintf(body, sizeof body,
+                 "{" USER "," TOOLS ",%s,\"tool_choice\":%s,\"seed\":%d,\"max_tokens\":400,"
+                 "\"parallel_tool_calls\":%s}",
+                 thinks ? THINK ",\"thinking_token_budget\":30" : NO_THINKING, choices[named], i,
+                 one ? "false" : "true");
+        cJSON *v = ask(&r, CHAT, body);
+        const cJSON *calls = at(v, "choices.0.message.tool_calls");
+        const char *finish = text_at(v, "choices.0.finish_reason");
+        CHECK_MSG(thinks == (at(v, "choices.0.message.reasoning_content") != NULL), "%s", body);
+        if (!strcmp(finish, "length")) {
+            cJSON_Delete(v);
+            continue;
+        }
+        whole++;
+        CHECK_MSG(!strcmp(finish, "tool_calls") && cJSON_GetArraySize(calls) >= 1, "%s: %s", body,
+                  text_at(v, "choices.0.message.content"));
+        CHECK(cJSON_IsNull(at(v, "choices.0.message.content")) &&
+              (!one || cJSON_GetArraySize(calls) == 1));
+        for (const cJSON *c = calls->child; c; c = c->next)
+            check_call(c, named && c == calls->child ? "find_boat" : "find_boat|get_weather");
+        cJSON_Delete(v);
+    }
+    printf("  %s: %d of 8 ended with a call\n", format ? format : "the model's own", whole);
+    CHECK(whole >= 4);
+    rig_stop(&r);
+}
+
+TEST(structured_required_behind_reasoning)
+{
+    char *dir = test_tmpdir();
+    require_late("config/models/ember", NULL);
+    require_late("config/models/ember", "deepseek-v3.2");
+    make_glm(dir);
+    require_late(dir, "glm-5");
+}
+
 /* --- refusals, cancels, numbers -----------------------------------------------------------------
  */
 

@@ -475,7 +475,6 @@ TEST(wrong_tool_fields_are_named)
         {"\"tool_choice\":\"required\"", "tool_choice"},
         {"\"tools\":[],\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"x\"}}",
          "tool_choice"},
-        {TOOLS ",\"tool_choice\":\"required\",\"thinking\":{\"type\":\"enabled\"}", "tool_choice"},
         {TOOLS ",\"tool_choice\":\"required\",\"add_generation_prompt\":false", "tool_choice"},
         {TOOLS ",\"parallel_tool_calls\":1", "parallel_tool_calls"},
         {TOOLS ",\"thinking_token_budget\":-1", "thinking_token_budget"}};

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import Anthropic from "@anthropic-ai/sdk";
 import {
-  ask, baseURL, description, errorOf, model, name, parameters, test, weather,
+  ask, baseURL, description, errorOf, fitsReport, model, name, parameters, report, test, weather,
 } from "./common.mjs";
 
 const client = new Anthropic({
@@ -61,6 +61,22 @@ await test("thinking within its budget", async () => {
   assert.ok(free.content[0].thinking.startsWith(bound.content[0].thinking));
   assert.ok(free.content[0].thinking.length > bound.content[0].thinking.length);
   assert.equal(bound.content[1].type, "text");
+});
+
+await test("structured output", async () => {
+  const wish = { ...body, max_tokens: 300, output_config: {
+    format: { type: "json_schema", schema: report },
+  } };
+  const whole = await client.messages.create(wish);
+  assert.equal(whole.stop_reason, "end_turn");
+  fitsReport(JSON.parse(whole.content[0].text));
+  const streamed = await client.messages.stream(wish).finalMessage();
+  assert.deepEqual(streamed.content, whole.content);
+  const thought = await client.messages.create({
+    ...wish, max_tokens: 500, thinking: { type: "enabled", budget_tokens: 40 },
+  });
+  assert.equal(thought.content[0].type, "thinking");
+  fitsReport(JSON.parse(thought.content[1].text));
 });
 
 await test("stop sequences", async () => {

@@ -5,7 +5,7 @@ import { tool } from "@langchain/core/tools";
 import { ChatOpenAI } from "@langchain/openai";
 import { z } from "zod";
 import {
-  ask, baseURL, description, errorOf, model, name, test, weather,
+  ask, baseURL, description, errorOf, fitsReport, model, name, report, test, weather,
 } from "./common.mjs";
 
 const make = (more) => new ChatOpenAI({
@@ -47,6 +47,18 @@ await test("a call, streamed", async () => {
   for await (const piece of await chat.bindTools([look], { tool_choice: name }).stream(ask))
     all = all ? all.concat(piece) : piece;
   assert.deepEqual(all.tool_calls.map((c) => c.args), [{ city: "Paris" }]);
+});
+
+await test("structured output", async () => {
+  const form = { title: "report", ...report };
+  const wide = make({ maxTokens: 300 });
+  fitsReport(await wide.withStructuredOutput(form, { method: "jsonSchema", strict: true })
+    .invoke(ask));
+  let last;
+  for await (const piece of await wide.withStructuredOutput(form, { method: "jsonSchema" })
+    .stream(ask))
+    last = piece;
+  fitsReport(last);
 });
 
 await test("errors", async () => {

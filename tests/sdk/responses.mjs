@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 import {
-  ask, baseURL, description, errorOf, model, name, parameters, test, weather,
+  ask, baseURL, description, errorOf, fitsReport, model, name, parameters, report, test, weather,
 } from "./common.mjs";
 
 const client = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0 });
@@ -77,6 +77,43 @@ await test("reasoning within its budget", async () => {
   assert.equal(bound.output[1].type, "message");
   const wide = await say({ thinking_token_budget: used });
   assert.deepEqual(wide.output.map((o) => o.content), free.output.map((o) => o.content));
+});
+
+await test("structured output", async () => {
+  const format = { type: "json_schema", name: "report", schema: report, strict: true };
+  const wish = { ...body, text: { format }, max_output_tokens: 300 };
+  const r = await client.responses.create(wish);
+  fitsReport(JSON.parse(r.output_text));
+  const parsed = await client.responses.parse(wish);
+  fitsReport(parsed.output_parsed);
+  const streamed = await client.responses.stream(wish).finalResponse();
+  assert.equal(streamed.output.at(-1).content[0].text, r.output_text);
+  const thought = await client.responses.create({
+    ...wish, reasoning: { effort: "low" }, thinking_token_budget: 40, max_output_tokens: 500,
+  });
+  assert.equal(thought.output[0].type, "reasoning");
+  fitsReport(JSON.parse(thought.output_text));
+});
+
+await test("a broken stream is gone on from", async () => {
+  const first = await client.responses.create({ ...body, stream: true, resumable: true });
+  const had = [];
+  let id;
+  for await (const ev of first) {
+    id ??= ev.response.id;
+    had.push(ev);
+    if (had.length === 5)
+      break; // which closes the connection
+  }
+  const after = had.at(-1).sequence_number;
+  for await (const ev of await client.get(`/responses/${id}`, {
+    query: { stream: "true", starting_after: after }, stream: true,
+  }))
+    had.push(ev);
+  assert.deepEqual(had.map((ev) => ev.sequence_number), had.map((_, i) => i));
+  const whole = await client.responses.create(body);
+  assert.deepEqual(had.at(-1).response.output.map((o) => o.content),
+                   whole.output.map((o) => o.content));
 });
 
 await test("read and deleted", async () => {

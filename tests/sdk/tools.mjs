@@ -3,6 +3,9 @@
 // Prints "ok name" or "FAIL name: why" a test, then "end".
 import assert from "node:assert/strict";
 import OpenAI from "openai";
+import { zodResponseFormat } from "openai/helpers/zod";
+import { z } from "zod";
+import { fitsReport, report } from "./common.mjs";
 
 const client = new OpenAI({ baseURL: process.argv[2], apiKey: "none", maxRetries: 0 });
 const model = "ember";
@@ -37,17 +40,6 @@ function checkCall(choice) {
   assert.equal(call.function.name, "get_weather");
   assert.deepEqual(JSON.parse(call.function.arguments), { city: "Paris" });
   return call;
-}
-
-async function rejects(promise, status, param) {
-  try {
-    await promise;
-  } catch (e) {
-    assert.equal(e.status, status);
-    assert.equal(e.param, param);
-    return;
-  }
-  assert.fail("no error");
 }
 
 for (const tool_choice of ["auto", "required", named]) {
@@ -136,6 +128,63 @@ await test("the SDK runs the tool itself", async () => {
   assert.deepEqual(asked, ["Paris"]);
 });
 
+const json_schema = { name: "report", schema: report, strict: true };
+const structured = {
+  model, messages: [question], max_tokens: 300,
+  response_format: { type: "json_schema", json_schema },
+};
+
+await test("structured output", async () => {
+  for (const more of [{ temperature: 0 }, { temperature: 1.5, seed: 3, n: 3 }]) {
+    const c = await client.chat.completions.create({ ...structured, ...more });
+    for (const choice of c.choices) {
+      assert.equal(choice.finish_reason, "stop");
+      fitsReport(JSON.parse(choice.message.content));
+    }
+  }
+  const c = await client.chat.completions.create({
+    ...structured, max_tokens: 500, thinking: { type: "enabled" }, thinking_token_budget: 40,
+  });
+  assert.equal(typeof c.choices[0].message.reasoning_content, "string");
+  fitsReport(JSON.parse(c.choices[0].message.content));
+});
+
+await test("structured output, streamed and read by the SDK", async () => {
+  const run = client.beta.chat.completions.stream({ ...structured, temperature: 0 });
+  fitsReport(JSON.parse((await run.finalMessage()).content));
+  const Weather = z.object({ city: z.string().max(20), degrees: z.number().int().max(60) });
+  const parsed = await client.beta.chat.completions.parse({
+    ...structured, response_format: zodResponseFormat(Weather, "weather"),
+  });
+  Weather.parse(parsed.choices[0].message.parsed);
+});
+
+await test("structured output beside tools", async () => {
+  const c = (await client.chat.completions.create({
+    ...structured, tools, temperature: 0,
+  })).choices[0];
+  if (c.finish_reason === "tool_calls")
+    checkCall(c);
+  else
+    fitsReport(JSON.parse(c.message.content));
+});
+
+await test("a schema that cannot be kept is refused by keyword and place", async () => {
+  const e = await client.chat.completions.create({
+    ...structured,
+    response_format: {
+      type: "json_schema",
+      json_schema: {
+        name: "x", schema: { type: "object", properties: { a: { $ref: "https://example.org/x" } } },
+      },
+    },
+  }).catch((x) => x);
+  assert.equal(e.status, 400);
+  assert.equal(e.param, "response_format.json_schema.schema");
+  assert.match(e.message, /\$ref/);
+  assert.match(e.message, /\/properties\/a/);
+});
+
 await test("two choices, and one call each", async () => {
   const c = await client.chat.completions.create({
     ...body, n: 2, parallel_tool_calls: false, logprobs: true,
@@ -165,10 +214,17 @@ await test("reasoning and its tokens", async () => {
   assert.ok(!c.choices[0].message.content.includes("</think>"));
 });
 
-await test("a call cannot be required while thinking", async () => {
-  const thinking = { type: "enabled" };
-  await rejects(client.chat.completions.create({ ...body, tool_choice: "required", thinking }),
-                400, "tool_choice");
+await test("a call is required behind the reasoning", async () => {
+  for (const tool_choice of ["required", named]) {
+    const c = (await client.chat.completions.create({
+      ...body, tool_choice, max_tokens: 600, thinking: { type: "enabled" },
+      thinking_token_budget: 60,
+    })).choices[0];
+    assert.equal(c.message.tool_calls[0].function.name, "get_weather");
+    assert.equal(typeof JSON.parse(c.message.tool_calls[0].function.arguments), "object");
+    assert.equal(typeof c.message.reasoning_content, "string");
+    assert.equal(c.finish_reason, "tool_calls");
+  }
 });
 
 console.log("end");

@@ -1,9 +1,9 @@
 // Chat through Vercel's AI SDK and its provider for OpenAI-compatible servers.
 import assert from "node:assert/strict";
-import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateText, jsonSchema, streamText, tool } from "ai";
+import { createOpenAICompatible, OpenAICompatibleChatLanguageModel } from "@ai-sdk/openai-compatible";
+import { generateObject, generateText, jsonSchema, streamObject, streamText, tool } from "ai";
 import {
-  ask, baseURL, description, errorOf, model, name, parameters, test, weather,
+  ask, baseURL, description, errorOf, fitsReport, model, name, parameters, report, test, weather,
 } from "./common.mjs";
 
 const provider = createOpenAICompatible({ name: "gaze", baseURL, apiKey: "none" });
@@ -50,6 +50,20 @@ for (const streams of [false, true]) {
     assert.equal(second.finishReason, "stop");
   });
 }
+
+await test("structured output", async () => {
+  const strict = new OpenAICompatibleChatLanguageModel(model, {}, {
+    provider: "gaze", url: ({ path }) => baseURL + path, headers: () => ({}),
+    defaultObjectGenerationMode: "json", supportsStructuredOutputs: true,
+  });
+  const wish = { ...body, model: strict, maxTokens: 300, schema: jsonSchema(report) };
+  const whole = await generateObject(wish);
+  fitsReport(whole.object);
+  const stream = streamObject(wish);
+  for await (const piece of stream.partialObjectStream)
+    assert.equal(typeof piece, "object");
+  assert.deepEqual(await stream.object, whole.object);
+});
 
 await test("reasoning", async () => {
   const r = await generateText({
