@@ -58,7 +58,7 @@ CUDA_INC := -Iengine -I. -Icuda
 CUDA_SRC := $(sort $(wildcard cuda/*.cu))
 CUDA_OBJ := $(CUDA_SRC:%.cu=$(B)/%.o)
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
-CUDA_TESTS := $(addprefix $(B)/tests/kernel/test_cuda_,ops golden step comm pages)
+CUDA_TESTS := $(addprefix $(B)/tests/kernel/test_cuda_,ops golden step comm pages parallel)
 CUDA_BENCH := $(addprefix $(B)/tests/bench/,cuda_kernels comm_bench)
 # The same sources for an emulated device: threads of a block are fibres of the host.
 EMU_FLAGS := -std=c++20 -O2 -g -Wall -Wno-unknown-pragmas -Wno-unused-function -ffp-contract=off \
@@ -67,7 +67,7 @@ EMU_FLAGS := -std=c++20 -O2 -g -Wall -Wno-unknown-pragmas -Wno-unused-function -
 EMU_OBJ := $(patsubst %.cu,$(B)/emulated/%.o,$(filter-out cuda/comm_nccl.cu,$(CUDA_SRC))) \
            $(B)/emulated/tests/kernel/device_memory.o \
            $(B)/emulated/tests/kernel/emulated/fibres.o
-EMU_TESTS := $(addprefix $(B)/emulated/test_cuda_,ops golden step comm pages)
+EMU_TESTS := $(addprefix $(B)/emulated/test_cuda_,ops golden step comm pages parallel)
 ifdef HAVE_CUDA
 GAZE_CUDA_OBJ := $(CUDA_OBJ)
 LIBS += $(CUDA_LIBS)
@@ -230,6 +230,8 @@ TEST_CUDA_comm := $(B)/tests/kernel/test_cuda_comm.o
 $(B)/tests/kernel/test_cuda_comm: $(TEST_CUDA_comm)
 TEST_CUDA_pages := $(B)/tests/kernel/test_cuda_pages.o
 $(B)/tests/kernel/test_cuda_pages: $(TEST_CUDA_pages)
+TEST_CUDA_parallel := $(B)/tests/golden/test_ranks.o $(B)/tests/kernel/ranks_cuda.o
+$(B)/tests/kernel/test_cuda_parallel: $(TEST_CUDA_parallel)
 $(CUDA_TESTS): $(B)/tests/kernel/device_memory.o $(CUDA_OBJ) $(TEST_REST)
 	@echo "  link  $@"
 	$(Q)$(CC) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS) $(CUDA_LIBS)
@@ -242,6 +244,7 @@ $(B)/emulated/test_cuda_golden: $(TEST_CUDA_golden)
 $(B)/emulated/test_cuda_step: $(TEST_CUDA_step)
 $(B)/emulated/test_cuda_comm: $(TEST_CUDA_comm)
 $(B)/emulated/test_cuda_pages: $(TEST_CUDA_pages)
+$(B)/emulated/test_cuda_parallel: $(TEST_CUDA_parallel)
 $(EMU_TESTS): $(EMU_OBJ) $(TEST_REST)
 	@echo "  link  $@"
 	$(Q)$(CXX) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS)

@@ -49,6 +49,8 @@ struct cuda_lane {
     struct index_scratch *index;
     struct attend_scratch *attend;
     struct sample_scratch *sample;
+    struct spread_scratch *spread; /* where rows travel to their experts */
+    float *logit_parts, *all_logits; /* of a head that is cut, on the group's first rank */
     uint32_t n_sampled; /* rows of step->out that finish() writes */
     struct graph_cache *graphs;
 };
@@ -58,6 +60,7 @@ struct cuda_backend {
     int device;
     bool dry; /* counts bytes and reserves nothing: a plan */
     bool fast;
+    bool spreads; /* rows travel to experts on other ranks */
     size_t shared_bytes; /* that a block may have */
     struct cuda_lane lane[N_LANES];
     unsigned char *latent[MODEL_MAX_LAYERS];
@@ -110,9 +113,20 @@ MUST_CHECK enum err_code cuda_kv_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_index_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e);
+MUST_CHECK enum err_code cuda_peers_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_sample_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_pages_init(struct cuda_backend *b, struct err *e); /* after planes */
 void cuda_pages_close(struct cuda_backend *b);
+/* The first rank's logits, from each one's part of them; see peers.cu. */
+float *cuda_gather_logits(struct cuda_backend *b, enum lane l, uint32_t n, uint32_t n_part);
+/* Keeps the lane's first error, and lets the other ranks of the step know: they would wait. */
+void cuda_peers_fail(struct cuda_backend *b, enum lane l, const struct err *e);
+/* Waits for the lane's stream; with peers, not for longer than they may take. */
+void cuda_lane_wait(struct cuda_backend *b, enum lane l);
+/* Whether what the lane's peers do may be recorded. */
+bool cuda_peers_capture(const struct cuda_backend *b, enum lane l);
+/* Rows that one product of the lane may have. */
+uint32_t cuda_most_rows(const struct cuda_backend *b, int l);
 /* Sends up what the step's rows wish, if all of it fits; then op_sample() has only kernels left. */
 void cuda_sample_begin(struct cuda_lane *lane, uint32_t vocab);
 bool cuda_sample_is_up(const struct cuda_lane *lane);
@@ -123,6 +137,7 @@ MUST_CHECK enum err_code cuda_graph_init(struct cuda_backend *b, struct err *e);
 uint32_t cuda_graph_longest(uint32_t longest);  /* what a step's launches are sized for */
 void cuda_graph_finish(struct cuda_lane *lane); /* runs what was recorded, if anything was */
 void cuda_graph_close(struct cuda_backend *b);
+void cuda_spread_close(struct cuda_backend *b);
 void cuda_free_blocks(struct cuda_backend *b);
 
 /* The experts of a layer as the grouped products read them: [3 * n_experts], gate, up, down of

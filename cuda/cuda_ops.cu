@@ -39,7 +39,7 @@ static void op_begin(struct ops *o, enum lane l, const struct step *s)
     struct cuda_lane *lane = &b->lane[l];
     struct step_arrays *h = &lane->host;
     size_t n_pages = 0;
-    assert(!lane->step && s->n_rows >= 1 && s->n_rows <= o->limits.max_rows[l]);
+    assert(!lane->step && (s->n_rows || b->spreads) && s->n_rows <= o->limits.max_rows[l]);
     lane->step = s;
     lane->err.code = ERR_OK;
     lane->longest = 0;
@@ -78,7 +78,7 @@ static enum err_code op_finish(struct ops *o, enum lane l, struct err *e)
 {
     struct cuda_lane *lane = &cuda_of(o)->lane[l];
     cuda_graph_finish(lane);
-    cuda_lane_check(lane, cudaStreamSynchronize(lane->stream), "step");
+    cuda_lane_wait(cuda_of(o), l);
     if (lane->err.code)
         *e = lane->err;
     else
@@ -99,6 +99,7 @@ static void op_close(struct ops *o)
         (void)cudaSetDevice(b->device);
         cuda_graph_close(b);
         cuda_pages_close(b);
+        cuda_spread_close(b);
         for (int l = 0; l < N_LANES; l++)
             if (b->lane[l].stream) {
                 (void)cudaStreamSynchronize(b->lane[l].stream);
@@ -239,6 +240,7 @@ static enum err_code open_backend(struct cuda_backend **out, const struct model_
     if (!b)
         return err_set(e, ERR_NOMEM, "GPU back end");
     b->dry = dry;
+    b->spreads = limits->peers && parallel_spreads(limits->peers->share->plan);
     b->fast = limits->precision == PRECISION_FAST;
     b->ops.cfg = cfg;
     b->ops.limits = *limits;
@@ -253,8 +255,8 @@ static enum err_code open_backend(struct cuda_backend **out, const struct model_
         reserve_lane(b, LANE_PREFILL, e) || reserve_lane(b, LANE_DECODE, e) ||
         cuda_linear_init(b, e) || cuda_norm_init(b, e) || cuda_kv_init(b, e) ||
         cuda_index_init(b, e) || cuda_attend_init(b, e) || cuda_moe_init(b, e) ||
-        cuda_sample_init(b, e) || cuda_graph_init(b, e) || (!dry && reserve_planes(b, e)) ||
-        cuda_pages_init(b, e)) {
+        cuda_sample_init(b, e) || cuda_peers_init(b, e) || cuda_graph_init(b, e) ||
+        (!dry && reserve_planes(b, e)) || cuda_pages_init(b, e)) {
         op_close(&b->ops);
         return e->code;
     }

@@ -72,7 +72,7 @@ static bool op_recall(struct ops *o, enum lane l, const void *whose, uint32_t va
     struct graph_cache *c = lane->graphs;
     const struct step *s = lane->step;
     bool known;
-    if (!c || lane->err.code || !cuda_sample_is_up(lane))
+    if (!c || lane->err.code || !cuda_sample_is_up(lane) || !cuda_peers_capture(cuda_of(o), l))
         return false;
     struct shape shape = {whose, variant, s->n_rows, s->n_out, lane->longest};
     struct kept_graph *g = place_of(c, &shape, &known);

@@ -732,7 +732,8 @@ static enum err_code reserve_linear(struct cuda_backend *b, int l, struct err *e
     size_t widest = c->hidden_size, values = (size_t)c->n_heads * c->v_dim;
     widest = values > widest ? values : widest;
     widest = c->q_lora_rank > widest ? c->q_lora_rank : widest;
-    x->form_values = widest * (max < SPLIT_FORM_ROWS ? max : SPLIT_FORM_ROWS);
+    uint32_t most = cuda_most_rows(b, l);
+    x->form_values = widest * (most < SPLIT_FORM_ROWS ? most : SPLIT_FORM_ROWS);
     if (x->form_values < LEAST_FORM)
         x->form_values = LEAST_FORM;
     if (b->fast) {

@@ -8,7 +8,7 @@
  * - combine: y += slots in the order of choice, then the shared expert.
  * All values between products are fp32; a product rounds what its kernel wants rounded.
  */
-#include "cuda/backend.cuh"
+#include "cuda/moe.cuh"
 
 #include "tile/block.cuh"
 #include "tile/split.cuh"
@@ -16,21 +16,6 @@
 #include <string.h>
 
 enum { BLOCK_ROWS = 1024, ROUTE_WARPS = 1, GROUP_WARPS = 16, SILU_THREADS = 256 };
-
-struct moe_scratch {
-    uint32_t rows;    /* of a block */
-    float *router;    /* [rows, n_experts] */
-    uint32_t *chosen; /* [rows, n_active] best first */
-    float *weight;    /* [rows, n_active] */
-    uint32_t *pair;   /* [rows, n_active] where the slot stands in expert order */
-    uint32_t *row;    /* [rows * n_active] the row of each pair */
-    uint32_t *start;  /* [n_experts + 1] */
-    float *gate, *up; /* [mid elements] */
-    void *mid;        /* act [mid elements], in split form where products want that */
-    float *factor;    /* [rows * n_active] of mid's rows */
-    float *out;       /* [rows * n_active, hidden] */
-    float *shared;    /* [rows, hidden] */
-};
 
 struct route_args {
     const float *logits, *bias;
@@ -239,6 +224,17 @@ static __global__ void silu_kernel(const float *gate, const float *up, T *mid, s
         put(mid + i, gate[i] / (1.0f + expf(-gate[i])) * up[i]);
 }
 
+/* A block per row and 128 values: e4m3 under one power of two, and back. */
+static __global__ void __launch_bounds__(128)
+    round_kernel(const float *x, uint32_t dim, float *to)
+{
+    size_t at = (size_t)blockIdx.x * dim + blockIdx.y * 128 + threadIdx.x;
+    bool in = blockIdx.y * 128 + threadIdx.x < dim;
+    float v = in ? x[at] : 0.0f, scale = ue8m0_scale(block_max(fabsf(v)));
+    if (in)
+        to[at] = e4m3_value(e4m3_round(v * (1.0f / scale))) * scale;
+}
+
 template <typename T>
 static __global__ void combine_kernel(const float *out, const float *shared, const uint32_t *pair,
                                       const float *weight, uint32_t n_active, uint32_t hidden, T *y,
@@ -261,10 +257,9 @@ static __global__ void combine_kernel(const float *out, const float *shared, con
 /* mid from gate and up, for products with matrices of type t. Gives the factors: NULL for plain
  * rows.
  */
-static const float *silu(struct cuda_backend *b, struct cuda_lane *lane, enum dtype t, uint32_t n,
-                         uint32_t width)
+static const float *silu(struct cuda_backend *b, struct cuda_lane *lane, struct moe_scratch *m,
+                         enum dtype t, uint32_t n, uint32_t width)
 {
-    struct moe_scratch *m = lane->moe;
     bool split = cuda_takes_split(b, t, width);
     size_t all = (size_t)n * width;
     if (!split)
@@ -281,8 +276,8 @@ static const float *silu(struct cuda_backend *b, struct cuda_lane *lane, enum dt
 }
 
 /* y = or += down(silu(gate x) up x). */
-static void network(struct cuda_backend *b, struct cuda_lane *lane, const struct ffn_weights *w,
-                    const void *x, uint32_t n, void *y, bool add)
+void moe_network(struct cuda_backend *b, struct cuda_lane *lane, const struct ffn_weights *w,
+                 const void *x, uint32_t n, void *y, bool add)
 {
     struct moe_scratch *m = lane->moe;
     struct product gate = {&w->gate, x, n, m->gate, false, false, NULL};
@@ -290,7 +285,7 @@ static void network(struct cuda_backend *b, struct cuda_lane *lane, const struct
     struct product down = {&w->down, m->mid, n, y, add, false, NULL};
     cuda_product(b, lane, &gate);
     cuda_product(b, lane, &up);
-    down.factor = silu(b, lane, w->down.dtype, n, w->gate.n_out);
+    down.factor = silu(b, lane, m, w->down.dtype, n, w->gate.n_out);
     cuda_product(b, lane, &down);
 }
 
@@ -305,13 +300,13 @@ static void op_ffn(struct ops *o, enum lane l, const struct ffn_weights *w, cons
     struct cuda_backend *b = cuda_of(o);
     uint32_t rows = b->lane[l].moe->rows, hidden = o->cfg->hidden_size;
     for (uint32_t i = 0; i < n; i += rows)
-        network(b, &b->lane[l], w, rows_at(b, x, i, hidden), n - i < rows ? n - i : rows,
+        moe_network(b, &b->lane[l], w, rows_at(b, x, i, hidden), n - i < rows ? n - i : rows,
                 rows_at(b, y, i, hidden), add);
     cuda_forget_split(&b->lane[l]);
 }
 
-static void route(struct cuda_backend *b, struct cuda_lane *lane, uint32_t layer,
-                  const struct layer_weights *w, const void *x, uint32_t n)
+void moe_route(struct cuda_backend *b, struct cuda_lane *lane, uint32_t layer,
+               const struct layer_weights *w, const void *x, uint32_t n)
 {
     const struct model_config *c = b->ops.cfg;
     struct moe_scratch *m = lane->moe;
@@ -325,25 +320,30 @@ static void route(struct cuda_backend *b, struct cuda_lane *lane, uint32_t layer
                            c->norm_topk,      c->routed_scale};
     cuda_product(b, lane, &p);
     CUDA_LAUNCH(route_kernel, n, 32 * ROUTE_WARPS, 0, lane->stream, a);
-    CUDA_LAUNCH(group_kernel, 1, GROUP_WARPS * 32, 0, lane->stream, m->chosen, n * c->n_active,
-                c->n_active, c->n_experts, m->start, m->pair, m->row);
     cuda_launched(lane, "route");
 }
 
-static void experts(struct cuda_backend *b, struct cuda_lane *lane, const struct layer_weights *w,
-                    const void *x, uint32_t n)
+void moe_group(struct cuda_lane *lane, struct moe_scratch *m, const uint32_t *expert,
+               uint32_t n_slots, uint32_t n_active, uint32_t n_experts)
 {
-    const struct model_config *c = b->ops.cfg;
-    struct moe_scratch *m = lane->moe;
+    CUDA_LAUNCH(group_kernel, 1, GROUP_WARPS * 32, 0, lane->stream, expert, n_slots, n_active,
+                n_experts, m->start, m->pair, m->row);
+    cuda_launched(lane, "experts' groups");
+}
+
+void moe_experts(struct cuda_backend *b, struct cuda_lane *lane, struct moe_scratch *m,
+                 const struct layer_weights *w, const void *x, uint32_t n, uint32_t n_pairs)
+{
+    uint32_t n_experts = model_held_experts(b->ops.cfg);
     const struct matrix *table = expert_table(w), *first = &w->expert[0].gate;
     struct grouped_product p = {};
     p.w = table;
     p.w_step = 3;
-    p.n_groups = c->n_experts;
+    p.n_groups = n_experts;
     p.start = m->start;
     p.row = m->row;
     p.max_group = n;
-    p.likely_group = 2 * parts_of((size_t)n * c->n_active, c->n_experts);
+    p.likely_group = 2 * parts_of(n_pairs, n_experts);
     p.n_out = first->n_out;
     p.n_in = first->n_in;
     p.dtype = first->dtype;
@@ -373,7 +373,7 @@ static void experts(struct cuda_backend *b, struct cuda_lane *lane, const struct
         cuda_grouped_product(b, lane, &up);
     }
     p.second = NULL;
-    p.factor = silu(b, lane, w->expert[0].down.dtype, n * c->n_active, first->n_out);
+    p.factor = silu(b, lane, m, w->expert[0].down.dtype, n_pairs, first->n_out);
     p.w = table + 2;
     p.dtype = w->expert[0].down.dtype;
     p.n_out = w->expert[0].down.n_out;
@@ -391,14 +391,28 @@ static void op_moe(struct ops *o, enum lane l, uint32_t layer, const struct laye
     struct cuda_lane *lane = &b->lane[l];
     struct moe_scratch *m = lane->moe;
     const struct model_config *c = o->cfg;
+    if (b->spreads) {
+        assert(add);
+        cuda_spread(b, l, layer, w, x, n_all, y);
+        return;
+    }
     for (uint32_t i = 0; i < n_all; i += m->rows) {
         uint32_t n = n_all - i < m->rows ? n_all - i : m->rows;
         void *from = rows_at(b, x, i, c->hidden_size), *to = rows_at(b, y, i, c->hidden_size);
         float *shared = c->n_shared ? m->shared : NULL;
-        route(b, lane, layer, w, from, n);
-        experts(b, lane, w, from, n);
+        moe_route(b, lane, layer, w, from, n);
+        moe_group(lane, m, m->chosen, n * c->n_active, c->n_active, c->n_experts);
+        const void *read = from;
+        if (m->rounded) {
+            CUDA_LAUNCH(round_kernel, dim3(n, parts_of(c->hidden_size, 128)), 128, 0, lane->stream,
+                        (const float *)from, c->hidden_size, m->rounded);
+            cuda_launched(lane, "rounding");
+            cuda_forget_split(lane);
+            read = m->rounded;
+        }
+        moe_experts(b, lane, m, w, read, n, n * c->n_active);
         if (shared)
-            network(b, lane, &w->shared, from, n, shared, false);
+            moe_network(b, lane, &w->shared, from, n, shared, false);
         dim3 pieces(n, parts_of(c->hidden_size, 256));
         CUDA_LAUNCH((combine_kernel<float>), pieces, 256, 0, lane->stream, m->out, shared, m->pair,
                     m->weight, c->n_active, c->hidden_size, (float *)to, add);
@@ -414,6 +428,25 @@ static void op_expert_rows(struct ops *o, uint64_t *rows)
     memset(rows, 0, n * sizeof *rows); /* a device that is lost has counted nothing */
     if (n && cudaSetDevice(b->device) == cudaSuccess)
         (void)cudaMemcpy(rows, b->expert_rows, n * sizeof *rows, cudaMemcpyDeviceToHost);
+}
+
+struct moe_scratch *moe_reserve(struct cuda_backend *b, size_t n_pairs)
+{
+    const struct model_config *c = b->ops.cfg;
+    size_t mid = n_pairs * c->expert_width;
+    struct moe_scratch *m = (struct moe_scratch *)cuda_reserve_host(b, sizeof *m);
+    if (!m)
+        return NULL;
+    m->pair = (uint32_t *)cuda_reserve(b, n_pairs * 4);
+    m->row = (uint32_t *)cuda_reserve(b, n_pairs * 4);
+    m->start = (uint32_t *)cuda_reserve(b, ((size_t)model_held_experts(c) + 1) * 4);
+    m->gate = (float *)cuda_reserve(b, mid * 4);
+    m->up = (float *)cuda_reserve(b, mid * 4);
+    m->mid = cuda_reserve(b, mid * sizeof(float));
+    m->factor = (float *)cuda_reserve(b, n_pairs * sizeof(float));
+    m->out = (float *)cuda_reserve(b, n_pairs * c->hidden_size * 4);
+    bool whole = m->pair && m->row && m->start && m->gate && m->up && m->mid && m->factor && m->out;
+    return whole ? m : NULL;
 }
 
 enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e)
@@ -452,11 +485,14 @@ enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e)
             m->start = (uint32_t *)cuda_reserve(b, ((size_t)c->n_experts + 1) * 4);
             m->out = (float *)cuda_reserve(b, slots * c->hidden_size * 4);
             m->shared = (float *)cuda_reserve(b, rows * c->hidden_size * 4);
+            bool rounds = b->ops.limits.expert != EXPERT_F32;
+            m->rounded = rounds ? (float *)cuda_reserve(b, rows * c->hidden_size * 4) : NULL;
+            whole = whole && (m->rounded || !rounds);
             whole = whole && m->router && m->chosen && m->weight && m->pair && m->row && m->start &&
                     m->out && m->shared;
         }
         if (!whole)
             return err_set(e, ERR_NOMEM, "feed-forward workspace of %zu rows", rows);
     }
-    return ERR_OK;
+    return b->spreads ? cuda_spread_init(b, e) : ERR_OK;
 }

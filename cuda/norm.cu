@@ -76,6 +76,8 @@ static float *op_logits(struct ops *o, enum lane l, const act *x, const float *g
               lane->normed);
     struct product p = {head, lane->normed, n, lane->logits, false, false, NULL};
     cuda_product(b, lane, &p);
+    if (head->n_out < o->cfg->vocab_size)
+        return cuda_gather_logits(b, l, n, head->n_out);
     return lane->logits;
 }
 
