@@ -7,13 +7,12 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/thread.h"
-#include "cpu/cpu_ops.h"
 #include "cpu/limits.h"
-#include "cuda/cuda_ops.h"
 #include "exec/mover.h"
 #include "exec/worker.h"
 #include "model/forward.h"
 #include "plan.h"
+#include "ranks.h"
 #include "sched/scheduler.h"
 
 #include <inttypes.h>
@@ -25,9 +24,11 @@
 
 enum {
     HEARTBEAT_US = 500000,
-    DECODE_BUDGET_US = 0,   /* the scheduler's own default */
+    DECODE_BUDGET_US = 0,  /* the scheduler's own default */
     LAST_STEPS_US = 200000 /* when a rank is lost: for what is out to come back */
 };
+
+static_assert((int)ENGINE_MAX_GROUPS == (int)PARALLEL_MAX_RANKS, "options have one bound for both");
 
 /* One per request inside. The loop thread hands slots out and takes them back; the scheduler's
  * thread only reads cancel_gen. */
@@ -43,14 +44,9 @@ struct engine {
     struct plan_detail detail;
     struct tokenizer *tok;
     const struct chat_format *format;
-    struct weights *weights;
     uint32_t n_groups;
-    struct engine_group {
-        struct weights *device_weights; /* what its GPU reads; NULL on the CPU */
-        struct ops *ops;
-        struct forward *forward;
-        struct workers *workers;
-    } group[ENGINE_MAX_GROUPS];
+    struct ranks *ranks;
+    struct workers *workers;
     struct mover *mover;  /* NULL where no group hands sequences on */
     struct executor exec; /* of all groups */
     struct scheduler_config sched_cfg;
@@ -119,12 +115,17 @@ static void publish_stats(struct engine *en)
     mutex_unlock(&en->stats_lock);
 }
 
+/* How long a step may be out; 0: for ever. */
+static uint32_t step_limit_s(const struct engine_options *o)
+{
+    bool several = plan_groups(o) > 1 || o->tp > 1;
+    return o->step_limit_s ? o->step_limit_s : several ? ENGINE_STEP_LIMIT_S : 0;
+}
+
 /* A step that does not end is a lost rank, too. */
 static void watch_steps(struct engine *en, uint64_t now_us)
 {
-    uint32_t limit_s = en->options.step_limit_s, group = 0;
-    if (!limit_s)
-        limit_s = en->n_groups > 1 ? ENGINE_STEP_LIMIT_S : 0;
+    uint32_t limit_s = step_limit_s(&en->options), group = 0;
     uint64_t since_us = scheduler_oldest_us(en->sched, &group);
     if (!limit_s || since_us == UINT64_MAX || now_us < since_us + limit_s * UINT64_C(1000000))
         return;
@@ -142,6 +143,7 @@ static void handle_loss(struct engine *en, uint64_t now_us)
     atomic_store(&en->is_lost, true);
     log_error("engine", "lost=rank error=\"%s\"", why.msg);
     scheduler_lose(en->sched, &why, now_us);
+    ranks_abort(en->ranks, why.msg);
     if (en->options.wake)
         en->options.wake(en->options.wake_arg);
 }
@@ -224,18 +226,22 @@ static void make_fingerprint(struct engine *en)
 {
     const struct engine_options *o = &en->options;
     struct model_config cfg = en->cfg;
-    uint32_t settings[] = {(uint32_t)o->precision, (uint32_t)o->latent,
-                           (uint32_t)o->index,     (uint32_t)o->load_dummy,
-                           cfg.n_layers,           (uint32_t)en->weights->file_bytes};
+    uint32_t settings[] = {
+        (uint32_t)o->precision, (uint32_t)o->latent,
+        (uint32_t)o->index,     (uint32_t)o->load_dummy,
+        cfg.n_layers,           (uint32_t)en->ranks->rank[0].weights->file_bytes};
     uint64_t h = hash_bytes(1, settings, sizeof settings);
-    const struct matrix *sample[] = {&en->weights->embed, &en->weights->head,
-                                     &en->weights->layer[cfg.n_layers - 1].o};
+    const struct matrix *sample[] = {&en->ranks->rank[0].weights->embed,
+                                     &en->ranks->rank[0].weights->head,
+                                     &en->ranks->rank[0].weights->layer[cfg.n_layers - 1].o};
     h = hash_bytes(h, cfg.model_type, sizeof cfg.model_type);
     for (size_t i = 0; i < sizeof sample / sizeof *sample; i++) {
         size_t bytes = (size_t)sample[i]->n_out * sample[i]->n_in * dtype_bytes(sample[i]->dtype);
         h = hash_bytes(h, sample[i]->data, bytes < 4096 ? bytes : 4096);
     }
-    h = hash_bytes(h, en->group[0].ops->name, strlen(en->group[0].ops->name));
+    h = hash_bytes(h, en->ranks->rank[0].ops->name, strlen(en->ranks->rank[0].ops->name));
+    if (en->ranks->plan.tp > 1) /* sums over ranks are other sums */
+        h = hash_bytes(h, &en->ranks->plan.tp, sizeof en->ranks->plan.tp);
     h = hash_bytes(h, __VERSION__, sizeof __VERSION__ - 1); /* the compiler orders the arithmetic */
     snprintf(en->fingerprint, sizeof en->fingerprint, "fp_%016" PRIx64, h);
 }
@@ -320,40 +326,26 @@ static enum err_code check_vocabulary(const struct engine *en, struct err *e)
     return ERR_OK;
 }
 
-/* There only in a build with the GPU back end. */
-#pragma weak cuda_ops_open
-#pragma weak cuda_weights_upload
-#pragma weak cuda_weights_dummy
-#pragma weak cuda_weights_close
-
-/* The groups of a CPU share its threads and the weights; on GPUs each has one of its own. */
-static enum err_code open_ops(struct engine *en, uint32_t i, struct err *e)
+static enum err_code open_ranks(struct engine *en, struct err *e)
 {
     const struct engine_options *o = &en->options;
-    struct engine_group *g = &en->group[i];
-    uint32_t device = (uint32_t)o->cuda_device + i;
-    if (o->cuda_device < 0)
-        return cpu_ops_open(&g->ops, &en->cfg, &en->detail.limits, e);
-    if (!cuda_ops_open)
-        return err_set(e, ERR_INVALID, "cuda:%u: this build has no GPU back end (make cuda)",
-                       device);
-    if ((o->load_dummy ? cuda_weights_dummy : cuda_weights_upload)(
-            &g->device_weights, en->weights, &en->cfg, device, o->progress, o->progress_arg, e) ||
-        cuda_ops_open(&g->ops, &en->cfg, &en->detail.limits, device, e))
-        return e->code == ERR_NOMEM ? plan_offer_cpu(e, device) : e->code;
-    return ERR_OK;
-}
-
-static enum err_code open_groups(struct engine *en, struct err *e)
-{
-    for (uint32_t i = 0; i < en->n_groups; i++) {
-        struct engine_group *g = &en->group[i];
-        if (open_ops(en, i, e) ||
-            forward_create(&g->forward, g->ops, g->device_weights ? g->device_weights : en->weights,
-                           e))
-            return en->n_groups > 1 ? err_prefix(e, "group %u", i) : e->code;
-    }
-    return ERR_OK;
+    const struct ranks_options r = {.model_dir = o->model_dir,
+                                    .cfg = &en->cfg,
+                                    .tp = o->tp ? o->tp : 1,
+                                    .dp = en->n_groups,
+                                    .ep = o->ep ? o->ep : 1,
+                                    .placement = o->placement,
+                                    .load_dummy = o->load_dummy,
+                                    .dummy_dtype = dummy_dtype(&en->cfg),
+                                    .device = o->cuda_device,
+                                    .comm_timeout_ms = step_limit_s(o) * 875, /* tells who */
+                                    .limits = en->detail.limits,
+                                    .progress = o->progress,
+                                    .progress_arg = o->progress_arg};
+    if (!ranks_open(&en->ranks, &r, e))
+        return ERR_OK;
+    bool offer = o->cuda_device >= 0 && e->code == ERR_NOMEM;
+    return offer ? plan_offer_cpu(e, (uint32_t)o->cuda_device) : e->code;
 }
 
 static enum err_code open_model(struct engine *en, struct err *e)
@@ -375,12 +367,7 @@ static enum err_code open_model(struct engine *en, struct err *e)
     if (weight_size(&weight_bytes, o, &en->cfg, e) ||
         plan_make(&en->detail, o, &en->cfg, weight_bytes, tok_bytes, e))
         return e->code;
-    if (o->load_dummy
-            ? (o->cuda_device < 0 ? weights_dummy : weights_dummy_shapes)(
-                  &en->weights, &en->cfg, dummy_dtype(&en->cfg), 1, e)
-            : weights_open(&en->weights, o->model_dir, &en->cfg, o->progress, o->progress_arg, e))
-        return e->code;
-    if (open_groups(en, e))
+    if (open_ranks(en, e))
         return e->code;
     make_fingerprint(en);
     return ERR_OK;
@@ -388,7 +375,7 @@ static enum err_code open_model(struct engine *en, struct err *e)
 
 static void start_batch(void *self, struct batch *b)
 {
-    struct executor *x = workers_executor(((struct engine *)self)->group[b->group].workers);
+    struct executor *x = workers_executor(((struct engine *)self)->workers);
     x->start(x->self, b);
 }
 
@@ -400,25 +387,34 @@ static void start_move(void *self, struct page_move *m)
 /* Workers for each group, and a mover where prompts go from one to another. */
 static enum err_code start_executor(struct engine *en, struct err *e)
 {
-    struct ops *ops[ENGINE_MAX_GROUPS];
-    for (uint32_t i = 0; i < en->n_groups; i++) {
-        struct engine_group *g = &en->group[i];
-        if (workers_create(&g->workers, g->forward, &en->detail.limits, plan_max_out(&en->options),
-                           e))
-            return e->code;
-        struct executor *x = workers_executor(g->workers);
-        x->done = batch_done;
-        x->lost = rank_lost;
-        x->done_arg = en;
-        ops[i] = g->ops;
+    const struct parallel *p = &en->ranks->plan;
+    const struct ops_limits *lim = &en->detail.limits;
+    struct ops *ops[PARALLEL_MAX_RANKS];
+    struct forward *forward[PARALLEL_MAX_RANKS];
+    for (uint32_t i = 0; i < p->n_ranks; i++) {
+        ops[i] = en->ranks->rank[i].ops;
+        forward[i] = en->ranks->rank[i].forward;
     }
-    en->exec = (struct executor){.self = en, .start = start_batch, .move = start_move};
+    const struct workers_config workers = {
+        .forward = forward,
+        .n_groups = p->dp,
+        .n_ranks = p->tp,
+        .joined = parallel_joins_groups(p),
+        .max_rows = {lim->max_rows[LANE_PREFILL], lim->max_rows[LANE_DECODE]},
+        .max_seqs = plan_max_out(&en->options)};
     const struct mover_config mover = {.ops = ops,
-                                       .n_groups = en->n_groups,
-                                       .n_ranks = 1,
+                                       .n_groups = p->dp,
+                                       .n_ranks = p->tp,
                                        .page_bytes = en->detail.plan.page_bytes,
                                        .moved = move_done,
                                        .arg = en};
+    if (workers_create(&en->workers, &workers, e))
+        return e->code;
+    struct executor *x = workers_executor(en->workers);
+    x->done = batch_done;
+    x->lost = rank_lost;
+    x->done_arg = en;
+    en->exec = (struct executor){.self = en, .start = start_batch, .move = start_move};
     return en->options.n_prefill_groups ? mover_create(&en->mover, &mover, e) : ERR_OK;
 }
 
@@ -499,20 +495,10 @@ void engine_close(struct engine *en)
             return; /* a thread that hangs still has its hands on all of this */
     }
     mover_destroy(en->mover);
-    for (uint32_t i = 0; i < en->n_groups; i++)
-        workers_destroy(en->group[i].workers);
+    workers_destroy(en->workers);
     if (en->sched)
         scheduler_destroy(en->sched);
-    for (uint32_t i = 0; i < en->n_groups; i++) {
-        struct engine_group *g = &en->group[i];
-        forward_destroy(g->forward);
-        if (g->ops)
-            g->ops->close(g->ops);
-        if (g->device_weights)
-            cuda_weights_close(g->device_weights);
-    }
-    if (en->weights)
-        weights_close(en->weights);
+    ranks_close(en->ranks);
     if (en->tok)
         tokenizer_close(en->tok);
     for (struct mail *m = mailbox_take(&en->out), *next; m; m = next) {
@@ -608,9 +594,9 @@ void engine_get_stats(struct engine *en, struct engine_stats *out)
     out->refused_busy = atomic_load(&en->refused_busy);
     out->refused_size = atomic_load(&en->refused_size);
     out->draining = atomic_load(&en->draining);
-    for (uint32_t i = 0; i < en->n_groups; i++) {
-        uint64_t us[N_LANES][N_PHASES];
-        forward_get_times(en->group[i].forward, us);
+    for (uint32_t i = 0; i < en->ranks->plan.n_ranks; i += en->ranks->plan.tp) {
+        uint64_t us[N_LANES][N_PHASES]; /* of each group's first rank: the others keep its time */
+        forward_get_times(en->ranks->rank[i].forward, us);
         for (int l = 0; l < N_LANES; l++)
             for (int p = 0; p < N_PHASES; p++)
                 out->phase_us[l][p] += us[l][p];
@@ -663,7 +649,7 @@ const struct engine_plan *engine_get_plan(const struct engine *en)
 
 const char *engine_backend_name(const struct engine *en)
 {
-    return en->group[0].ops->name;
+    return en->ranks->rank[0].ops->name;
 }
 
 const char *engine_fingerprint(const struct engine *en)

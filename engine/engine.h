@@ -33,9 +33,12 @@ struct engine_options {
     bool load_dummy;           /* random weights of the directory's configuration */
     uint32_t n_layers;         /* 0: all; else cut to the first n, for timing */
     uint32_t n_threads;        /* CPU; 0: all */
+    uint32_t tp;               /* ranks of each attention group; 0: 1 */
     uint32_t dp;               /* attention groups; 0: 1 */
+    uint32_t ep;               /* parts of the experts; 0: 1; see model/parallel.h */
+    const char *placement;     /* a file that says which part holds which experts, or NULL */
     uint32_t n_prefill_groups; /* the first ones only prefill, the others decode; 0: all do both */
-    int32_t cuda_device;       /* -1: the CPU; needs a build with the GPU back end */
+    int32_t cuda_device;       /* of the first rank; -1: the CPU */
     uint32_t max_context;      /* tokens of one sequence; 0: the model's, or what memory holds */
     uint32_t max_seqs;         /* running at once in a group: rows of a decode step */
     uint32_t max_queued;       /* waiting requests; beyond: ERR_BUSY */
@@ -61,10 +64,11 @@ struct engine_plan {
     size_t program_bytes; /* scheduler, running requests' arenas, program, libraries, buffers */
     size_t total_bytes;
     int32_t device; /* the GPU that weights, pages and workspace lie on; -1: none, and two zeros */
-    /* Of it, planned; free when the plan was made. Each group has a GPU, the next ones, with the
+    /* Of it, planned; free when the plan was made. Each rank has a GPU, the next ones, with the
      * same on it; free is the least of them. */
     size_t device_bytes, device_free_bytes;
     size_t page_bytes; /* one page of KV_PAGE_TOKENS tokens, all layers, both planes */
+    uint32_t n_ranks;  /* tp * dp */
     uint32_t n_groups, n_prefill_groups; /* attention groups; those that only prefill */
     uint32_t n_pages, max_seqs;          /* of each group */
     uint32_t max_context, prefill_tokens;

@@ -2,10 +2,12 @@
 #include "plan.h"
 
 #include "base/thread.h"
+#include "comm/comm.h"
 #include "cpu/cpu_ops.h"
 #include "cuda/cuda_ops.h"
 #include "exec/mover.h"
 #include "model/forward.h"
+#include "model/parallel.h"
 #include "sched/scheduler.h"
 
 #include <inttypes.h>
@@ -111,24 +113,54 @@ uint32_t plan_groups(const struct engine_options *o)
     return o->dp ? o->dp : 1;
 }
 
+/* The first rank of the model, whose parts are no smaller than another's, as its back end is told
+ * of it when only sizes are asked for: communicators are there, and never called. */
+struct first_rank {
+    struct parallel parallel;
+    struct rank_share share;
+    struct model_config cfg;
+    struct ops_peers peers;
+    struct comm comm;
+};
+
+static enum err_code describe_rank(struct first_rank *r, const struct engine_options *o,
+                                   const struct model_config *cfg, struct err *e)
+{
+    *r = (struct first_rank){.cfg = *cfg};
+    if (parallel_make(&r->parallel, cfg, o->tp ? o->tp : 1, plan_groups(o), o->ep ? o->ep : 1,
+                      o->placement, e))
+        return e->code;
+    r->share = parallel_share(&r->parallel, 0);
+    if (r->parallel.n_ranks == 1)
+        return ERR_OK;
+    r->cfg = parallel_config(&r->share, cfg);
+    r->peers.share = &r->share;
+    for (int l = 0; l < N_LANES; l++) {
+        r->peers.group[l] = r->parallel.tp > 1 ? &r->comm : NULL;
+        r->peers.all[l] = parallel_spreads(&r->parallel) ? &r->comm : NULL;
+    }
+    return ERR_OK;
+}
+
 /* Fills limits for a context, and says what the workspace would take. */
 static size_t workspace_for(struct ops_limits *lim, const struct engine_options *o,
-                            const struct model_config *cfg, uint32_t context)
+                            const struct first_rank *r, uint32_t context)
 {
     *lim = (struct ops_limits){.precision = o->precision,
                                .latent = o->latent,
                                .index = o->index,
+                               .peers = r->parallel.n_ranks > 1 ? &r->peers : NULL,
                                .n_pages = 1,
                                .max_context = context,
                                .max_out_rows = o->max_seqs > OUT_ROWS ? o->max_seqs : OUT_ROWS,
                                .n_threads = o->n_threads};
     lim->max_rows[LANE_PREFILL] = o->prefill_tokens;
     lim->max_rows[LANE_DECODE] = o->max_seqs;
-    if (plan_groups(o) > 1) { /* they share the threads; a row's bits do not depend on them */
-        uint32_t n = (o->n_threads ? o->n_threads : thread_n_cpus()) / plan_groups(o);
+    if (r->parallel.n_ranks > 1) { /* they share the threads; a row's bits do not depend on them */
+        uint32_t n = (o->n_threads ? o->n_threads : thread_n_cpus()) / r->parallel.n_ranks;
         lim->n_threads = n ? n : 1;
     }
-    return plan_of_ops(o, cfg, lim).workspace_bytes;
+    return plan_of_ops(o, &r->cfg, lim).workspace_bytes;
 }
 
 /* As many pages as limit holds when each plane is rounded up as the back end does it, at most
@@ -187,30 +219,36 @@ enum err_code plan_offer_cpu(struct err *e, uint32_t device)
                    was.msg);
 }
 
-/* Of the GPU that has the least, of those that the groups are on. */
-static uint64_t device_free_bytes(const struct engine_options *o)
+/* Of the GPU that has the least, of those that the ranks are on. */
+static uint64_t device_free_bytes(const struct engine_options *o, uint32_t n_ranks)
 {
     uint64_t least = UINT64_MAX;
-    for (uint32_t i = 0; i < plan_groups(o); i++) {
+    for (uint32_t i = 0; i < n_ranks; i++) {
         uint64_t n = cuda_device_free_bytes((uint32_t)o->cuda_device + i);
         least = n < least ? n : least;
     }
     return least;
 }
 
-enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
-                        const struct model_config *cfg, size_t weight_bytes, size_t tokenizer_bytes,
-                        struct err *e)
+/* Decides everything for a model whose first rank is r. */
+static enum err_code make(struct plan_detail *out, const struct engine_options *o,
+                          const struct model_config *cfg, const struct first_rank *r,
+                          size_t all_weight_bytes, size_t tokenizer_bytes, struct err *e)
 {
     struct plan_detail d = {0};
     size_t page_bytes = kv_page_bytes(cfg, o->latent, o->index);
     uint32_t longest = o->max_context ? o->max_context : cfg->max_position, context = 0;
-    size_t workspace = workspace_for(&d.limits, o, cfg, longest);
+    size_t workspace = workspace_for(&d.limits, o, r, longest);
     bool device = o->cuda_device >= 0 && cuda_device_free_bytes;
-    /* Groups on GPUs have one each, with all of the weights; on the CPU they share memory and
-     * weights. The numbers up to the pages are those of one group. */
-    uint32_t n_groups = plan_groups(o), n_sharing = device ? 1 : n_groups;
-    uint64_t available = device ? device_free_bytes(o) : plan_available_bytes();
+    /* Ranks on GPUs have one each, with their part of the weights; on the CPU they share memory and
+     * the files' pages. The numbers up to the pages are those of one rank. */
+    uint32_t n_groups = plan_groups(o), n_ranks = r->parallel.n_ranks;
+    uint32_t n_sharing = device ? 1 : n_ranks;
+    double part =
+        (double)weights_bytes_share(cfg, &r->share, DT_BF16) / (double)weights_bytes(cfg, DT_BF16);
+    size_t weight_bytes =
+        device && n_ranks > 1 ? (size_t)((double)all_weight_bytes * part) : all_weight_bytes;
+    uint64_t available = device ? device_free_bytes(o, n_ranks) : plan_available_bytes();
     uint64_t fixed =
         (uint64_t)weight_bytes + (uint64_t)n_sharing * workspace + (device ? 0 : PROGRAM_BYTES);
     uint64_t left = available > fixed ? (available - fixed) / n_sharing : 0;
@@ -224,7 +262,7 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
         (void)choose_context(&context, o, cfg, page_bytes, limit, e);
     if (!context)
         return device ? plan_offer_cpu(e, (uint32_t)o->cuda_device) : e->code;
-    workspace = workspace_for(&d.limits, o, cfg, context);
+    workspace = workspace_for(&d.limits, o, r, context);
     /* Unasked: room for one full context and for every other sequence a quarter of one. */
     uint64_t pages = pages_for(context) + (uint64_t)(o->max_seqs - 1) * pages_for(context / 4);
     if (o->kv_bytes || pages * page_bytes > limit)
@@ -232,10 +270,12 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
     if (pages > UINT32_MAX / KV_PAGE_TOKENS)
         pages = UINT32_MAX / KV_PAGE_TOKENS;
     size_t kv_bytes;
-    pages = fit_pages(&kv_bytes, &d.limits, o, cfg, pages, page_bytes, limit);
+    pages = fit_pages(&kv_bytes, &d.limits, o, &r->cfg, pages, page_bytes, limit);
     if (pages < pages_for(context)) /* the rounding took the last pages: the context gives way */
         context = (uint32_t)pages * KV_PAGE_TOKENS;
     d.limits.max_context = context;
+    d.limits.peers = NULL;
+    d.limits.n_threads *= n_ranks; /* of all of them */
     d.max_requests = n_groups * o->max_seqs + o->max_queued;
     /* A running request's arena: its prompt, and the tokens of each sequence. */
     size_t requests = (size_t)n_groups * o->max_seqs * context * 2 * sizeof(uint32_t);
@@ -247,13 +287,14 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
                                      .max_context = context,
                                      .max_out = plan_max_out(o)};
     d.plan =
-        (struct engine_plan){.weight_bytes = device ? n_groups * weight_bytes : weight_bytes,
-                             .kv_bytes = n_groups * kv_bytes,
-                             .workspace_bytes = n_groups * workspace,
+        (struct engine_plan){.weight_bytes = device ? n_ranks * weight_bytes : weight_bytes,
+                             .kv_bytes = n_ranks * kv_bytes,
+                             .workspace_bytes = n_ranks * workspace,
                              .tokenizer_bytes = tokenizer_bytes,
                              .program_bytes = PROGRAM_BYTES + requests + scheduler_bytes(&sched) +
                                               movers * mover_bytes(page_bytes),
                              .page_bytes = page_bytes,
+                             .n_ranks = n_ranks,
                              .n_groups = n_groups,
                              .n_prefill_groups = o->n_prefill_groups,
                              .n_pages = (uint32_t)pages,
@@ -271,4 +312,20 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
     memcpy(d.plan.model_type, cfg->model_type, sizeof d.plan.model_type);
     *out = d;
     return ERR_OK;
+}
+
+enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
+                        const struct model_config *cfg, size_t weight_bytes, size_t tokenizer_bytes,
+                        struct err *e)
+{
+    struct first_rank *r = malloc(sizeof *r);
+    if (!r)
+        return err_set(e, ERR_NOMEM, "plan");
+    enum err_code code = describe_rank(r, o, cfg, e);
+    if (!code) {
+        code = make(out, o, cfg, r, weight_bytes, tokenizer_bytes, e);
+        parallel_free(&r->parallel);
+    }
+    free(r);
+    return code;
 }

@@ -42,12 +42,18 @@ static const struct option table[] = {
     {"index", CHOICE, AT(index), 0, 0, "auto", "auto exact fp8", NULL,
      "form of the indexer's keys (auto: fp8, with exact precision exact)"},
     {"threads", NUMBER, AT(threads), 0, 1024, "0", NULL, "N", "CPU threads; 0: all"},
+    {"tp", NUMBER, AT(tp), 1, ENGINE_MAX_GROUPS, "1", NULL, "N",
+     "ranks of each attention group: heads, dense layers and output head are cut over them"},
+    {"ep", NUMBER, AT(ep), 1, ENGINE_MAX_GROUPS, "1", NULL, "N",
+     "parts that the experts are spread over, at most tp x dp; 1: each group has all of them"},
+    {"placement", TEXT, AT(placement), 0, 0, "", NULL, "FILE",
+     "which part holds which experts, as JSON (default: as many each, in order)"},
     {"dp", NUMBER, AT(dp), 1, ENGINE_MAX_GROUPS, "1", NULL, "N",
      "attention groups, each with KV pages and sequences of its own"},
     {"split", TEXT, AT(split), 0, 0, "", NULL, "P:D",
      "of the groups, P only prefill and D only decode (default: all do both)"},
     {"step-limit", NUMBER, AT(step_limit_s), 0, 86400, "0", NULL, "SECONDS",
-     "a step that takes longer means a lost rank: end; 0: 8 with several groups, else never"},
+     "a step that takes longer means a lost rank: end; 0: 8 with several ranks, else never"},
     {"max-context", NUMBER, AT(max_context), 0, 16777216, "0", NULL, "TOKENS",
      "longest prompt and answer together; 0: the model's, or what memory holds"},
     {"max-seqs", NUMBER, AT(max_seqs), 1, 4096, "16", NULL, "N",
@@ -507,7 +513,10 @@ enum err_code settings_engine(const struct settings *s, struct engine_options *o
     o->load_dummy = s->load == 1;
     o->n_layers = (uint32_t)s->layers;
     o->n_threads = (uint32_t)s->threads;
+    o->tp = (uint32_t)s->tp;
     o->dp = (uint32_t)s->dp;
+    o->ep = (uint32_t)s->ep;
+    o->placement = s->placement[0] ? s->placement : NULL;
     o->step_limit_s = (uint32_t)s->step_limit_s;
     if (read_split(s, o, e))
         return e->code;

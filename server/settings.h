@@ -25,6 +25,8 @@ struct settings {
     uint64_t kv;           /* 0: auto, 1: f32, 2: bf16, 3: fp8 */
     uint64_t index;        /* 0: auto, 1: exact, 2: fp8 */
     const char *split;     /* "P:D", or "": groups that prefill, and that decode */
+    const char *placement; /* file of experts' places, or "" */
+    uint64_t tp, ep;       /* ranks of a group; parts of the experts */
     uint64_t dp;           /* attention groups */
     uint64_t step_limit_s; /* 0: by the number of groups; see engine_lost() */
     uint64_t threads, max_context, max_seqs, max_queued, prefill_tokens, kv_memory, layers;

@@ -5,42 +5,71 @@
 #include "base/fault.h"
 #include "base/thread.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum { STALL_US = 9000000 };
 
-struct worker {
-    struct workers *all;
-    enum lane lane;
-    pthread_t thread;
-    bool started;
-    pthread_mutex_t lock; /* guards batch and stop */
-    pthread_cond_t given;
-    struct batch *batch; /* the one to run next; at most one is in flight */
-    bool stop;
+struct part {                      /* a group's part of a round */
+    struct batch *waiting, *batch; /* to be run; being run */
+    struct step step;
     uint32_t *token;      /* [max_rows] the step's arrays, reserved once */
     struct step_seq *seq; /* [max_seqs] */
 };
 
-struct workers {
-    struct executor executor;
-    struct forward *forward;
-    uint32_t max_seqs, max_rows[N_LANES];
-    struct worker worker[N_LANES];
+struct runner { /* a rank in a team; the first one leads it */
+    struct team *team;
+    uint32_t index;
+    pthread_t thread;
+    bool started;
+    struct err err; /* of its step */
 };
 
-static void run_batch(struct worker *w, struct batch *b)
+struct team {
+    struct workers *all;
+    enum lane lane;
+    uint32_t first_group, n_groups, n_runners;
+    pthread_mutex_t lock; /* guards what follows, but for what a round's runners are lent */
+    pthread_cond_t given, begun, ended;
+    bool ready, stop,
+        over; /* ready: lock and conditions are there; over: no round comes any more */
+    uint64_t round;
+    uint32_t n_running;
+    struct part *part;     /* [n_groups] */
+    struct runner *runner; /* [n_runners] */
+};
+
+struct workers {
+    struct executor executor;
+    struct workers_config cfg;
+    struct team *team; /* [n_teams * N_LANES] */
+    uint32_t n_teams;
+};
+
+static void hang(void)
 {
+    for (;;)
+        pause();
+}
+
+/* ---- one round ---- */
+
+static void make_step(const struct team *t, struct part *p)
+{
+    struct batch *b = p->batch;
     uint32_t rows = 0;
-    assert(b->n_seqs >= 1 && b->n_seqs <= w->all->max_seqs);
+    p->step = (struct step){.token = p->token, .seq = p->seq};
+    if (!b)
+        return;
+    assert(b->n_seqs >= 1 && b->n_seqs <= t->all->cfg.max_seqs);
     for (uint32_t i = 0; i < b->n_seqs; i++) {
         const struct batch_seq *q = &b->seq[i];
         assert(q->row0 == rows && q->n_tokens >= 1);
-        assert(q->n_tokens <= w->all->max_rows[w->lane] - rows);
-        memcpy(w->token + rows, q->token, q->n_tokens * sizeof *q->token);
-        w->seq[i] = (struct step_seq){.row0 = q->row0,
+        assert(q->n_tokens <= t->all->cfg.max_rows[t->lane] - rows);
+        memcpy(p->token + rows, q->token, q->n_tokens * sizeof *q->token);
+        p->seq[i] = (struct step_seq){.row0 = q->row0,
                                       .n_rows = q->n_tokens,
                                       .pos0 = q->pos0,
                                       .page = q->page,
@@ -49,114 +78,287 @@ static void run_batch(struct worker *w, struct batch *b)
         rows += q->n_tokens;
     }
     assert(rows == b->n_rows);
-    struct step step = {.n_rows = rows,
-                        .n_seqs = b->n_seqs,
-                        .token = w->token,
-                        .seq = w->seq,
-                        .n_out = b->n_out,
-                        .out_row = b->out_row,
-                        .sample = b->sample,
-                        .out = b->out};
-    b->err.code = ERR_OK;
-    b->start_us = clock_us();
+    p->step.n_rows = rows;
+    p->step.n_seqs = b->n_seqs;
+    p->step.n_out = b->n_out;
+    p->step.out_row = b->out_row;
+    p->step.sample = b->sample;
+    p->step.out = b->out;
+}
+
+static void run_rank(struct runner *r)
+{
+    struct team *t = r->team;
+    const struct workers_config *c = &t->all->cfg;
+    uint32_t group = t->first_group + r->index / c->n_ranks;
+    struct forward *fw = c->forward[group * c->n_ranks + r->index % c->n_ranks];
+    if (r->index && FAULT("worker.peer")) /* a rank that is not the first, and stops */
+        hang();
+    r->err.code = ERR_OK;
+    if (!forward_step(fw, t->lane, &t->part[r->index / c->n_ranks].step, &r->err))
+        r->err.code = ERR_OK;
+    if (r->err.code == ERR_COMM) /* at once: the others may never end theirs */
+        t->all->executor.lost(t->all->executor.done_arg, &r->err);
+}
+
+/* What went wrong in a group; of several the one that does not only say that others did not come.
+ */
+static struct err group_error(const struct team *t, uint32_t group)
+{
+    uint32_t n = t->all->cfg.n_ranks;
+    struct err e = {0};
+    for (uint32_t i = group * n; i < (group + 1) * n; i++) {
+        const struct err *own = &t->runner[i].err;
+        if (own->code && (!e.code || (e.code == ERR_COMM && own->code != ERR_COMM)))
+            e = *own;
+    }
+    return e;
+}
+
+/* The leader, with the lock held; gives it back for the time of the step. */
+static void run_together(struct team *t)
+{
+    t->n_running = t->n_runners - 1;
+    t->round++;
+    pthread_cond_broadcast(&t->begun);
+    mutex_unlock(&t->lock);
+    run_rank(&t->runner[0]);
+    mutex_lock(&t->lock);
+    while (t->n_running)
+        cond_wait_us(&t->ended, &t->lock, 0);
+}
+
+/* A step that is made to fail fails on all ranks, and runs on none. */
+static bool fails_by_fault(struct team *t)
+{
+    struct err e = {0};
     if (FAULT("worker.stall")) /* a device that hangs, and comes back */
         usleep(STALL_US);
     if (FAULT("worker.hang")) /* one that does not */
-        for (;;)
-            pause();
+        hang();
     if (FAULT("worker.step"))
-        err_set(&b->err, ERR_CUDA, "step of %u rows: injected fault", rows);
+        err_set(&e, ERR_CUDA, "step: injected fault");
     else if (FAULT("worker.rank"))
-        err_set(&b->err, ERR_COMM, "rank 0 is gone: injected fault");
-    else if (forward_step(w->all->forward, w->lane, &step, &b->err) == ERR_OK)
-        b->err.code = ERR_OK;
-    b->end_us = clock_us();
+        err_set(&e, ERR_COMM, "rank 0 is gone: injected fault");
+    for (uint32_t i = 0; e.code && i < t->n_runners; i++)
+        t->runner[i].err = e;
+    if (e.code == ERR_COMM)
+        t->all->executor.lost(t->all->executor.done_arg, &e);
+    return e.code != ERR_OK;
 }
 
-static void *worker_main(void *arg)
+/* Takes the batches that wait, runs them, and gives them back; the lock is held before and after.
+ */
+static void run_round(struct team *t)
 {
-    struct worker *w = arg;
-    for (;;) {
-        mutex_lock(&w->lock);
-        while (!w->batch && !w->stop)
-            cond_wait_us(&w->given, &w->lock, 0);
-        struct batch *b = w->batch;
-        w->batch = NULL;
-        mutex_unlock(&w->lock);
-        if (!b)
-            return NULL; /* stop, and nothing left to run */
-        run_batch(w, b);
-        if (b->err.code == ERR_COMM)
-            w->all->executor.lost(w->all->executor.done_arg, &b->err);
-        w->all->executor.done(w->all->executor.done_arg, b);
+    uint32_t most = 0;
+    for (uint32_t g = 0; g < t->n_groups; g++) {
+        struct part *p = &t->part[g];
+        p->batch = p->waiting;
+        p->waiting = NULL;
+        make_step(t, p);
+        most = p->step.n_rows > most ? p->step.n_rows : most;
     }
+    for (uint32_t g = 0; g < t->n_groups; g++)
+        t->part[g].step.most_rows = most;
+    uint64_t start_us = clock_us();
+    mutex_unlock(&t->lock);
+    bool failed = fails_by_fault(t);
+    mutex_lock(&t->lock);
+    if (!failed)
+        run_together(t);
+    mutex_unlock(&t->lock);
+    uint64_t end_us = clock_us();
+    struct executor *x = &t->all->executor;
+    for (uint32_t g = 0; g < t->n_groups; g++) {
+        struct batch *b = t->part[g].batch;
+        struct err e = group_error(t, g);
+        if (!b)
+            continue;
+        t->part[g].batch = NULL;
+        b->start_us = start_us;
+        b->end_us = end_us;
+        b->err = e;
+        x->done(x->done_arg, b);
+    }
+    mutex_lock(&t->lock);
+}
+
+/* ---- threads ---- */
+
+static bool has_work(const struct team *t)
+{
+    bool work = false;
+    for (uint32_t g = 0; g < t->n_groups; g++)
+        work = work || t->part[g].waiting;
+    return work;
+}
+
+static void *leader_main(void *arg)
+{
+    struct team *t = ((struct runner *)arg)->team;
+    mutex_lock(&t->lock);
+    for (;;) {
+        while (!has_work(t) && !t->stop)
+            cond_wait_us(&t->given, &t->lock, 0);
+        if (!has_work(t))
+            break; /* stop, and nothing left to run */
+        run_round(t);
+    }
+    t->over = true;
+    pthread_cond_broadcast(&t->begun);
+    mutex_unlock(&t->lock);
+    return NULL;
+}
+
+static void *follower_main(void *arg)
+{
+    struct runner *r = arg;
+    struct team *t = r->team;
+    uint64_t round = 0;
+    mutex_lock(&t->lock);
+    for (;;) {
+        while (t->round == round && !t->over)
+            cond_wait_us(&t->begun, &t->lock, 0);
+        if (t->round == round)
+            break;
+        round = t->round;
+        mutex_unlock(&t->lock);
+        run_rank(r);
+        mutex_lock(&t->lock);
+        if (--t->n_running == 0)
+            pthread_cond_signal(&t->ended);
+    }
+    mutex_unlock(&t->lock);
+    return NULL;
+}
+
+static struct team *team_of(struct workers *all, uint32_t group, enum lane lane)
+{
+    return &all->team[(all->cfg.joined ? 0 : group) * N_LANES + lane];
 }
 
 static void executor_start(void *self, struct batch *b)
 {
-    struct worker *w = &((struct workers *)self)->worker[b->lane];
-    mutex_lock(&w->lock);
-    assert(!w->batch && !w->stop);
-    w->batch = b;
-    pthread_cond_signal(&w->given);
-    mutex_unlock(&w->lock);
+    struct team *t = team_of(self, b->group, b->lane);
+    struct part *p = &t->part[b->group - t->first_group];
+    mutex_lock(&t->lock);
+    assert(!p->waiting && !t->stop);
+    p->waiting = b;
+    pthread_cond_signal(&t->given);
+    mutex_unlock(&t->lock);
 }
 
-enum err_code workers_create(struct workers **out, struct forward *fw,
-                             const struct ops_limits *limits, uint32_t max_seqs, struct err *e)
+/* ---- life ---- */
+
+static enum err_code start_runner(struct team *t, uint32_t i, struct err *e)
 {
     static const char *const names[N_LANES] = {"prefill", "decode"};
+    struct runner *r = &t->runner[i];
+    char name[16];
+    r->team = t;
+    r->index = i;
+    uint32_t rank = t->first_group * t->all->cfg.n_ranks + i;
+    if (t->all->cfg.n_groups * t->all->cfg.n_ranks == 1)
+        snprintf(name, sizeof name, "%s", names[t->lane]);
+    else
+        snprintf(name, sizeof name, "%s%u", names[t->lane], rank % 1000);
+    if (thread_start(&r->thread, name, i ? follower_main : leader_main, r, e))
+        return e->code;
+    r->started = true;
+    return ERR_OK;
+}
+
+static enum err_code open_team(struct workers *all, uint32_t index, struct err *e)
+{
+    const struct workers_config *c = &all->cfg;
+    struct team *t = &all->team[index];
+    t->all = all;
+    t->lane = (enum lane)(index % N_LANES);
+    t->n_groups = c->joined ? c->n_groups : 1;
+    t->first_group = c->joined ? 0 : index / N_LANES;
+    t->n_runners = t->n_groups * c->n_ranks;
+    pthread_mutex_init(&t->lock, NULL);
+    cond_init_monotonic(&t->given);
+    cond_init_monotonic(&t->begun);
+    cond_init_monotonic(&t->ended);
+    t->ready = true;
+    t->part = calloc(t->n_groups, sizeof *t->part);
+    t->runner = calloc(t->n_runners, sizeof *t->runner);
+    if (!t->part || !t->runner)
+        return err_set(e, ERR_NOMEM, "a team of %u ranks", t->n_runners);
+    for (uint32_t g = 0; g < t->n_groups; g++) {
+        struct part *p = &t->part[g];
+        p->token = calloc(c->max_rows[t->lane], sizeof *p->token);
+        p->seq = FAULT("workers.arrays") ? NULL : calloc(c->max_seqs, sizeof *p->seq);
+        if (!p->token || !p->seq)
+            return err_set(e, ERR_NOMEM, "steps of %u rows", c->max_rows[t->lane]);
+    }
+    for (uint32_t i = 0; i < t->n_runners; i++)
+        if (start_runner(t, i, e))
+            return e->code;
+    return ERR_OK;
+}
+
+enum err_code workers_create(struct workers **out, const struct workers_config *cfg, struct err *e)
+{
     struct workers *all = FAULT("workers.create") ? NULL : calloc(1, sizeof *all);
+    size_t n = (size_t)cfg->n_groups * cfg->n_ranks;
     if (!all)
         return err_set(e, ERR_NOMEM, "workers");
     all->executor = (struct executor){.self = all, .start = executor_start};
-    all->forward = fw;
-    all->max_seqs = max_seqs;
-    for (enum lane l = 0; l < N_LANES; l++) {
-        struct worker *w = &all->worker[l];
-        w->all = all;
-        w->lane = l;
-        all->max_rows[l] = limits->max_rows[l];
-        pthread_mutex_init(&w->lock, NULL);
-        cond_init_monotonic(&w->given);
-        w->token = calloc(limits->max_rows[l], sizeof *w->token);
-        w->seq = calloc(max_seqs, sizeof *w->seq);
-        if (!w->token || !w->seq) {
-            err_set(e, ERR_NOMEM, "%s worker: %u rows", names[l], limits->max_rows[l]);
-            workers_destroy(all);
-            return e->code;
-        }
-        if (thread_start(&w->thread, names[l], worker_main, w, e)) {
-            workers_destroy(all);
-            return e->code;
-        }
-        w->started = true;
+    all->cfg = *cfg;
+    all->cfg.forward = calloc(n, sizeof(struct forward *));
+    all->n_teams = cfg->joined ? 1 : cfg->n_groups;
+    all->team = calloc((size_t)all->n_teams * N_LANES, sizeof *all->team);
+    if (!all->cfg.forward || !all->team) {
+        err_set(e, ERR_NOMEM, "workers of %zu ranks", n);
+        goto destroy;
     }
+    memcpy(all->cfg.forward, cfg->forward, n * sizeof(struct forward *));
+    for (uint32_t i = 0; i < all->n_teams * N_LANES; i++)
+        if (open_team(all, i, e))
+            goto destroy;
     *out = all;
     return ERR_OK;
+destroy:
+    workers_destroy(all);
+    return e->code;
+}
+
+static void close_team(struct team *t)
+{
+    mutex_lock(&t->lock);
+    t->stop = true;
+    t->over = t->over || !t->runner || !t->runner[0].started;
+    pthread_cond_signal(&t->given);
+    pthread_cond_broadcast(&t->begun);
+    mutex_unlock(&t->lock);
+    for (uint32_t i = 0; t->runner && i < t->n_runners; i++)
+        if (t->runner[i].started)
+            thread_join(t->runner[i].thread);
+    for (uint32_t g = 0; t->part && g < t->n_groups; g++) {
+        assert(!t->part[g].waiting);
+        free(t->part[g].token);
+        free(t->part[g].seq);
+    }
+    free(t->part);
+    free(t->runner);
+    pthread_cond_destroy(&t->given);
+    pthread_cond_destroy(&t->begun);
+    pthread_cond_destroy(&t->ended);
+    pthread_mutex_destroy(&t->lock);
 }
 
 void workers_destroy(struct workers *all)
 {
     if (!all)
         return;
-    for (enum lane l = 0; l < N_LANES; l++) {
-        struct worker *w = &all->worker[l];
-        if (!w->all)
-            continue; /* creation ended before it */
-        if (w->started) {
-            mutex_lock(&w->lock);
-            assert(!w->batch);
-            w->stop = true;
-            pthread_cond_signal(&w->given);
-            mutex_unlock(&w->lock);
-            thread_join(w->thread);
-        }
-        free(w->token);
-        free(w->seq);
-        pthread_cond_destroy(&w->given);
-        pthread_mutex_destroy(&w->lock);
-    }
+    for (uint32_t i = 0; all->team && i < all->n_teams * N_LANES; i++)
+        if (all->team[i].ready)
+            close_team(&all->team[i]);
+    free(all->team);
+    free(all->cfg.forward);
     free(all);
 }
 

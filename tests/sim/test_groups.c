@@ -238,6 +238,52 @@ TEST(groups_give_up_on_pages_that_never_arrive)
     }
 }
 
+/* Goal:   who waits for pages to run its prompt again gets them before newcomers do.
+ * Method: the first one's pages, which would not go over, are held by a second one that has the
+ * same beginning and a long way to go; small ones come meanwhile, for which there is room. */
+TEST(groups_run_a_prompt_again_before_newcomers)
+{
+    enum { N = 6 };
+    struct sim m;
+    struct sim_record first, second, small[N];
+    uint32_t *p = sim_prompt(1, 64 * 19), *q = sim_prompt(2, 64);
+    uint32_t n_waited = 0, n_sent = 0;
+    log_set_level(LOG_OFF);
+    sim_open(&m, groups(2, 1, 24), 1);
+    m.f.cost[LANE_PREFILL] = (struct fake_cost){.step_us = 1000, .token_us = 100};
+    m.f.move_fail_per_1000 = 1000;
+    struct sim_wish w = {
+        .prompt = p, .n_prompt = 64 * 12, .max_tokens = 5, .ignore_eos = true, .priority = -1};
+    CHECK(sim_submit(&m, &first, &w));
+    w.n_prompt = 64 * 19;
+    w.max_tokens = 1;
+    w.priority = 0;
+    CHECK(sim_submit(&m, &second, &w));
+    while (m.n_inside) {
+        if (m.f.n_moves == 3)
+            m.f.move_fail_per_1000 = 0;
+        bool waits = m.s->group[0].redo.head;
+        n_waited += waits;
+        if (waits && n_sent < N) {
+            struct sim_wish s = {.prompt = q, .n_prompt = 60, .max_tokens = 2, .salt = n_sent};
+            CHECK(sim_submit(&m, &small[n_sent++], &s));
+        }
+        CHECK(sim_next(&m, m.now_us + 500));
+        for (uint32_t i = 0; i < n_sent && m.s->group[0].redo.head; i++)
+            CHECK_MSG(group_of(&m, &small[i]) == UINT32_MAX, "newcomer %u entered", i);
+    }
+    CHECK_MSG(n_waited > 0 && n_sent > 0, "nobody waited");
+    CHECK(!first.failed && first.choice[0].n == 5);
+    sim_finish(&m);
+    for (uint32_t i = 0; i < n_sent; i++)
+        sim_record_free(&small[i]);
+    sim_record_free(&first);
+    sim_record_free(&second);
+    free(p);
+    free(q);
+    sim_close(&m);
+}
+
 /* Goal: a request that ends with its first token never moves; one that is cancelled while its pages
  * are on their way gives back both ends when they have arrived. */
 TEST(groups_take_back_what_a_cancelled_move_holds)
