@@ -12,6 +12,7 @@
 #endif
 
 enum { SPIN_LOOPS = 20000, SUMS = 12, RUNS = 9 };
+enum { CHUNKS_PER_THREAD = 16 }; /* so that a thread that wakes late costs a chunk, not half */
 enum { COLD_BYTES = 96 << 20, HOT_BYTES = 512 << 10 };
 
 struct limits_job {
@@ -136,35 +137,31 @@ static float read_plain(const char *p, size_t bytes)
 static void read_chunk(void *arg, uint32_t chunk, uint32_t worker)
 {
     const struct limits_job *j = arg;
-    size_t part = j->bytes / (8 * (size_t)j->threads) / 256 * 256;
+    size_t part = j->bytes / (CHUNKS_PER_THREAD * (size_t)j->threads) / 256 * 256;
     (void)worker;
     sink = j->read(j->memory + chunk * part, part);
 }
 
-static int by_value(const void *a, const void *b)
+/* amount per second, from the fastest of RUNS runs after one to warm up: what the machine can do,
+ * not what it does while others use it. */
+static double rate(struct limits_job *j, pool_fn *fn, double amount)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* amount per second, from the median of RUNS runs after one to warm up. */
-static double rate(struct limits_job *j, uint32_t n_chunks, pool_fn *fn, double amount)
-{
-    double us[RUNS];
-    pool_run(j->pool, LANE_PREFILL, n_chunks, fn, j);
-    for (int i = 0; i < RUNS; i++) {
+    uint64_t least_us = UINT64_MAX;
+    for (int i = 0; i <= RUNS; i++) {
         uint64_t begin = clock_us();
-        pool_run(j->pool, LANE_PREFILL, n_chunks, fn, j);
-        us[i] = (double)(clock_us() - begin);
+        pool_run(j->pool, LANE_PREFILL, CHUNKS_PER_THREAD * j->threads, fn, j);
+        uint64_t us = clock_us() - begin;
+        if (i > 0 && us < least_us)
+            least_us = us;
     }
-    qsort(us, RUNS, sizeof *us, by_value);
-    return amount * 1e6 / (us[RUNS / 2] > 0 ? us[RUNS / 2] : 1);
+    return amount * 1e6 / (double)(least_us > 0 ? least_us : 1);
 }
 
 static double spin_rate(struct limits_job *j, float (*spin)(uint32_t), int lanes)
 {
     j->spin = spin;
-    return rate(j, j->threads, spin_chunk, 2.0 * SUMS * lanes * SPIN_LOOPS * j->threads);
+    return rate(j, spin_chunk,
+                2.0 * SUMS * lanes * SPIN_LOOPS * CHUNKS_PER_THREAD * j->threads);
 }
 
 enum err_code cpu_limits_measure(struct cpu_limits *out, uint32_t n_threads, struct err *e)
@@ -195,9 +192,9 @@ enum err_code cpu_limits_measure(struct cpu_limits *out, uint32_t n_threads, str
     if (out->f32_flops <= 0)
         out->f32_flops = spin_rate(&j, spin_f32_plain, 4);
     j.bytes = COLD_BYTES;
-    out->cold_bytes = rate(&j, 8 * n_threads, read_chunk, COLD_BYTES);
+    out->cold_bytes = rate(&j, read_chunk, COLD_BYTES);
     j.bytes = HOT_BYTES;
-    out->hot_bytes = rate(&j, 8 * n_threads, read_chunk, HOT_BYTES);
+    out->hot_bytes = rate(&j, read_chunk, HOT_BYTES);
     pool_destroy(j.pool);
     free(memory);
     return ERR_OK;
