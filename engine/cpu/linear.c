@@ -117,6 +117,13 @@ static void run_product(struct cpu_backend *b, enum lane l, const struct block_p
         wanted = 1;
     struct product_job j = {b->k, *p, 0, p->n, 1};
     j.w_part = round_up((uint32_t)ceil(p->n_out / wanted), W_ROWS);
+    if (p->n >= 4 * X_ROWS && wanted > few) {
+        /* Of all shapes with as many products the one that reads the least: as many bytes of W as
+         * of x, whose rows are twice as wide. Thin slices of W would each pass over all of x. */
+        uint32_t square = round_up((uint32_t)sqrt(2 * p->n_out / wanted * p->n), W_ROWS);
+        if (square > j.w_part)
+            j.w_part = square < p->n_out ? square : p->n_out;
+    }
     j.n_w_parts = parts_of(p->n_out, j.w_part);
     if (j.n_w_parts * 2 <= wanted && p->n >= 4 * X_ROWS)
         j.x_part = round_up((uint32_t)ceil(p->n * (double)j.n_w_parts / wanted), X_ROWS);

@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 enum { SPIN_US = 40 }; /* how long an idle pool thread stays awake: longer than decode's gaps */
-enum { LOOKS_PER_US = 16 };       /* pauses between two looks at the clock */
+enum { LOOKS_PER_CLOCK = 16 };    /* for work, between two looks at the clock */
 enum { JOIN_SPINS = 200 };        /* some microseconds of pauses */
 enum { MAX_CHUNKS = UINT16_MAX }; /* of one ticket; longer jobs are posted in parts */
 
@@ -124,7 +124,7 @@ static void *thread_main(void *arg)
             idle_since = 0;
             continue;
         }
-        for (int i = 0; i < LOOKS_PER_US; i++)
+        for (int i = 0; i < LOOKS_PER_CLOCK && !has_work(p); i++)
             pause_cpu();
         uint64_t now = clock_us();
         if (!idle_since)
