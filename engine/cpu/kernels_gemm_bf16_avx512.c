@@ -24,7 +24,7 @@
 enum { STEP = 32, FP8_BLOCK = 128, BLOCK_STEPS = FP8_BLOCK / STEP };
 enum { TILE_W = 4, TILE_X = 6, TILE_X_FP8 = 3 };
 enum { X_BLOCK_BYTES = 256 << 10 }; /* rows of x kept in L2 while W passes */
-enum { FETCH_TILES = 4 };           /* W is fetched into L2 this many tiles ahead of its use */
+enum { FETCH_BYTES = 8 << 10 };     /* W is fetched into L2 so far ahead of its use */
 enum { PANEL_K = 8192 };            /* longest row that the FP8 panel holds */
 enum { PANEL_MIN_ROWS = 4 };        /* of x, for the panel to be worth its stores */
 
@@ -97,7 +97,8 @@ ALWAYS_INLINE void clear_tile(int nw, int nx, __m512 s[8][6])
 }
 
 /* s[a][b] += w[a] . x[b] over [k, end), bf16 rows. Fetches W `ahead` elements further on: rows of a
- * few hundred values are too short for the core to see where it should read next. */
+ * few hundred values are too short for the core to see where it should read next, and what it
+ * reads ahead by itself ends with a page of 4 KiB. */
 ALWAYS_INLINE void walk(int nw, int nx, const uint16_t *const w[8], const uint16_t *const x[6],
                         size_t k, size_t end, size_t lo_at, size_t ahead, __m512 s[8][6])
 {
@@ -148,8 +149,21 @@ ALWAYS_INLINE void tile_bf16(int nw, int nx, const struct gemm *g, uint32_t j, u
     for (int b = 0; b < nx; b++)
         x[b] = g->x + (i + (size_t)b) * g->ldx;
     clear_tile(nw, nx, s);
-    /* the first of the tiles that share these rows of W fetches the rows after them */
-    walk(nw, nx, w, x, 0, g->n_in, g->n_in, i == 0 ? FETCH_TILES * (size_t)nw * g->n_in : 0, s);
+    if (i > 0) { /* W is near: the first of the tiles that share these rows has fetched */
+        walk(nw, nx, w, x, 0, g->n_in, g->n_in, 0, s);
+    } else {
+        /* Never beyond this product's last row: what lies there is another thread's, and fetched
+         * twice. Long rows fetch within themselves, and near their end the next tile's rows. */
+        size_t n_in = g->n_in, deep = FETCH_BYTES / (2 * (size_t)nw), tile = (size_t)nw * n_in;
+        size_t tiles = (deep + n_in - 1) / n_in, turn = 0, next = tiles * tile;
+        if (deep < n_in) {
+            turn = (n_in - deep) / STEP * STEP;
+            next = deep + tile - n_in;
+        }
+        walk(nw, nx, w, x, 0, turn, n_in, deep, s);
+        bool inside = j + (tiles + 1) * (size_t)nw <= g->n_out;
+        walk(nw, nx, w, x, turn, n_in, n_in, inside ? next : 0, s);
+    }
     put_tile(g, j, i, nw, nx, s);
 }
 

@@ -19,6 +19,7 @@ enum { MID_COLUMNS = 64 };       /* of gate and up in a chunk */
 enum { MID_ROWS = 192, TILE_ROWS = 48 }; /* rows of a chunk; rows between two uses of its buffers */
 enum { SUM_COLUMNS = 32 };               /* of y in a chunk; half of it for large blocks */
 enum { SUM_BYTES = 256 << 10 };          /* of a chunk's outputs, for them to stay in L2 */
+enum { START_ROWS = 8, START_BYTES = 8 << 10 }; /* of a product's weights, fetched before it */
 enum { ROUTE_ROWS = 16 };                /* in a chunk of the router */
 
 /* ---- router ---- */
@@ -225,6 +226,18 @@ static void gather_chunk(void *arg, uint32_t chunk, uint32_t worker)
     }
 }
 
+/* Asks memory for where a product with W's rows from out0 on will begin: the kernels fetch within
+ * their own rows alone. */
+static void fetch_start(const struct matrix *w, uint32_t out0, uint32_t n_out)
+{
+    size_t row_bytes = w->n_in * dtype_bytes(w->dtype);
+    size_t each = row_bytes < START_BYTES / START_ROWS ? row_bytes : START_BYTES / START_ROWS;
+    const char *row = (const char *)w->data + out0 * row_bytes;
+    for (uint32_t r = 0; r < START_ROWS && r < n_out; r++, row += row_bytes)
+        for (size_t k = 0; k < each; k += 64)
+            __builtin_prefetch(row + k, 0, 2);
+}
+
 /* ---- gate, up, silu ---- */
 
 static const struct group *group_of(const struct moe_job *j, uint32_t chunk)
@@ -263,6 +276,7 @@ static void gate_chunk(void *arg, uint32_t chunk, uint32_t worker)
                                   .y = gate,
                                   .ldy = MID_COLUMNS};
         p.x = (unsigned char *)in_row(j, g->first) + (size_t)r * j->hidden * sizeof(float);
+        fetch_start(&g->w->up, c0, n_c);
         cpu_block_product(k, &p);
         p.w = &g->w->up;
         p.y = up;
@@ -307,6 +321,8 @@ static void down_chunk(void *arg, uint32_t chunk, uint32_t worker)
             p.y = out + (size_t)g->first * j->columns;
         else
             p.y = j->w ? j->pair_value + (size_t)g->first * j->hidden + c0 : j->y + c0;
+        if (i + 1 < j->n_groups)
+            fetch_start(&g[1].w->down, c0, n_c);
         cpu_block_product(k, &p);
     }
     if (!out)
