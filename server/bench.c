@@ -34,6 +34,7 @@ struct round {
     uint64_t begun_us, all_started_us, measured_us; /* measured_us: 0 until it has been */
     uint64_t want_tokens;                           /* of all streams together; 0: none */
     uint64_t lead_tokens, tokens;                   /* before all had started, and from then on */
+    struct engine_stats from, to;                   /* at both ends of what is measured */
 };
 
 static void wake(void *arg)
@@ -68,15 +69,17 @@ static enum err_code submit(struct bench *b, struct round *r, uint32_t n_prompt,
     return engine_submit(b->en, g, &r->id[r->n++], e);
 }
 
-static void mark_started(struct round *r, struct req_id id, uint64_t now_us)
+static void mark_started(struct bench *b, struct round *r, struct req_id id, uint64_t now_us)
 {
     for (uint32_t i = 0; i < r->n; i++)
         if (!r->started[i] && req_id_equal(r->id[i], id)) {
             r->started[i] = true;
             r->n_started++;
         }
-    if (r->n_started == r->n && !r->all_started_us)
+    if (r->n_started == r->n && !r->all_started_us) {
         r->all_started_us = now_us;
+        engine_get_stats(b->en, &r->from);
+    }
 }
 
 static bool take(struct bench *b, struct round *r, const struct gen_event *ev, struct err *e)
@@ -91,11 +94,12 @@ static bool take(struct bench *b, struct round *r, const struct gen_event *ev, s
         return true;
     if (!r->all_started_us) {
         r->lead_tokens += ev->n_tokens;
-        mark_started(r, ev->id, now_us);
+        mark_started(b, r, ev->id, now_us);
     } else if (!r->measured_us) {
         r->tokens += ev->n_tokens;
         if (r->tokens >= r->want_tokens) {
             r->measured_us = now_us;
+            engine_get_stats(b->en, &r->to);
             for (uint32_t i = 0; i < r->n; i++)
                 engine_cancel(b->en, r->id[i]);
         } else if (ev->kind == GEN_CHOICE) {
@@ -149,15 +153,30 @@ static double floor_ms(const struct bench *b, struct step_shape shape)
     return (compute > read ? compute : read) * 1e3;
 }
 
+/* attention_ms: of a step, indexer and attention; NULL: not told. */
 static void row(const char *what, uint32_t streams, uint32_t context, bool dense, double *ms,
-                double *rate, uint32_t n, double least_ms)
+                double *rate, double *attention_ms, uint32_t n, double least_ms)
 {
     qsort(ms, n, sizeof *ms, by_value);
     qsort(rate, n, sizeof *rate, by_value);
     double spread = ms[n / 2] > 0 ? (ms[n - 1] - ms[0]) / ms[n / 2] * 100 : 0;
-    printf("%-8s %7u %8u %7s %12.2f %8.1f %12.0f %8.0f\n", what, streams, context,
+    printf("%-8s %7u %8u %7s %12.2f %8.1f %12.0f %8.0f", what, streams, context,
            dense ? "dense" : "sparse", ms[n / 2], spread, rate[n / 2], 100 * least_ms / ms[n / 2]);
+    if (attention_ms) {
+        qsort(attention_ms, n, sizeof *attention_ms, by_value);
+        printf(" %8.3f", attention_ms[n / 2]);
+    }
+    printf("\n");
     fflush(stdout);
+}
+
+/* What the indexer and attention take of a decode step, in the measured part of a round. */
+static double attention_ms(const struct round *r)
+{
+    const uint64_t *from = r->from.phase_us[LANE_DECODE], *to = r->to.phase_us[LANE_DECODE];
+    uint64_t us = to[PHASE_INDEX] + to[PHASE_ATTEND] - from[PHASE_INDEX] - from[PHASE_ATTEND];
+    uint64_t steps = r->to.decode_steps - r->from.decode_steps;
+    return steps ? (double)us * 1e-3 / (double)steps : 0;
 }
 
 /* A prompt's pages are one set for all streams only where the prefix cache keeps them, which
@@ -174,7 +193,7 @@ static bool room_for(const struct bench *b, uint32_t streams, uint32_t context)
 
 static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, struct err *e)
 {
-    double ms[MAX_REPEATS], rate[MAX_REPEATS];
+    double ms[MAX_REPEATS], rate[MAX_REPEATS], attention[MAX_REPEATS];
     uint32_t top_k = dense ? TOP_K_DENSE : 0;
     struct round r;
     for (uint32_t i = 0; i < b->repeats; i++) { /* another salt each time: nothing is cached */
@@ -185,7 +204,7 @@ static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, s
     }
     struct step_shape whole = {
         .n_seqs = 1, .rows = context, .n_out = 1, .dense = dense, .prompt = true};
-    row("prefill", 1, context, dense, ms, rate, b->repeats, floor_ms(b, whole));
+    row("prefill", 1, context, dense, ms, rate, NULL, b->repeats, floor_ms(b, whole));
     for (uint32_t k = 0; k < b->n_streams; k++) {
         uint32_t streams = b->streams[k];
         uint64_t lead = 0;
@@ -202,6 +221,7 @@ static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, s
             uint64_t us = r.measured_us - r.all_started_us;
             rate[i] = (double)r.tokens * 1e6 / (double)us;
             ms[i] = (double)us * 1e-3 * streams / (double)r.tokens;
+            attention[i] = attention_ms(&r);
             lead += r.lead_tokens;
         }
         struct step_shape step = {.n_seqs = streams,
@@ -210,7 +230,8 @@ static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, s
                                              (uint32_t)(lead / b->repeats / streams),
                                   .n_out = streams,
                                   .dense = dense};
-        row("decode", streams, context, dense, ms, rate, b->repeats, floor_ms(b, step));
+        row("decode", streams, context, dense, ms, rate, attention, b->repeats,
+            floor_ms(b, step));
     }
     return ERR_OK;
 }
@@ -270,10 +291,11 @@ static enum err_code run_all(struct bench *b, const struct bench_flags *f, struc
         return e->code;
     printf(
         "limits measured now: %.0f GFLOP/s in products, %.1f GB/s read; limit_%%: the time that a\n"
-        "step must take by them (whichever is longer), as a share of the time it took\n",
+        "step must take by them (whichever is longer), as a share of the time it took; attn_ms: of\n"
+        "a step, indexer and attention\n",
         b->limits.flops * 1e-9, b->limits.bytes * 1e-9);
-    printf("%-8s %7s %8s %7s %12s %8s %12s %8s\n", "case", "streams", "context", "path",
-           "median_ms", "spread_%", "tokens/s", "limit_%");
+    printf("%-8s %7s %8s %7s %12s %8s %12s %8s %8s\n", "case", "streams", "context", "path",
+           "median_ms", "spread_%", "tokens/s", "limit_%", "attn_ms");
     for (uint32_t i = 0; i < b->n_contexts; i++) {
         if ((uint64_t)b->context[i] + b->decode_tokens + LEAD_TOKENS > p->max_context)
             continue;
