@@ -291,8 +291,8 @@ static enum err_code run_all(struct bench *b, const struct bench_flags *f, struc
         return e->code;
     printf(
         "limits measured now: %.0f GFLOP/s in products, %.1f GB/s read; limit_%%: the time that a\n"
-        "step must take by them (whichever is longer), as a share of the time it took; attn_ms: of\n"
-        "a step, indexer and attention\n",
+        "step must take by them (whichever is longer), as a share of the time it took; attn_ms:\n"
+        "indexer and attention in a step\n",
         b->limits.flops * 1e-9, b->limits.bytes * 1e-9);
     printf("%-8s %7s %8s %7s %12s %8s %12s %8s %8s\n", "case", "streams", "context", "path",
            "median_ms", "spread_%", "tokens/s", "limit_%", "attn_ms");
