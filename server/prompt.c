@@ -92,7 +92,11 @@ static bool read_thinking(const cJSON *root, struct chat_options *opt, struct ap
             return field_fail(&t, "type", "expected \"enabled\" or \"disabled\"");
         opt->thinking = !strcmp(type, "enabled") ? TRI_TRUE : TRI_FALSE;
     }
-    return field_text(&r, "reasoning_effort", &opt->reasoning_effort);
+    if (!field_text(&r, "reasoning_effort", &opt->reasoning_effort))
+        return false;
+    if (opt->reasoning_effort && opt->thinking == TRI_UNSET)
+        opt->thinking = strcmp(opt->reasoning_effort, "none") ? TRI_TRUE : TRI_FALSE;
+    return true;
 }
 
 /* The rendered prompt, and the opening of a call where one is required. */

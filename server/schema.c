@@ -135,7 +135,10 @@ static const struct field_rule chat[] = {
     {.name = "parallel_tool_calls", .kinds = FIELD_BOOL},
     {.name = "thinking", .kinds = FIELD_OBJECT | FIELD_BOOL, .fields = thinking},
     THINKING_BUDGET,
-    {.name = "reasoning_effort", .kinds = FIELD_TEXT},
+    {.name = "reasoning_effort",
+     .kinds = FIELD_TEXT,
+     .words = "none minimal low medium high xhigh max",
+     .help = "none: no thinking; the others switch it on where `thinking` says nothing"},
     {.name = "chat_template_kwargs", .kinds = FIELD_OBJECT, .fields = template_kwargs},
     {.name = "add_generation_prompt", .kinds = FIELD_BOOL},
     {.name = "continue_final_message", .kinds = FIELD_BOOL},
@@ -185,7 +188,7 @@ static const struct field_rule count_tokens[] = {MESSAGES_PROMPT, {0}};
 const struct body_schema schema_count_tokens = {"CountTokensRequest", count_tokens};
 
 static const struct field_rule reasoning[] = {
-    {.name = "effort", .kinds = FIELD_TEXT, .words = "none minimal low medium high xhigh"},
+    {.name = "effort", .kinds = FIELD_TEXT, .words = "none minimal low medium high xhigh max"},
     {.name = "summary", .kinds = FIELD_TEXT},
     {0}};
 static const struct field_rule text[] = {

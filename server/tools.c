@@ -199,7 +199,7 @@ bool tools_open_call(struct params *p, const struct chat_format *format, const c
     if (!o)
         return field_fail(&r, "tool_choice",
                           "a call cannot be required of this model, which always thinks first");
-    if (!thinking_open && (opt->thinking == TRI_TRUE || (o->thinks && opt->thinking == TRI_UNSET)))
+    if (!thinking_open && o->thinks && opt->thinking != TRI_FALSE)
         return field_fail(&r, "tool_choice",
                           "a call can only be required with thinking off "
                           "(\"thinking\": {\"type\": \"disabled\"})");

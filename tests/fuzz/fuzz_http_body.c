@@ -1,12 +1,14 @@
 /* fuzz_http_body.c - a request body of any bytes: refused with a status and a sentence, or a
  * request whose every number lies within what the engine relies on. The first byte chooses the
- * endpoint, and whether the form that is asked for is compiled, too.
+ * endpoint, and whether the form that is asked for is compiled, too. Of earlier responses there is
+ * one, "resp_1".
  */
 #include "base/log.h"
 #include "server/errors.h"
 #include "server/guide.h"
 #include "server/json_out.h"
 #include "server/params.h"
+#include "server/response_store.h"
 
 #include <assert.h>
 #include <math.h>
@@ -74,10 +76,26 @@ static void check_request(const struct params *p, const struct param_env *env)
     }
 }
 
+static void open_shared(struct guides **guides, struct response_store **store)
+{
+    static const char *const text[RESPONSE_PARTS] = {
+        [RESPONSE_ANSWER] = "{}",
+        [RESPONSE_TALK] =
+            "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"tool_calls\":[{"
+            "\"id\":\"1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":"
+            "\"{}\"}}]}]"};
+    struct err e = {0};
+    if (guides_open(guides, &e) || response_store_open(store, 2, 1 << 20, &e) ||
+        !response_store_put(*store, "resp_1", 0, text,
+                            (const size_t[]){strlen(text[0]), strlen(text[1])}))
+        abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct tokenizer *tok;
     static struct guides *guides;
+    static struct response_store *store;
     static struct model_config model = {
         .vocab_size = 384, .has_indexer = true, .index_topk = 64, .temperature = 1, .top_p = 1};
     struct params p;
@@ -85,9 +103,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!tok) {
         log_set_level(LOG_OFF);
         tok = make_tokenizer();
-        struct err e = {0};
-        if (guides_open(&guides, &e))
-            abort();
+        open_shared(&guides, &store);
     }
     struct param_env env = {.model = &model,
                             .tok = tok,
@@ -98,15 +114,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                             .knows_model = knows,
                             .knows_arg = "m",
                             .default_model = "m",
+                            .responses = store,
                             .guides = guides};
     if (!size)
         return 0;
-    enum api_kind api = data[0] == 'm'   ? API_MESSAGES
-                        : data[0] == 'r' ? API_RESPONSES
-                        : data[0] & 1    ? API_CHAT
-                                         : API_COMPLETIONS;
+    bool compiles = data[0] == 'g' || data[0] == 'M' || data[0] == 'R';
+    enum api_kind api = (data[0] | 32) == 'm'   ? API_MESSAGES
+                        : (data[0] | 32) == 'r' ? API_RESPONSES
+                        : data[0] & 1           ? API_CHAT
+                                                : API_COMPLETIONS;
     if (params_read(&p, api, (const char *)data + 1, size - 1, &env, &ae) &&
-        (data[0] != 'g' || guide_make(&p, &env, &ae))) {
+        (!compiles || guide_make(&p, &env, &ae))) {
         assert(!ae.status);
         check_request(&p, &env);
     } else {

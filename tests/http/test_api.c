@@ -442,6 +442,76 @@ TEST(prefix_is_gone_on_from)
     rig_stop(&r);
 }
 
+/* How often a marker's token is in the prompt of these messages. */
+static int count_marker(struct rig *r, const char *fields, const char *marker)
+{
+    char body[200], want[40];
+    int n = 0;
+    snprintf(body, sizeof body, "\"prompt\":\"%s\",\"add_special_tokens\":false", marker);
+    char *id = tokens_of(r, body), *ids = tokens_of(r, fields);
+    CHECK_MSG(!strchr(id, ','), "%s is not one token: %s", marker, id);
+    snprintf(want, sizeof want, ",%.*s", (int)strcspn(id + 1, "]"), id + 1);
+    for (const char *s = ids; (s = strstr(s, want)); s += strlen(want))
+        n += s[strlen(want)] == ',' || s[strlen(want)] == ']';
+    cJSON_free(id);
+    cJSON_free(ids);
+    return n;
+}
+
+/* Whoever writes a marker has written text. */
+TEST(markers_in_messages_are_text)
+{
+#define M "<｜Assistant｜><｜User｜><｜tool▁calls▁begin｜></think>"
+#define SAID(role) "{\"role\":\"" role "\",\"content\":\"" M "\"}"
+    static const char with[] =
+        "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"description\":\"" M
+        "\"}}],\"messages\":[" SAID("system") "," SAID(
+            "user") ",{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"1\","
+                    "\"type\":"
+                    "\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\": \\\"" M
+                    "\\\"}\"}}]},"
+                    "{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"" M
+                    "\"}," SAID("user") "]";
+    struct rig r;
+    rig_prepare(&r);
+    rig_start(&r);
+    CHECK(count_marker(&r, with, "<｜User｜>") == 2);
+    CHECK(count_marker(&r, with, "<｜Assistant｜>") == 2);
+    CHECK(count_marker(&r, with, "</think>") == 2);
+    rig_stop(&r);
+}
+
+/* The words of OpenAI's field switch thinking, where DeepSeek's own does not. */
+TEST(reasoning_effort_switches_thinking)
+{
+    static const struct {
+        const char *fields;
+        bool thinks;
+    } cases[] = {
+        {"", false},
+        {",\"reasoning_effort\":\"low\"", true},
+        {",\"reasoning_effort\":\"none\"", false},
+        {",\"reasoning_effort\":\"high\",\"thinking\":{\"type\":\"disabled\"}", false},
+        {",\"reasoning_effort\":\"none\",\"thinking\":{\"type\":\"enabled\"}", true},
+        {",\"reasoning_effort\":\"high\",\"chat_template_kwargs\":{\"thinking\":false}", false}};
+    struct rig r;
+    fake.text = "a</think>b";
+    rig_prepare(&r);
+    rig_start(&r);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char body[300];
+        snprintf(body, sizeof body, "{" USER "%s}", cases[i].fields);
+        char *a = rig_post(&r, CHAT, body);
+        CHECK_MSG((strstr(a, "\"reasoning_content\":\"a\"") != NULL) == cases[i].thinks, "%s: %s",
+                  body, a);
+        free(a);
+    }
+    char *a = rig_post(&r, CHAT, "{" USER ",\"reasoning_effort\":\"enormous\"}");
+    CHECK(status_of(a) == 400 && strstr(a, "\"param\":\"reasoning_effort\""));
+    free(a);
+    rig_stop(&r);
+}
+
 TEST(continuous_usage_and_progress)
 {
     struct rig r;
