@@ -112,6 +112,39 @@ TEST_LIMIT(layouts_give_the_same_answers, 120)
         free(usual[i]);
 }
 
+/* Goal: where a model is cut over ranks, answers are those of their layout, whatever runs beside
+ * them and from whichever group; each key of a layout reaches the engine. */
+TEST_LIMIT(cut_models_answer_the_same_each_time, 120)
+{
+    static const char *const layouts[][3] = {/* tp, dp, ep */
+                                             {"2", "1", "1"},
+                                             {"2", "1", "2"},
+                                             {"1", "2", "2"},
+                                             {"2", "2", "4"}};
+    make_asked();
+    for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++) {
+        char *first[N_ASKED], *got[N_ASKED];
+        struct rig r;
+        rig_prepare(&r);
+        rig_set(&r, "tp", layouts[k][0]);
+        rig_set(&r, "dp", layouts[k][1]);
+        rig_set(&r, "ep", layouts[k][2]);
+        rig_start_real(&r);
+        ask_all(&r, first);
+        for (int round = 0; round < 2; round++) {
+            ask_all(&r, got);
+            for (int i = 0; i < N_ASKED; i++) {
+                CHECK_MSG(!strcmp(first[i], got[i]), "tp %s dp %s ep %s, request %d: %s\n%s",
+                          layouts[k][0], layouts[k][1], layouts[k][2], i, first[i], got[i]);
+                free(got[i]);
+            }
+        }
+        for (int i = 0; i < N_ASKED; i++)
+            free(first[i]);
+        rig_stop(&r);
+    }
+}
+
 /* Whatever a client was at when the rank was lost, it hears the reason; in a group that goes on
  * until it is noticed, an answer may have been whole before. */
 static void check_loss(struct rig *r, const char *why, bool all, uint64_t begun_us)
