@@ -5,15 +5,15 @@
 
 #define MODEL_CALL(at, name, schema, run, says)                                                    \
     {                                                                                              \
-        .method = "POST", .path = at, .handler = name, .needs_engine = true, .body = &schema,      \
-        .handle = run, .answer = says                                                              \
+        .method = "POST", .path = (at), .handler = (name), .needs_engine = true,                   \
+        .body = &(schema), .handle = (run), .answer = (says)                                       \
     }
 #define PLAIN(verb, at, name, run, says)                                                           \
-    .method = verb, .path = at, .handler = name, .handle = run, .answer = says
+    .method = (verb), .path = (at), .handler = (name), .handle = (run), .answer = (says)
 /* Named for what it is, so that the answer can say so. */
 #define NOT_HERE(at, name)                                                                         \
     {                                                                                              \
-        .method = "POST", .path = at, .handler = name, .handle = api_not_implemented               \
+        .method = "POST", .path = (at), .handler = (name), .handle = api_not_implemented           \
     }
 
 const struct route http_routes[] = {
