@@ -58,16 +58,17 @@ CUDA_INC := -Iengine -I. -Icuda
 CUDA_SRC := $(sort $(wildcard cuda/*.cu))
 CUDA_OBJ := $(CUDA_SRC:%.cu=$(B)/%.o)
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
-CUDA_TESTS := $(addprefix $(B)/tests/kernel/test_cuda_,ops golden step comm pages parallel)
+CUDA_TESTS := $(addprefix $(B)/tests/kernel/test_cuda_,ops golden step comm pages parallel past)
 CUDA_BENCH := $(addprefix $(B)/tests/bench/,cuda_kernels comm_bench)
 # The same sources for an emulated device: threads of a block are fibres of the host.
-EMU_FLAGS := -std=c++20 -O2 -g -Wall -Wno-unknown-pragmas -Wno-unused-function -ffp-contract=off \
-             -fno-math-errno -fno-strict-aliasing -Itests/kernel/emulated $(CUDA_INC)
+EMU_FLAGS := -std=c++20 -O2 -g -Wall -Wno-unknown-pragmas -Wno-unused-function \
+             -Wno-deprecated-enum-enum-conversion -Wno-enum-compare -fno-strict-aliasing \
+             -ffp-contract=off -fno-math-errno -Itests/kernel/emulated $(CUDA_INC)
 # It has no NCCL.
 EMU_OBJ := $(patsubst %.cu,$(B)/emulated/%.o,$(filter-out cuda/comm_nccl.cu,$(CUDA_SRC))) \
            $(B)/emulated/tests/kernel/device_memory.o \
            $(B)/emulated/tests/kernel/emulated/fibres.o
-EMU_TESTS := $(addprefix $(B)/emulated/test_cuda_,ops golden step comm pages parallel)
+EMU_TESTS := $(addprefix $(B)/emulated/test_cuda_,ops golden step comm pages parallel past)
 ifdef HAVE_CUDA
 GAZE_CUDA_OBJ := $(CUDA_OBJ)
 LIBS += $(CUDA_LIBS)
@@ -232,6 +233,8 @@ TEST_CUDA_pages := $(B)/tests/kernel/test_cuda_pages.o
 $(B)/tests/kernel/test_cuda_pages: $(TEST_CUDA_pages)
 TEST_CUDA_parallel := $(B)/tests/golden/test_ranks.o $(B)/tests/kernel/ranks_cuda.o
 $(B)/tests/kernel/test_cuda_parallel: $(TEST_CUDA_parallel)
+TEST_CUDA_past := $(B)/tests/kernel/test_cuda_past.o
+$(B)/tests/kernel/test_cuda_past: $(TEST_CUDA_past)
 $(CUDA_TESTS): $(B)/tests/kernel/device_memory.o $(CUDA_OBJ) $(TEST_REST)
 	@echo "  link  $@"
 	$(Q)$(CC) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS) $(CUDA_LIBS)
@@ -245,6 +248,7 @@ $(B)/emulated/test_cuda_step: $(TEST_CUDA_step)
 $(B)/emulated/test_cuda_comm: $(TEST_CUDA_comm)
 $(B)/emulated/test_cuda_pages: $(TEST_CUDA_pages)
 $(B)/emulated/test_cuda_parallel: $(TEST_CUDA_parallel)
+$(B)/emulated/test_cuda_past: $(TEST_CUDA_past)
 $(EMU_TESTS): $(EMU_OBJ) $(TEST_REST)
 	@echo "  link  $@"
 	$(Q)$(CXX) -o $@ $(filter-out $(TEST_REST),$^) $(TEST_REST) $(LIBS)

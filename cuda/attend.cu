@@ -4,10 +4,10 @@
  * attend_heads.cu and attend_tensor.cu where they take the sizes, and otherwise:
  * - absorb: q~ = W_UK^T q_nope; a block per head, ROWS rows and SLICE values, so W is read once for
  * those rows.
- * - attend_tensor.cu's, or stream: a block of 8 warps per (row, 16 heads, split); warp w has heads
- * 2 w and 2 w + 1. Tiles of 16 latents in shared memory as fp32; each lane keeps every 32nd value
- * of queries and sums, and a running softmax closes each tile. A row's past is cut into at most
- * SPLITS parts, by its length alone.
+ * - attend_wide.cu's or attend_tensor.cu's, or stream: a block of 8 warps per (row, 16 heads,
+ * split); warp w has heads 2 w and 2 w + 1. Tiles of 16 latents in shared memory as fp32; each lane
+ * keeps every 32nd value of queries and sums, and a running softmax closes each tile. A row's past
+ * is cut into at most SPLITS parts, by its length alone.
  * - merge: the parts in order, divided by their sum.
  * - values: out = W_UV z; a block per head, ROWS rows and OUT_SLICE outputs, a warp per output.
  * Rows at the positions of the expanded form take the same path: the same sum, in another order.
@@ -25,7 +25,7 @@ static_assert(TILE * MAX_WIDTH * 4 <= 48 << 10, "a tile fits in what every devic
 
 struct attend_scratch {
     uint32_t rows;
-    bool tensor;
+    bool tensor, wide;
     float *q;   /* [rows, heads, kv_lora + rope] queries in latent space; then sums */
     float *z;   /* [rows, heads, SPLITS, kv_lora] */
     float *max; /* [rows, heads, SPLITS] and sums after them */
@@ -190,12 +190,17 @@ static __global__ void merge_kernel(struct attend_args a)
     for (uint32_t s = 0; s < n_splits; s++) {
         w[s] = a.max[at + s] == max ? 1.0f : expf(a.max[at + s] - max);
         sum = fmaf(a.sum[at + s], w[s], sum);
+        w[s] *= a.means ? a.sum[at + s] : 1.0f;
     }
     float f = sum == 0.0f ? 0.0f : 1.0f / sum; /* 0: a row that selects nothing */
     for (uint32_t j = threadIdx.x; j < a.r; j += blockDim.x) {
         float z = 0.0f;
-        for (uint32_t s = 0; s < n_splits; s++)
-            z = fmaf(a.z[(at + s) * a.r + j], w[s], z);
+        for (uint32_t s = 0; s < n_splits; s++) {
+            size_t from = (at + s) * a.r;
+            z = fmaf(a.means ? f16_value(((const uint16_t *)a.z)[from + mean_place(j)])
+                             : a.z[from + j],
+                     w[s], z);
+        }
         a.q[((size_t)i * a.heads + h) * a.width + j] = z * f;
     }
 }
@@ -256,21 +261,27 @@ static void op_attend(struct ops *o, enum lane l, uint32_t layer, const struct m
     a.width = a.r + a.d;
     a.topk = c->index_topk;
     a.form = o->limits.latent;
-    a.split_min = x->tensor ? CUDA_TENSOR_SPLIT_MIN : CUDA_SPLIT_MIN;
+    a.split_min = x->wide     ? CUDA_WIDE_SPLIT_MIN
+                  : x->tensor ? CUDA_TENSOR_SPLIT_MIN
+                              : CUDA_SPLIT_MIN;
+    a.means = x->wide;
+    uint32_t n_splits = most_splits(sel ? lane->attended : lane->longest, a.split_min);
     bool heads = cuda_attend_heads_fit(b, kv_b);
     for (a.row0 = 0; a.row0 < lane->step->n_rows; a.row0 += x->rows) {
         a.n = lane->step->n_rows - a.row0 < x->rows ? lane->step->n_rows - a.row0 : x->rows;
         uint32_t groups = parts_of(a.n, ROWS);
         dim3 absorb(a.heads, groups, parts_of(a.width, SLICE)), per_row(a.n, a.heads);
         dim3 values(a.heads, groups, parts_of(a.v, OUT_SLICE));
-        dim3 parts(SPLITS, parts_of(a.heads, HEADS), a.n);
+        dim3 parts(n_splits, parts_of(a.heads, HEADS), a.n);
         size_t queries = sizeof(float) * ROWS * a.nope;
         if (heads)
             cuda_attend_absorb(s, (const float *)q, a);
         else
             CUDA_LAUNCH((absorb_kernel<float>), absorb, SLICE, queries, s, (const float *)q, a);
-        if (x->tensor)
-            cuda_attend_tensor(s, a);
+        if (x->wide)
+            cuda_attend_wide(s, a, n_splits);
+        else if (x->tensor)
+            cuda_attend_tensor(s, a, n_splits);
         else
             CUDA_LAUNCH(stream_kernel, parts, WARPS * 32, sizeof(float) * TILE * a.width, s, a);
         if (heads) {
@@ -299,6 +310,7 @@ enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
             return err_set(e, ERR_NOMEM, "attention workspace");
         b->lane[l].attend = x;
         x->tensor = cuda_attend_tensor_fits(b);
+        x->wide = cuda_attend_wide_fits(b);
         uint32_t rows = b->ops.limits.max_rows[l];
         x->rows = rows < CHUNK_ROWS ? rows : (uint32_t)CHUNK_ROWS;
         size_t parts = (size_t)x->rows * heads * SPLITS;
@@ -312,7 +324,8 @@ enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
     }
     b->ops.attend = op_attend;
     if (!b->dry &&
-        (cuda_attend_heads_init(e) || (b->lane[0].attend->tensor && cuda_attend_tensor_init(e))))
+        (cuda_attend_heads_init(e) || (b->lane[0].attend->tensor && cuda_attend_tensor_init(e)) ||
+         (b->lane[0].attend->wide && cuda_attend_wide_init(e))))
         return e->code;
     return ERR_OK;
 }

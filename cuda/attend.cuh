@@ -7,6 +7,7 @@
 
 /* A row's past is cut into at most SPLITS parts of at least so many positions. */
 enum { SPLITS = 16, CUDA_SPLIT_MIN = 64, CUDA_TENSOR_SPLIT_MIN = 256, SPLIT_STEP = 64 };
+enum { CUDA_WIDE_SPLIT_MIN = 512 };
 enum { GROUP = 128 }; /* values of an FP8 record under one scale */
 
 struct attend_args {
@@ -19,7 +20,14 @@ struct attend_args {
     float scale;
     uint32_t row0, n, heads, nope, r, d, v, width, topk, split_min;
     enum latent_form form;
+    bool means; /* z holds a split's mean, f16, in the order of mean_place(), in place of its sum */
 };
+
+/* Where a mean of 512 values has column c: as a thread of attend_wide.cu has them side by side. */
+static __device__ __forceinline__ uint32_t mean_place(uint32_t c)
+{
+    return c / 32 * 32 + c % 8 / 2 * 8 + c % 32 / 8 * 2 + c % 2;
+}
 
 /* How many positions a row attends to, and which: NULL for [0, length). */
 static __device__ __forceinline__ uint32_t row_length(const struct attend_args &a, uint32_t row,
@@ -38,11 +46,21 @@ static __device__ __forceinline__ uint32_t split_length(const struct attend_args
     uint32_t each = ((n + SPLITS - 1) / SPLITS + SPLIT_STEP - 1) / SPLIT_STEP * SPLIT_STEP;
     return each > a.split_min ? each : a.split_min;
 }
+/* How many parts rows of at most n positions have, at most. */
+static inline uint32_t most_splits(uint32_t n, uint32_t split_min)
+{
+    uint32_t parts = parts_of(n, split_min);
+    return parts < SPLITS ? parts : (uint32_t)SPLITS;
+}
 
 /* Attention's middle part on tensor cores (attend_tensor.cu): from a.q to a.z, a.max and a.sum. */
 bool cuda_attend_tensor_fits(const struct cuda_backend *b); /* whether the back end takes it */
 MUST_CHECK enum err_code cuda_attend_tensor_init(struct err *e);
-void cuda_attend_tensor(cudaStream_t s, const struct attend_args &a);
+void cuda_attend_tensor(cudaStream_t s, const struct attend_args &a, uint32_t n_splits);
+/* The same for models of many heads on Hopper (attend_wide.cu). */
+bool cuda_attend_wide_fits(const struct cuda_backend *b);
+MUST_CHECK enum err_code cuda_attend_wide_init(struct err *e);
+void cuda_attend_wide(cudaStream_t s, const struct attend_args &a, uint32_t n_splits);
 
 /* The products before and after it on tensor cores (attend_heads.cu): from q[rows, heads, nope +
  * rope] to a.q; from a.z, a.max and a.sum to out[rows, heads, v], by way of a.q and factor[rows,

@@ -15,6 +15,7 @@
 #include "tile/split.cuh"
 
 enum { ROWS = 32, OUTS = 128, DEPTH = 128, THREADS = 256, PITCH = OUTS + 8, MERGE_THREADS = 128 };
+enum { MERGE_HEADS = 8 };
 static_assert(CUDA_MAX_LATENT <= 4 * MERGE_THREADS, "a thread has four values");
 static_assert((int)OUTS == (int)GROUP && (int)DEPTH == (int)GROUP, "one scale for a tile of W");
 
@@ -30,8 +31,30 @@ static __device__ __forceinline__ uint32_t x_chunk(uint32_t row, uint32_t chunk)
     return chunk ^ (row & 1u) << 2;
 }
 
+/* A warp's rows of a tile of W, four values a lane (e4m3: in x): rows [row, row + depth) from
+ * column j0 on. */
 template <bool FP8>
-static __global__ void __launch_bounds__(THREADS)
+static __device__ __forceinline__ void load_w(const struct attend_args &a, uint32_t row,
+                                              uint32_t depth, uint32_t j0,
+                                              uint2 (&w)[DEPTH / (THREADS / 32)])
+{
+    uint32_t warp = threadIdx.x / 32, j = j0 + 4 * (threadIdx.x % 32);
+#pragma unroll
+    for (uint32_t k = 0; k < DEPTH / (THREADS / 32); k++) {
+        uint32_t d = warp + k * (THREADS / 32);
+        size_t at = (size_t)(row + d) * a.r + j;
+        w[k] = uint2{0, 0};
+        if (d >= depth || j >= a.r)
+            continue;
+        if (FP8)
+            w[k].x = *(const uint32_t *)((const uint8_t *)a.kv_b.data + at);
+        else
+            w[k] = *(const uint2 *)((const uint16_t *)a.kv_b.data + at);
+    }
+}
+
+template <bool FP8>
+static __global__ void __launch_bounds__(THREADS, 3)
     absorb_kernel(const float *q, struct attend_args a)
 {
     DYNAMIC_SHARED(struct absorb_tile, s);
@@ -39,12 +62,17 @@ static __global__ void __launch_bounds__(THREADS)
     uint32_t j0 = blockIdx.z * OUTS, qk = a.nope + a.d, first = h * (a.nope + a.v);
     uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     float acc[ROWS / 8][4] = {};
+    uint2 w_next[DEPTH / (THREADS / 32)]; /* this warp's rows of the next tile of W */
     q += ((size_t)(a.row0 + i0) * a.heads + h) * qk;
+    load_w<FP8>(a, first, a.nope < DEPTH ? a.nope : DEPTH, j0, w_next);
+#pragma unroll
     for (uint32_t r = warp; r < ROWS; r += THREADS / 32) {
         const float *from = q + (size_t)r * a.heads * qk;
         float most = 0.0f;
-        for (uint32_t k = lane; FP8 && r < n && k < a.nope; k += 32)
-            most = fmaxf(most, fabsf(from[k]));
+        for (uint32_t k = 4 * lane; FP8 && r < n && k < a.nope; k += 4 * 32) {
+            float4 v = *(const float4 *)(from + k);
+            most = fmaxf(fmaxf(most, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
+        }
         float f = FP8 ? f16_row_scale(warp_max(most)) : 1.0f;
         if (lane == 0) {
             s->scale[r] = f;
@@ -56,27 +84,21 @@ static __global__ void __launch_bounds__(THREADS)
     for (uint32_t d0 = 0; d0 < a.nope; d0 += DEPTH) {
         uint32_t depth = a.nope - d0 < DEPTH ? a.nope - d0 : DEPTH;
         __syncthreads();
-        for (uint32_t d = warp; d < DEPTH; d += THREADS / 32) {
-            uint32_t j = 4 * lane;
-            uint2 two = {0, 0};
-            if (d < depth && j0 + j < a.r) {
-                size_t at = (size_t)(first + d0 + d) * a.r + j0 + j;
-                if (FP8) {
-                    uint32_t wide[2];
-                    e4m3_four_f16(wide, *(const uint32_t *)((const uint8_t *)a.kv_b.data + at));
-                    two = uint2{wide[0], wide[1]};
-                } else {
-                    two = *(const uint2 *)((const uint16_t *)a.kv_b.data + at);
-                }
-            }
-            *(uint2 *)&s->w[d][j] = two;
+#pragma unroll
+        for (uint32_t k = 0; k < DEPTH / (THREADS / 32); k++) {
+            uint32_t wide[2] = {w_next[k].x, w_next[k].y};
+            if (FP8)
+                e4m3_four_f16(wide, w_next[k].x);
+            *(uint2 *)&s->w[warp + k * (THREADS / 32)][4 * lane] = uint2{wide[0], wide[1]};
         }
+        if (d0 + DEPTH < a.nope)
+            load_w<FP8>(a, first + d0 + DEPTH, a.nope - d0 - DEPTH, j0, w_next);
+#pragma unroll
         for (uint32_t r = warp; r < ROWS; r += THREADS / 32) {
             const float *from = q + (size_t)r * a.heads * qk + d0;
             float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
             if (r < n && 4 * lane < depth)
-                v = float4{from[4 * lane], from[4 * lane + 1], from[4 * lane + 2],
-                           from[4 * lane + 3]};
+                v = *(const float4 *)(from + 4 * lane);
             s->x[r][x_chunk(r, lane)] = split_four<FP8>(v, s->scale[r]);
         }
         __syncthreads();
@@ -165,10 +187,72 @@ static __global__ void __launch_bounds__(MERGE_THREADS)
         ((uint4 *)a.q)[row * (a.r / 4) + threadIdx.x] = split_four<F16>(z, f);
 }
 
+/* The same for means (attend.cuh): a warp per head, MERGE_HEADS of a row side by side. A lane takes
+ * eight values of each half, which are pairs of columns; with its neighbour it makes fours of them.
+ */
+template <bool F16>
+static __global__ void __launch_bounds__(32 * MERGE_HEADS)
+    merge_means_kernel(struct attend_args a, float *factor)
+{
+    const int32_t *list;
+    uint32_t i = blockIdx.x, h = blockIdx.y * MERGE_HEADS + threadIdx.x / 32,
+             lane = threadIdx.x % 32;
+    if (h >= a.heads)
+        return;
+    uint32_t n = row_length(a, a.row0 + i, &list), each = split_length(a, n);
+    uint32_t n_splits = (n + each - 1) / each;
+    size_t row = (size_t)i * a.heads + h, at = row * SPLITS;
+    float top = lane < n_splits ? a.max[at + lane] : -INFINITY, max = warp_max(top), z[2][8] = {};
+    float w = lane < n_splits ? a.sum[at + lane] * expf(top - max) : 0.0f, sum = warp_sum(w);
+    w = sum == 0.0f ? 0.0f : w / sum; /* 0: a row that selects nothing */
+#pragma unroll 4
+    for (uint32_t s = 0; s < n_splits; s++) {
+        float f = __shfl_sync(WARP_ALL, w, (int)s);
+#pragma unroll
+        for (uint32_t k = 0; k < 2; k++) {
+            uint4 v = ((const uint4 *)a.z)[(at + s) * (CUDA_MAX_LATENT / 8) + 32 * k + lane];
+            uint32_t two[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+            for (uint32_t c = 0; c < 4; c++) {
+                z[k][2 * c] = fmaf(f16_value((uint16_t)two[c]), f, z[k][2 * c]);
+                z[k][2 * c + 1] = fmaf(f16_value((uint16_t)(two[c] >> 16)), f, z[k][2 * c + 1]);
+            }
+        }
+    }
+    float f = 1.0f, most = 0.0f;
+#pragma unroll
+    for (uint32_t k = 0; k < 2; k++)
+#pragma unroll
+        for (uint32_t c = 0; c < 8; c++)
+            most = fmaxf(most, fabsf(z[k][c]));
+    if (F16) {
+        f = f16_row_scale(warp_max(most));
+        if (lane == 0)
+            factor[row] = 1.0f / f;
+    }
+    bool odd = lane & 1;
+#pragma unroll
+    for (uint32_t k = 0; k < 2; k++)
+#pragma unroll
+        for (uint32_t c = 0; c < 2; c++) { /* of pairs c and c + 2 the even lane keeps c */
+            float mine[2], other[2];
+#pragma unroll
+            for (uint32_t b = 0; b < 2; b++) {
+                mine[b] = odd ? z[k][2 * c + 4 + b] : z[k][2 * c + b];
+                other[b] =
+                    __shfl_xor_sync(WARP_ALL, odd ? z[k][2 * c + b] : z[k][2 * c + 4 + b], 1);
+            }
+            float4 four = {odd ? other[0] : mine[0], odd ? other[1] : mine[1],
+                           odd ? mine[0] : other[0], odd ? mine[1] : other[1]};
+            uint32_t column = 256 * k + lane / 4 * 32 + (c + (odd ? 2 : 0)) * 8 + lane % 4 / 2 * 4;
+            ((uint4 *)a.q)[row * (CUDA_MAX_LATENT / 4) + column / 4] = split_four<F16>(four, f);
+        }
+}
+
 bool cuda_attend_heads_fit(const struct cuda_backend *b, const struct matrix *kv_b)
 {
     const struct model_config *c = b->ops.cfg;
-    if (!cuda_takes_split(b, kv_b->dtype, c->kv_lora_rank) || c->nope_dim % 4)
+    if (!cuda_takes_split(b, kv_b->dtype, c->kv_lora_rank) || c->nope_dim % 4 || c->rope_dim % 4)
         return false;
     return kv_b->dtype == DT_BF16 ||
            (c->nope_dim % GROUP == 0 && (c->nope_dim + c->v_dim) % GROUP == 0);
@@ -196,8 +280,14 @@ void cuda_attend_absorb(cudaStream_t s, const float *q, const struct attend_args
 void cuda_attend_values(struct cuda_backend *b, struct cuda_lane *lane, const struct attend_args &a,
                         float *factor, float *out)
 {
-    dim3 per_row(a.n, a.heads);
-    if (a.kv_b.dtype == DT_F8_E4M3)
+    dim3 per_row(a.n, a.heads), eight(a.n, parts_of(a.heads, MERGE_HEADS));
+    if (a.means && a.kv_b.dtype == DT_F8_E4M3)
+        CUDA_LAUNCH((merge_means_kernel<true>), eight, 32 * MERGE_HEADS, 0, lane->stream, a,
+                    factor);
+    else if (a.means)
+        CUDA_LAUNCH((merge_means_kernel<false>), eight, 32 * MERGE_HEADS, 0, lane->stream, a,
+                    factor);
+    else if (a.kv_b.dtype == DT_F8_E4M3)
         CUDA_LAUNCH((merge_kernel<true>), per_row, MERGE_THREADS, 0, lane->stream, a, factor);
     else
         CUDA_LAUNCH((merge_kernel<false>), per_row, MERGE_THREADS, 0, lane->stream, a, factor);

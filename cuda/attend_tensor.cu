@@ -350,10 +350,10 @@ enum err_code cuda_attend_tensor_init(struct err *e)
     return ERR_OK;
 }
 
-void cuda_attend_tensor(cudaStream_t s, const struct attend_args &a)
+void cuda_attend_tensor(cudaStream_t s, const struct attend_args &a, uint32_t n_splits)
 {
     bool fp8 = a.form == LATENT_FP8, one = one_tile(a.heads);
-    dim3 grid(SPLITS, parts_of(a.heads, one ? 16 : 32), a.n);
+    dim3 grid(n_splits, parts_of(a.heads, one ? 16 : 32), a.n);
     if (fp8 && one)
         CUDA_LAUNCH((tensor_kernel<1, true>), grid, (tensor_shape<1, true>::threads),
                     (shared_bytes<1, true>(a.page_bytes)), s, a);

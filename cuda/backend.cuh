@@ -43,7 +43,8 @@ struct cuda_lane {
     size_t step_bytes, max_pages;
     float *logits;    /* [max_out_rows, vocab] */
     void *normed;     /* [max_out_rows, hidden] act */
-    uint32_t longest; /* tokens that a row of the step sees, at most */
+    uint32_t longest;  /* tokens that a row of the step sees, at most */
+    uint32_t attended; /* and attends to where it selects */
     struct linear_scratch *linear;
     struct moe_scratch *moe;
     struct index_scratch *index;
@@ -51,8 +52,11 @@ struct cuda_lane {
     struct sample_scratch *sample;
     struct spread_scratch *spread; /* where rows travel to their experts */
     float *logit_parts, *all_logits; /* of a head that is cut, on the group's first rank */
-    uint32_t n_sampled; /* rows of step->out that finish() writes */
+    uint32_t n_sampled; /* rows of step->out that finish() writes, of the last pass */
+    uint32_t n_passes;  /* of the step before the one that is being queued */
     struct graph_cache *graphs;
+    cudaEvent_t first, last; /* around a step's work */
+    uint64_t device_us;      /* between them, of all steps; read and added to atomically */
 };
 
 struct cuda_backend {
@@ -61,6 +65,7 @@ struct cuda_backend {
     bool dry; /* counts bytes and reserves nothing: a plan */
     bool fast;
     bool spreads; /* rows travel to experts on other ranks */
+    bool hopper;         /* warpgroups' products run: the device, and this build's code for it */
     size_t shared_bytes; /* that a block may have */
     struct cuda_lane lane[N_LANES];
     unsigned char *latent[MODEL_MAX_LAYERS];
@@ -129,6 +134,7 @@ bool cuda_peers_capture(const struct cuda_backend *b, enum lane l);
 uint32_t cuda_most_rows(const struct cuda_backend *b, int l);
 /* Sends up what the step's rows wish, if all of it fits; then op_sample() has only kernels left. */
 void cuda_sample_begin(struct cuda_lane *lane, uint32_t vocab);
+void cuda_sample_last(struct cuda_lane *lane); /* all passes are queued */
 bool cuda_sample_is_up(const struct cuda_lane *lane);
 void cuda_sample_recalled(struct cuda_lane *lane); /* the step's kernels were queued by a graph */
 void cuda_sample_finish(struct cuda_lane *lane);   /* after the stream was waited for */

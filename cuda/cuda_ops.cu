@@ -5,6 +5,8 @@
  */
 #include "cuda/backend.cuh"
 
+#include "tile/wgmma.cuh"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +44,7 @@ static void op_begin(struct ops *o, enum lane l, const struct step *s)
     assert(!lane->step && (s->n_rows || b->spreads) && s->n_rows <= o->limits.max_rows[l]);
     lane->step = s;
     lane->err.code = ERR_OK;
-    lane->longest = 0;
+    lane->longest = lane->attended = 0;
     cuda_forget_split(lane);
     cuda_lane_check(lane, cudaSetDevice(b->device), "device");
     for (uint32_t i = 0; i < s->n_rows; i++)
@@ -50,13 +52,15 @@ static void op_begin(struct ops *o, enum lane l, const struct step *s)
     memcpy(h->token, s->token, s->n_rows * sizeof *h->token);
     for (uint32_t i = 0; i < s->n_seqs; i++) {
         const struct step_seq *q = &s->seq[i];
-        uint32_t end = q->pos0 + q->n_rows, pages = parts_of(end, KV_PAGE_TOKENS);
+        uint32_t end = q->pos0 + q->n_rows + s->n_more, pages = parts_of(end, KV_PAGE_TOKENS);
         assert(q->row0 + q->n_rows <= s->n_rows && end <= o->limits.max_context);
         assert(n_pages + pages <= lane->max_pages);
         h->seq[i] = (struct device_seq){(uint32_t)n_pages, q->top_k};
         memcpy(h->page + n_pages, q->page, pages * sizeof *h->page);
         n_pages += pages;
+        uint32_t attended = end < q->top_k ? end : q->top_k;
         lane->longest = end > lane->longest ? end : lane->longest;
+        lane->attended = attended > lane->attended ? attended : lane->attended;
         for (uint32_t r = 0; r < q->n_rows; r++) {
             h->seq_of[q->row0 + r] = i;
             h->pos[q->row0 + r] = q->pos0 + r;
@@ -71,20 +75,33 @@ static void op_begin(struct ops *o, enum lane l, const struct step *s)
                                     cudaMemcpyHostToDevice, lane->stream),
                     "a step's arrays");
     lane->longest = cuda_graph_longest(lane->longest);
+    lane->attended = cuda_graph_longest(lane->attended);
     cuda_sample_begin(lane, o->cfg->vocab_size);
+    cuda_lane_check(lane, cudaEventRecord(lane->first, lane->stream), "a step's first event");
 }
 
 static enum err_code op_finish(struct ops *o, enum lane l, struct err *e)
 {
     struct cuda_lane *lane = &cuda_of(o)->lane[l];
     cuda_graph_finish(lane);
+    cuda_lane_check(lane, cudaEventRecord(lane->last, lane->stream), "a step's last event");
+    cuda_sample_last(lane);
     cuda_lane_wait(cuda_of(o), l);
-    if (lane->err.code)
+    if (lane->err.code) {
         *e = lane->err;
-    else
+    } else {
+        float ms = 0.0f;
         cuda_sample_finish(lane);
+        if (cudaEventElapsedTime(&ms, lane->first, lane->last) == cudaSuccess)
+            __atomic_fetch_add(&lane->device_us, (uint64_t)(ms * 1e3f), __ATOMIC_RELAXED);
+    }
     lane->step = NULL;
     return lane->err.code;
+}
+
+static uint64_t op_device_us(struct ops *o, enum lane l)
+{
+    return __atomic_load_n(&cuda_of(o)->lane[l].device_us, __ATOMIC_RELAXED);
 }
 
 static act *op_alloc_act(struct ops *o, size_t elements)
@@ -104,6 +121,8 @@ static void op_close(struct ops *o)
             if (b->lane[l].stream) {
                 (void)cudaStreamSynchronize(b->lane[l].stream);
                 (void)cudaStreamDestroy(b->lane[l].stream);
+                (void)cudaEventDestroy(b->lane[l].first);
+                (void)cudaEventDestroy(b->lane[l].last);
             }
     }
     cuda_free_blocks(b);
@@ -207,6 +226,26 @@ static enum err_code fill_angles(struct cuda_backend *b, struct err *e)
                : err_set(e, ERR_CUDA, "rotation tables: %s", cudaGetErrorString(code));
 }
 
+/* A build for sm_90 alone has no code for warpgroups' products, and its kernels of that kind do
+ * nothing. */
+static __global__ void hopper_kernel(uint32_t *has)
+{
+    *has = WGMMA_HERE;
+}
+static bool has_hopper_code(void)
+{
+    uint32_t has = 0;
+    void *at = NULL;
+    if (cudaMalloc(&at, sizeof has) == cudaSuccess) {
+        CUDA_LAUNCH(hopper_kernel, 1, 1, 0, (cudaStream_t)NULL, (uint32_t *)at);
+        if (cudaMemcpy(&has, at, sizeof has, cudaMemcpyDeviceToHost) != cudaSuccess)
+            has = 0;
+        (void)cudaFree(at);
+    }
+    (void)cudaGetLastError();
+    return has == 1;
+}
+
 static enum err_code open_device(struct cuda_backend *b, uint32_t device, struct err *e)
 {
     struct cudaDeviceProp prop;
@@ -218,10 +257,13 @@ static enum err_code open_device(struct cuda_backend *b, uint32_t device, struct
         cudaGetDeviceProperties(&prop, b->device) != cudaSuccess)
         return err_set(e, ERR_CUDA, "cuda:%u: %s", device, cudaGetErrorString(cudaGetLastError()));
     b->shared_bytes = prop.sharedMemPerBlockOptin;
+    b->hopper = prop.major == 9 && prop.minor == 0 && has_hopper_code();
     (void)cudaDeviceGetStreamPriorityRange(&lowest, &highest);
     for (int l = 0; l < N_LANES; l++)
         if (cudaStreamCreateWithPriority(&b->lane[l].stream, cudaStreamNonBlocking,
-                                         l == LANE_DECODE ? highest : lowest) != cudaSuccess)
+                                         l == LANE_DECODE ? highest : lowest) != cudaSuccess ||
+            cudaEventCreate(&b->lane[l].first) != cudaSuccess ||
+            cudaEventCreate(&b->lane[l].last) != cudaSuccess)
             return err_set(e, ERR_CUDA, "cuda:%u: streams: %s", device,
                            cudaGetErrorString(cudaGetLastError()));
     char name[96];
@@ -249,6 +291,7 @@ static enum err_code open_backend(struct cuda_backend **out, const struct model_
     b->ops.close = op_close;
     b->ops.begin = op_begin;
     b->ops.finish = op_finish;
+    b->ops.device_us = op_device_us;
     b->latent_page_bytes = kv_latent_page_bytes(cfg, limits->latent);
     b->index_page_bytes = kv_index_page_bytes(cfg, limits->index);
     if ((!dry && open_device(b, device, e)) || fill_angles(b, e) ||

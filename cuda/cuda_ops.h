@@ -31,6 +31,12 @@ MUST_CHECK enum err_code cuda_device_check(uint32_t device, struct err *e);
 /* Free memory of a device now; 0 when it cannot be asked. */
 size_t cuda_device_free_bytes(uint32_t device);
 
+/* What a device can do at most, per second: bytes read and written by a copy that is timed now
+ * (512 MiB of its memory, or half of what is free, for some ms), and bf16 operations by its
+ * multiprocessors' highest clock, as many per cycle as sm_90 has. ERR_CUDA. */
+MUST_CHECK enum err_code cuda_limits_measure(uint32_t device, double *bytes, double *flops,
+                                             struct err *e);
+
 /* Reserves KV planes and workspace on the device. ERR_NOMEM, ERR_CUDA, ERR_INVALID (a size that
  * the kernels cannot do, by name). cfg must outlive it; end it with ops->close(). */
 MUST_CHECK enum err_code cuda_ops_open(struct ops **out, const struct model_config *cfg,

@@ -135,3 +135,57 @@ size_t cuda_device_free_bytes(uint32_t device)
         return 0;
     return left;
 }
+
+static __global__ void copy_kernel(uint4 *to, const uint4 *from, size_t n)
+{
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x)
+        to[i] = from[i];
+}
+
+static cudaError_t time_copy(unsigned char *at, size_t half, cudaEvent_t *mark, float *ms)
+{
+    enum { TIMES = 20 };
+    for (int i = -2; i < TIMES; i++) {
+        if (i == 0)
+            (void)cudaEventRecord(mark[0], (cudaStream_t)NULL);
+        CUDA_LAUNCH(copy_kernel, 1024, 512, 0, (cudaStream_t)NULL, (uint4 *)at,
+                    (const uint4 *)(at + half), half / 16);
+    }
+    (void)cudaEventRecord(mark[1], (cudaStream_t)NULL);
+    cudaError_t code = cudaStreamSynchronize((cudaStream_t)NULL);
+    if (code == cudaSuccess)
+        code = cudaEventElapsedTime(ms, mark[0], mark[1]);
+    *ms /= TIMES;
+    return code;
+}
+
+enum err_code cuda_limits_measure(uint32_t device, double *bytes, double *flops, struct err *e)
+{
+    cudaEvent_t mark[2] = {};
+    void *at = NULL;
+    int clock_khz = 0, multiprocessors = 0, id = (int)device;
+    size_t all = (size_t)512 << 20, left = cuda_device_free_bytes(device);
+    float ms = 0.0f;
+    all = all < left / 2 ? all : left / 2 / 4096 * 4096;
+    cudaError_t code = cudaMalloc(&at, all);
+    for (int i = 0; i < 2 && code == cudaSuccess; i++)
+        code = cudaEventCreate(&mark[i]);
+    if (code == cudaSuccess)
+        code = cudaMemset(at, 1, all);
+    if (code == cudaSuccess)
+        code = time_copy((unsigned char *)at, all / 2, mark, &ms);
+    if (code == cudaSuccess)
+        code = cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, id);
+    if (code == cudaSuccess)
+        code = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, id);
+    for (int i = 0; i < 2; i++)
+        if (mark[i])
+            (void)cudaEventDestroy(mark[i]);
+    (void)cudaFree(at);
+    if (code != cudaSuccess || ms <= 0.0f)
+        return err_set(e, ERR_CUDA, "cuda:%u: limits: %s", device, cudaGetErrorString(code));
+    *bytes = (double)all / (double)ms * 1e3;
+    *flops = 4096.0 * multiprocessors * clock_khz * 1e3; /* a multiprocessor's per cycle, sm_90 */
+    return ERR_OK;
+}

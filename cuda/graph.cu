@@ -22,7 +22,7 @@ uint32_t cuda_graph_longest(uint32_t longest)
 
 struct shape {
     const void *whose;
-    uint32_t variant, n_rows, n_out, longest;
+    uint32_t variant, n_rows, n_out, longest, attended;
 };
 
 struct kept_graph {
@@ -40,7 +40,7 @@ struct graph_cache {
 static bool same(const struct shape *a, const struct shape *b)
 {
     return a->whose == b->whose && a->variant == b->variant && a->n_rows == b->n_rows &&
-           a->n_out == b->n_out && a->longest == b->longest;
+           a->n_out == b->n_out && a->longest == b->longest && a->attended == b->attended;
 }
 
 static void forget(struct kept_graph *g)
@@ -74,7 +74,7 @@ static bool op_recall(struct ops *o, enum lane l, const void *whose, uint32_t va
     bool known;
     if (!c || lane->err.code || !cuda_sample_is_up(lane) || !cuda_peers_capture(cuda_of(o), l))
         return false;
-    struct shape shape = {whose, variant, s->n_rows, s->n_out, lane->longest};
+    struct shape shape = {whose, variant, s->n_rows, s->n_out, lane->longest, lane->attended};
     struct kept_graph *g = place_of(c, &shape, &known);
     if (!known) {
         forget(g);

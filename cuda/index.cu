@@ -1,50 +1,36 @@
-/* index.cu - index_select: scores of all past positions, and the top_k of each row.
+/* index.cu - index_store's counterpart: the scores of all past positions, and the top_k of each
+ * row.
  *
  * Rows go in chunks that the score buffer holds; a chunk is three launches:
- * - prepare: a block per (row, head) rotates, (turns, quantises) and leaves the query as fp32,
- * which holds e4m3 values exactly, and the head's weight times Hi^-1/2 Di^-1/2 and the query's
- * scale.
- * - scores: on tensor cores in the fast precision with FP8 keys, which f16 holds exactly: a block
- * of 4 warps per row and run of pages, warp w has heads [16 w, 16 w + 16) and their queries in
- * registers; a page's codes arrive while the one before is used. Otherwise a block of 128 threads
- * per (page, row); thread = key + 64 * (even or odd heads); the page's keys stand in shared memory,
- * padded by one word so that 64 threads read 32 banks.
- * - choose: a block of 1024 threads per row: radix selection, then an ordered compaction.
+ * - index_wide.cu's two where it takes the sizes, otherwise prepare: a block per (row, head)
+ * rotates, (turns, quantises) and leaves the query as fp32, which holds e4m3 values exactly, and
+ * the head's weight times Hi^-1/2 Di^-1/2 and the query's scale;
+ * - and scores: on tensor cores in the fast precision with FP8 keys, which f16 holds exactly: a
+ * block of 4 warps per row and run of pages, warp w has heads [16 w, 16 w + 16) and their queries
+ * in registers; a page's codes arrive while the one before is used. Otherwise a block of 128
+ * threads per (page, row); thread = key + 64 * (even or odd heads); the page's keys stand in shared
+ * memory, padded by one word so that 64 threads read 32 banks.
+ * - choose: a block of 1024 threads per row (tile/topk.cuh).
  * Cost: 2 Hi Di flops per (row, position) in fp32 lanes; keys are read once per row, from L2.
  */
-#include "cuda/backend.cuh"
+#include "cuda/index.cuh"
 
 #include "tile/copy.cuh"
 #include "tile/index_form.cuh"
 #include "tile/mma.cuh"
-#include "tile/select.cuh"
+#include "tile/topk.cuh"
 
-enum { MAX_INDEX_DIM = 1024, SCORE_THREADS = 128, CHUNK_ROWS = 256 };
+enum { MAX_INDEX_DIM = 1024, SCORE_THREADS = 128, CHUNK_ROWS = 2048 };
 static const size_t SCORE_BYTES = (size_t)256 << 20;
 static_assert(SCORE_THREADS == 2 * KV_PAGE_TOKENS, "two threads share a key's heads");
 
 struct index_scratch {
+    bool wide;
     uint32_t rows; /* of a chunk */
     float *query;  /* [rows, heads, dim] */
     float *weight; /* [rows, heads] */
     float *score;  /* [rows, padded context] */
 };
-
-struct index_args {
-    struct row_view view;
-    const float *cos, *sin;
-    const unsigned char *plane;
-    size_t page_bytes, ld; /* of a row of scores */
-    float *query, *weight, *score;
-    int32_t *sel;
-    uint32_t row0, heads, dim, half, width, run;
-    bool interleaved, fp8;
-};
-
-static __device__ __forceinline__ bool row_selects(const struct index_args &a, uint32_t row)
-{
-    return a.view.pos[row] >= a.view.seq[a.view.seq_of[row]].top_k;
-}
 
 template <typename T>
 static __global__ void prepare_kernel(const T *q, const T *w, struct index_args a)
@@ -224,30 +210,21 @@ static __global__ void __launch_bounds__(SCORE_THREADS) tensor_score_kernel(stru
     }
 }
 
-static __global__ void __launch_bounds__(1024) choose_kernel(struct index_args a)
+template <bool FEW>
+static __global__ void __launch_bounds__(TOPK_THREADS, (FEW ? 1 : 2))
+    choose_kernel(struct index_args a)
 {
+    DYNAMIC_SHARED(struct topk_shared, s);
     uint32_t row = a.row0 + blockIdx.x, n = a.view.pos[row] + 1;
-    uint32_t k = a.view.seq[a.view.seq_of[row]].top_k, n_out = 0, n_ties = 0;
+    uint32_t k = a.view.seq[a.view.seq_of[row]].top_k;
     if (!row_selects(a, row))
         return;
     k = k < a.width ? k : a.width;
-    const float *x = a.score + blockIdx.x * a.ld;
     int32_t *out = a.sel + (size_t)row * a.width;
-    struct selection s = {0xFFFFFFFFu, 0};
     if (k)
-        s = select_largest(x, n, k);
-    for (uint32_t i0 = 0; k && i0 < n; i0 += blockDim.x) {
-        uint32_t i = i0 + threadIdx.x, key = i < n ? order_key(x[i]) : 0, ties, kept;
-        bool tie = i < n && key == s.threshold;
-        uint32_t rank = n_ties + block_rank(tie, &ties);
-        bool in = i < n && (key > s.threshold || (tie && rank < s.ties));
-        uint32_t at = n_out + block_rank(in, &kept);
-        if (in)
-            out[at] = (int32_t)i;
-        n_ties += ties;
-        n_out += kept;
-    }
-    for (uint32_t i = k + threadIdx.x; i < a.width; i += blockDim.x)
+        topk_row<(FEW ? TOPK_DEEP_FEW : TOPK_DEEP_MANY)>(*s, a.score + blockIdx.x * a.ld, n, k,
+                                                         out);
+    for (uint32_t i = k + threadIdx.x; i < a.width; i += TOPK_THREADS)
         out[i] = -1;
 }
 
@@ -281,12 +258,16 @@ static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_r
         b->fast && a.fp8 && a.dim % 16 == 0 && a.dim <= TENSOR_DIM && a.heads <= TENSOR_HEADS;
     size_t shared = sizeof(float) * (KV_PAGE_TOKENS * (c->index_dim + 1) + KV_PAGE_TOKENS);
     for (a.row0 = 0; a.row0 < n; a.row0 += x->rows) {
-        uint32_t rows = n - a.row0 < x->rows ? n - a.row0 : x->rows;
-        dim3 per_head(rows, c->index_heads),
-            per_page(parts_of(lane->longest, KV_PAGE_TOKENS), rows);
-        CUDA_LAUNCH((prepare_kernel<float>), per_head, threads < 128 ? threads : 128, 0,
-                    lane->stream, (const float *)q_raw, (const float *)w_raw, a);
-        if (tensor) { /* a run has its row's queries once; how long it is moves no bits */
+        uint32_t rows = a.rows = n - a.row0 < x->rows ? n - a.row0 : x->rows;
+        uint32_t pages = parts_of(lane->longest, KV_PAGE_TOKENS);
+        dim3 per_head(rows, c->index_heads), per_page(pages, rows);
+        if (!x->wide)
+            CUDA_LAUNCH((prepare_kernel<float>), per_head, threads < 128 ? threads : 128, 0,
+                        lane->stream, (const float *)q_raw, (const float *)w_raw, a);
+        if (x->wide) {
+            cuda_index_wide(lane->stream, (const float *)q_raw, (const float *)w_raw, a, pages,
+                            lane->step->n_seqs == n);
+        } else if (tensor) { /* a run has its row's queries once; how long it is moves no bits */
             a.run = per_page.x * rows / BLOCKS_WANTED;
             a.run = a.run < 1 ? 1 : a.run > MAX_RUN ? (uint32_t)MAX_RUN : a.run;
             per_page.x = parts_of(per_page.x, a.run);
@@ -294,7 +275,8 @@ static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_r
         } else {
             CUDA_LAUNCH(score_kernel, per_page, SCORE_THREADS, shared, lane->stream, a);
         }
-        CUDA_LAUNCH(choose_kernel, rows, 1024, 0, lane->stream, a);
+        auto choose = rows <= TOPK_FEW_ROWS ? choose_kernel<true> : choose_kernel<false>;
+        CUDA_LAUNCH(choose, rows, TOPK_THREADS, sizeof(struct topk_shared), lane->stream, a);
         cuda_launched(lane, "index_select");
     }
 }
@@ -321,6 +303,7 @@ enum err_code cuda_index_init(struct cuda_backend *b, struct err *e)
         if (!x)
             return err_set(e, ERR_NOMEM, "indexer workspace");
         b->lane[l].index = x;
+        x->wide = cuda_index_wide_fits(b);
         size_t row = sizeof(float) * KV_PAGE_TOKENS * parts_of(lim->max_context, KV_PAGE_TOKENS);
         size_t rows = SCORE_BYTES / row;
         rows = rows < 1 ? 1 : rows < CHUNK_ROWS ? rows : CHUNK_ROWS;
@@ -333,5 +316,14 @@ enum err_code cuda_index_init(struct cuda_backend *b, struct err *e)
             return err_set(e, ERR_NOMEM, "indexer workspace of %u rows", x->rows);
     }
     b->ops.index_select = op_index_select;
-    return ERR_OK;
+    if (b->dry)
+        return ERR_OK;
+    const cudaFuncAttribute what = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    int bytes = (int)sizeof(struct topk_shared);
+    cudaError_t code = cudaFuncSetAttribute(choose_kernel<true>, what, bytes);
+    if (code == cudaSuccess)
+        code = cudaFuncSetAttribute(choose_kernel<false>, what, bytes);
+    if (code != cudaSuccess)
+        return err_set(e, ERR_CUDA, "indexer: %s", cudaGetErrorString(code));
+    return b->lane[0].index->wide ? cuda_index_wide_init(e) : ERR_OK;
 }

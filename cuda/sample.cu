@@ -24,8 +24,9 @@ struct wish {
 };
 
 struct sample_scratch {
-    struct wish *wish, *dev_wish;     /* [max_rows] */
-    struct sample_out *out, *dev_out; /* [max_rows] */
+    struct wish *wish, *dev_wish;       /* [max_rows] */
+    struct sample_out *out, *dev_out;   /* [max_rows] */
+    struct sample_out *kept, *dev_kept; /* [OPS_MAX_MORE * max_rows] of passes before the last */
     uint32_t *pool, *dev_pool;
     size_t pool_words, used;
     bool up;         /* the whole step's wishes went up when it began */
@@ -316,6 +317,19 @@ static __global__ void __launch_bounds__(THREADS) sample_kernel(struct sample_ar
         log_probabilities(raw, a.vocab, max, w.n_top, out, token);
 }
 
+/* Each row's token becomes its input, one position further. */
+static __global__ void advance_kernel(struct sample_out *out, struct sample_out *kept,
+                                      struct wish *wish, struct step_arrays a, uint32_t n)
+{
+    uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n)
+        return;
+    kept[i] = out[i];
+    a.token[i] = out[i].token;
+    a.pos[i]++;
+    wish[i].position++;
+}
+
 static size_t words_of(const struct sample_row *r, uint32_t vocab)
 {
     return 2 * (size_t)r->p->n_bias + r->n_history + r->n_banned +
@@ -431,7 +445,7 @@ void cuda_sample_begin(struct cuda_lane *lane, uint32_t vocab)
     struct sample_scratch *s = lane->sample;
     const struct step *step = lane->step;
     size_t words = 0;
-    lane->n_sampled = 0;
+    lane->n_sampled = lane->n_passes = 0;
     s->used = 0;
     for (uint32_t i = 0; step->sample && i < step->n_out; i++)
         words += words_of(&step->sample[i], vocab);
@@ -456,6 +470,30 @@ bool cuda_sample_is_up(const struct cuda_lane *lane)
     return lane->sample->up;
 }
 
+static void op_advance(struct ops *o, enum lane l)
+{
+    struct cuda_lane *lane = &cuda_of(o)->lane[l];
+    struct sample_scratch *s = lane->sample;
+    uint32_t n = lane->step->n_out;
+    assert(s->up && lane->n_passes < OPS_MAX_MORE);
+    cuda_graph_finish(lane);
+    CUDA_LAUNCH(advance_kernel, parts_of(n, 128), 128, 0, lane->stream, s->dev_out,
+                s->dev_kept + (size_t)lane->n_passes * n, s->dev_wish, lane->dev, n);
+    cuda_launched(lane, "advance");
+    lane->n_passes++;
+}
+
+void cuda_sample_last(struct cuda_lane *lane)
+{
+    struct sample_scratch *s = lane->sample;
+    size_t n = (size_t)lane->n_passes * lane->step->n_out;
+    if (n)
+        cuda_lane_check(lane,
+                        cudaMemcpyAsync(s->kept, s->dev_kept, n * sizeof *s->kept,
+                                        cudaMemcpyDeviceToHost, lane->stream),
+                        "tokens");
+}
+
 void cuda_sample_recalled(struct cuda_lane *lane)
 {
     lane->n_sampled = lane->step->n_out;
@@ -463,14 +501,18 @@ void cuda_sample_recalled(struct cuda_lane *lane)
 
 void cuda_sample_finish(struct cuda_lane *lane)
 {
+    size_t before = (size_t)lane->n_passes * lane->step->n_out;
+    for (size_t i = 0; i < before; i++)
+        lane->step->out[i] = lane->sample->kept[i];
     for (uint32_t i = 0; i < lane->n_sampled; i++)
-        lane->step->out[i] = lane->sample->out[i];
+        lane->step->out[before + i] = lane->sample->out[i];
 }
 
 enum err_code cuda_sample_init(struct cuda_backend *b, struct err *e)
 {
     size_t vocab = b->ops.cfg->vocab_size, rows = b->ops.limits.max_out_rows;
     b->ops.sample = op_sample;
+    b->ops.advance = op_advance;
     for (int l = 0; l < N_LANES; l++) {
         struct sample_scratch *s = (struct sample_scratch *)cuda_reserve_host(b, sizeof *s);
         if (!s)
@@ -482,13 +524,16 @@ enum err_code cuda_sample_init(struct cuda_backend *b, struct err *e)
         s->wish = (struct wish *)cuda_reserve_pinned(b, max * sizeof *s->wish);
         s->out = (struct sample_out *)cuda_reserve_pinned(b, max * sizeof *s->out);
         s->pool = (uint32_t *)cuda_reserve_pinned(b, s->pool_words * 4);
+        size_t kept = OPS_MAX_MORE * max * sizeof *s->kept;
+        s->kept = (struct sample_out *)cuda_reserve_pinned(b, l == LANE_DECODE ? kept : 1);
+        s->dev_kept = (struct sample_out *)cuda_reserve(b, l == LANE_DECODE ? kept : 1);
         s->dev_wish = (struct wish *)cuda_reserve(b, max * sizeof *s->wish);
         s->dev_out = (struct sample_out *)cuda_reserve(b, max * sizeof *s->out);
         s->dev_pool = (uint32_t *)cuda_reserve(b, s->pool_words * 4);
         s->work = (float *)cuda_reserve(b, rows * vocab * 4);
         s->count = (uint32_t *)cuda_reserve(b, rows * vocab * 4);
-        if (!s->wish || !s->out || !s->pool || !s->dev_wish || !s->dev_out || !s->dev_pool ||
-            !s->work || !s->count)
+        if (!s->kept || !s->dev_kept || !s->wish || !s->out || !s->pool || !s->dev_wish ||
+            !s->dev_out || !s->dev_pool || !s->work || !s->count)
             return err_set(e, ERR_NOMEM, "sampling workspace of %zu rows", rows);
     }
     return ERR_OK;

@@ -1,13 +1,34 @@
 /* weights.cu - cuda_weights_upload: one allocation for the whole model, filled through two pinned
- * buffers, so that reading the file and copying to the device overlap; cuda_weights_dummy: the same
- * with matrices that the device makes up.
+ * buffers, so that reading the file, by several threads, and copying to the device overlap;
+ * cuda_weights_dummy: the same with matrices that the device makes up.
  */
 #include "cuda/backend.cuh"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGE_BYTES = 32 << 20 };
+extern "C" {
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/thread.h"
+}
+
+enum { STAGE_BYTES = 32 << 20, MOST_COPIERS = 8, WORTH_BYTES = 4 << 20 };
+static const size_t RATED_BYTES = (size_t)256 << 20; /* from here on a load's rate is printed */
+
+/* Threads that fill a stage together: one cannot read a mapped file as fast as the link takes it.
+ * Each has a slice of every copy; who asks for it has the first one. */
+struct copiers {
+    pthread_mutex_t gate;
+    pthread_barrier_t begin, end;
+    pthread_t thread[MOST_COPIERS];
+    uint32_t n, n_arrived; /* with who asks; threads that have taken their number */
+    unsigned char *to;
+    const unsigned char *from;
+    size_t bytes;
+    bool stop;
+};
 
 struct upload {
     struct weights *w; /* the copy */
@@ -17,7 +38,8 @@ struct upload {
     unsigned char *stage[2];
     cudaStream_t stream[2];
     uint32_t turn;
-    bool invent; /* matrices are made up */
+    struct copiers *copiers; /* NULL: one thread */
+    bool invent;             /* matrices are made up */
     size_t done, total;
     weights_progress *progress;
     void *arg;
@@ -32,6 +54,78 @@ struct device_weights {
     void **host; /* host tables */
     uint32_t n_host;
 };
+
+static void copy_slice(const struct copiers *c, uint32_t i)
+{
+    size_t each = (c->bytes / c->n + 4095) / 4096 * 4096, from = i * each;
+    if (from < c->bytes)
+        memcpy(c->to + from, c->from + from, each < c->bytes - from ? each : c->bytes - from);
+}
+
+static void *copier_main(void *arg)
+{
+    struct copiers *c = (struct copiers *)arg;
+    mutex_lock(&c->gate);
+    uint32_t mine = ++c->n_arrived;
+    mutex_unlock(&c->gate);
+    for (;;) {
+        pthread_barrier_wait(&c->begin);
+        if (c->stop)
+            return NULL;
+        copy_slice(c, mine);
+        pthread_barrier_wait(&c->end);
+    }
+}
+
+/* NULL: there are none, and one thread does it. */
+static struct copiers *copiers_start(void)
+{
+    uint32_t n = thread_n_cpus() < MOST_COPIERS ? thread_n_cpus() : (uint32_t)MOST_COPIERS;
+    struct copiers *c = n > 1 ? (struct copiers *)calloc(1, sizeof *c) : NULL;
+    struct err e;
+    if (!c)
+        return NULL;
+    pthread_mutex_init(&c->gate, NULL);
+    mutex_lock(&c->gate); /* until it is known how many they are */
+    for (c->n = 1; c->n < n; c->n++)
+        if (thread_start(&c->thread[c->n], "load", copier_main, c, &e)) {
+            log_warn("weights", "loading with %u threads: %s", c->n, e.msg);
+            break;
+        }
+    pthread_barrier_init(&c->begin, NULL, c->n);
+    pthread_barrier_init(&c->end, NULL, c->n);
+    mutex_unlock(&c->gate);
+    return c;
+}
+
+static void copiers_end(struct copiers *c)
+{
+    if (!c)
+        return;
+    c->stop = true;
+    pthread_barrier_wait(&c->begin);
+    for (uint32_t i = 1; i < c->n; i++)
+        thread_join(c->thread[i]);
+    pthread_barrier_destroy(&c->begin);
+    pthread_barrier_destroy(&c->end);
+    pthread_mutex_destroy(&c->gate);
+    free(c);
+}
+
+static void fill_stage(const struct upload *u, unsigned char *to, const void *from, size_t bytes)
+{
+    struct copiers *c = u->copiers;
+    if (!c || bytes < WORTH_BYTES) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    c->to = to;
+    c->from = (const unsigned char *)from;
+    c->bytes = bytes;
+    pthread_barrier_wait(&c->begin);
+    copy_slice(c, 0);
+    pthread_barrier_wait(&c->end);
+}
 
 static unsigned char *room(struct upload *u, size_t bytes)
 {
@@ -77,9 +171,8 @@ static const void *send(struct upload *u, const void *from, size_t bytes)
         uint32_t t = u->turn++ % 2;
         u->code = cudaStreamSynchronize(u->stream[t]);
         if (u->code == cudaSuccess) {
-            memcpy(u->stage[t], (const unsigned char *)from + i, n);
-            u->code =
-                cudaMemcpyAsync(to + i, u->stage[t], n, cudaMemcpyHostToDevice, u->stream[t]);
+            fill_stage(u, u->stage[t], (const unsigned char *)from + i, n);
+            u->code = cudaMemcpyAsync(to + i, u->stage[t], n, cudaMemcpyHostToDevice, u->stream[t]);
         }
         i += n;
         u->done += n;
@@ -285,6 +378,20 @@ static bool make_tables(struct device_weights *d, const struct model_config *cfg
     return d->w.layer != NULL;
 }
 
+/* Bytes per second that the link takes from pinned memory, into memory that is written later. */
+static double link_rate(struct upload *u)
+{
+    enum { TIMES = 8 };
+    uint64_t begun_us = clock_us();
+    for (int i = 0; i < TIMES && u->code == cudaSuccess; i++)
+        u->code = cudaMemcpyAsync(u->dev + (size_t)i % 2 * STAGE_BYTES, u->stage[i % 2],
+                                  STAGE_BYTES, cudaMemcpyHostToDevice, u->stream[i % 2]);
+    for (int t = 0; t < 2 && u->code == cudaSuccess; t++)
+        u->code = cudaStreamSynchronize(u->stream[t]);
+    uint64_t us = clock_us() - begun_us;
+    return (double)TIMES * STAGE_BYTES * 1e6 / (double)(us ? us : 1);
+}
+
 static enum err_code bring(struct weights **out, const struct weights *from, bool invent,
                            const struct model_config *cfg, uint32_t device,
                            weights_progress *progress, void *arg, struct err *e)
@@ -321,8 +428,13 @@ static enum err_code bring(struct weights **out, const struct weights *from, boo
             u.code = cudaStreamCreateWithPriority(&u.stream[t], cudaStreamNonBlocking, 0);
     }
     u.used = 0;
+    bool rated = !invent && u.total >= RATED_BYTES;
+    double link = rated && u.code == cudaSuccess ? link_rate(&u) : 0;
+    uint64_t begun_us = clock_us();
+    u.copiers = rated ? copiers_start() : NULL;
     if (u.code == cudaSuccess)
         walk(&u, from);
+    copiers_end(u.copiers);
     for (int t = 0; t < 2; t++) {
         if (u.stream[t]) {
             cudaError_t code = cudaStreamSynchronize(u.stream[t]);
@@ -331,6 +443,12 @@ static enum err_code bring(struct weights **out, const struct weights *from, boo
         }
         if (u.stage[t])
             (void)cudaFreeHost(u.stage[t]);
+    }
+    if (rated && u.code == cudaSuccess) {
+        double seconds = (double)(clock_us() - begun_us) * 1e-6;
+        log_info("weights",
+                 "device=cuda:%u bytes=%zu seconds=%.2f gb_per_s=%.1f link_gb_per_s=%.1f", device,
+                 u.total, seconds, (double)u.total * 1e-9 / seconds, link * 1e-9);
     }
     if (u.code != cudaSuccess) {
         cuda_weights_close(&d->w);

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "cpu/limits.h"
+#include "cuda/cuda_ops.h"
 #include "exec/mover.h"
 #include "exec/worker.h"
 #include "model/forward.h"
@@ -597,17 +598,24 @@ void engine_get_stats(struct engine *en, struct engine_stats *out)
     for (uint32_t i = 0; i < en->ranks->plan.n_ranks; i += en->ranks->plan.tp) {
         uint64_t us[N_LANES][N_PHASES]; /* of each group's first rank: the others keep its time */
         forward_get_times(en->ranks->rank[i].forward, us);
-        for (int l = 0; l < N_LANES; l++)
+        for (int l = 0; l < N_LANES; l++) {
+            out->device_us[l] += forward_device_us(en->ranks->rank[i].forward, (enum lane)l);
             for (int p = 0; p < N_PHASES; p++)
                 out->phase_us[l][p] += us[l][p];
+        }
     }
 }
+
+/* There only in a build with the GPU back end. */
+#pragma weak cuda_limits_measure
 
 /* In the fast precision an activation is two bf16, so a product is two bf16 multiply-adds. */
 enum err_code engine_measure_limits(const struct engine *en, struct engine_limits *out,
                                     struct err *e)
 {
     struct cpu_limits l;
+    if (en->options.cuda_device >= 0 && cuda_limits_measure)
+        return cuda_limits_measure((uint32_t)en->options.cuda_device, &out->bytes, &out->flops, e);
     uint32_t n = en->options.n_threads ? en->options.n_threads : thread_n_cpus();
     if (cpu_limits_measure(&l, n, e))
         return e->code;

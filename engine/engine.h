@@ -147,6 +147,7 @@ struct engine_stats {
     uint64_t rows_dense, rows_sparse;     /* tokens run by attention path */
     uint64_t busy_us[N_LANES];            /* of all steps, failed ones too: the workers' time */
     uint64_t phase_us[N_LANES][N_PHASES]; /* of all steps; see forward.h */
+    uint64_t device_us[N_LANES];          /* of all steps, on the GPU's clock; 0 without one */
     struct engine_hist ttft_s, inter_token_s, e2e_s, queue_s, prefill_s, decode_s;
     struct engine_hist prompt_len, generation_len, step_tokens;
     /* clock_us() when the step that is out and began first began; without one, the heartbeat. */

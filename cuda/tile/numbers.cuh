@@ -56,10 +56,16 @@ static __device__ __forceinline__ void put(bf16 *p, float x)
 
 static __device__ __forceinline__ float f16_value(uint16_t h)
 {
+#ifdef __CUDACC__
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h));
+    return x;
+#else
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, mag = (uint32_t)(h & 0x7FFFu) << 13;
     if ((h & 0x7C00u) == 0x7C00u)
         return __uint_as_float(sign | 0x7F800000u | mag);
     return __uint_as_float(sign | __float_as_uint(__uint_as_float(mag) * 5.192296858534828e33f));
+#endif
 }
 
 /* The exponent field is moved, not rebiased: the product with 2^120 does that for denormals too. */

@@ -84,6 +84,7 @@ static void make_step(const struct team *t, struct part *p)
     p->step.out_row = b->out_row;
     p->step.sample = b->sample;
     p->step.out = b->out;
+    p->step.n_more = b->n_more;
 }
 
 static void run_rank(struct runner *r)
@@ -306,7 +307,8 @@ enum err_code workers_create(struct workers **out, const struct workers_config *
     size_t n = (size_t)cfg->n_groups * cfg->n_ranks;
     if (!all)
         return err_set(e, ERR_NOMEM, "workers");
-    all->executor = (struct executor){.self = all, .start = executor_start};
+    all->executor = (struct executor){
+        .self = all, .max_more = forward_max_more(cfg->forward[0]), .start = executor_start};
     all->cfg = *cfg;
     all->cfg.forward = calloc(n, sizeof(struct forward *));
     all->n_teams = cfg->joined ? 1 : cfg->n_groups;

@@ -51,6 +51,11 @@ void forward_get_times(const struct forward *f, uint64_t out[N_LANES][N_PHASES])
             out[l][p] = atomic_load_explicit(&f->phase_us[l][p], memory_order_relaxed);
 }
 
+uint64_t forward_device_us(const struct forward *f, enum lane l)
+{
+    return f->ops->device_us ? f->ops->device_us(f->ops, l) : 0;
+}
+
 /* Elements of each buffer per row, in the order of struct lane_buffers. */
 enum { N_BUFFERS = 11 };
 static void row_elements(const struct model_config *c, const struct ops_limits *limits,
@@ -132,11 +137,12 @@ void forward_destroy(struct forward *f)
     free(f);
 }
 
-/* Whether some row of the step sees more tokens than it may attend to. */
+/* Whether some row of the step's passes sees more tokens than it may attend to. */
 static bool step_selects(const struct step *s)
 {
     for (uint32_t i = 0; i < s->n_seqs; i++) {
-        if (s->seq[i].top_k != TOP_K_DENSE && s->seq[i].pos0 + s->seq[i].n_rows > s->seq[i].top_k)
+        if (s->seq[i].top_k != TOP_K_DENSE &&
+            s->seq[i].pos0 + s->seq[i].n_rows + s->n_more > s->seq[i].top_k)
             return true;
     }
     return false;
@@ -256,21 +262,18 @@ static enum err_code help_others(struct forward *f, enum lane l, const struct st
     return code;
 }
 
-enum err_code forward_step(struct forward *f, enum lane l, const struct step *s, struct err *e)
+/* Ranks that go on together would have to tell each other their tokens. */
+uint32_t forward_max_more(const struct forward *f)
+{
+    return f->ops->advance && !f->ops->limits.peers ? OPS_MAX_MORE : 0;
+}
+
+/* One pass: from the rows' tokens to the next ones. */
+static void run_pass(struct forward *f, enum lane l, const struct step *s)
 {
     struct ops *o = f->ops;
-    assert(s->n_rows <= o->limits.max_rows[l]);
-    if (!s->n_rows) {
-        assert(f->joined && s->most_rows);
-        return help_others(f, l, s, e);
-    }
-    o->begin(o, l, s);
-    if (o->recall && o->recall(o, l, f, f->cfg->has_indexer && step_selects(s))) {
-        uint64_t since_us = clock_us();
-        enum err_code recalled = o->finish(o, l, e);
-        end_phase(f, l, PHASE_WAIT, &since_us);
-        return recalled;
-    }
+    if (o->recall && o->recall(o, l, f, f->cfg->has_indexer && step_selects(s)))
+        return;
     const act *x = forward_layers(f, l, s);
     uint64_t t = clock_us();
     for (uint32_t i = 0; i < s->n_out; i += o->limits.max_out_rows) {
@@ -283,6 +286,24 @@ enum err_code forward_step(struct forward *f, enum lane l, const struct step *s,
             o->sample(o, l, logits, i, k);
     }
     end_phase(f, l, PHASE_OUTPUT, &t);
+}
+
+enum err_code forward_step(struct forward *f, enum lane l, const struct step *s, struct err *e)
+{
+    struct ops *o = f->ops;
+    assert(s->n_rows <= o->limits.max_rows[l]);
+    assert(!s->n_more || (s->n_more <= forward_max_more(f) && s->n_out == s->n_rows));
+    if (!s->n_rows) {
+        assert(f->joined && s->most_rows);
+        return help_others(f, l, s, e);
+    }
+    o->begin(o, l, s);
+    for (uint32_t pass = 0; pass <= s->n_more; pass++) {
+        if (pass)
+            o->advance(o, l);
+        run_pass(f, l, s);
+    }
+    uint64_t t = clock_us();
     enum err_code code = o->finish(o, l, e);
     end_phase(f, l, PHASE_WAIT, &t);
     return code;

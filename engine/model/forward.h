@@ -40,8 +40,14 @@ void forward_destroy(struct forward *f);
 MUST_CHECK enum err_code forward_step(struct forward *f, enum lane l, const struct step *s,
                                       struct err *e);
 
+/* The largest n_more of a step. */
+uint32_t forward_max_more(const struct forward *f);
+
 /* Microseconds of all steps so far, by lane and phase. Any thread. */
 void forward_get_times(const struct forward *f, uint64_t out[N_LANES][N_PHASES]);
+
+/* Of these, what the device had work for, by its own clock; 0 without a device. Any thread. */
+uint64_t forward_device_us(const struct forward *f, enum lane l);
 
 /* The two halves of it, for tests that look at logits: layers() between begin and finish gives the
  * residual stream [n_rows, hidden]. */

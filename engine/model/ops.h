@@ -93,8 +93,15 @@ struct step {
     uint32_t n_out;
     const uint32_t *out_row;         /* [n_out] rows whose logits are wanted, ascending */
     const struct sample_row *sample; /* [n_out] */
-    struct sample_out *out;          /* [n_out] */
+    struct sample_out *out;          /* [(1 + n_more) * n_out], pass by pass */
+    /* So often the rows run again, each one position further and on the token that it has just
+     * chosen, without the host in between. Not 0 only where ops->advance is there, every row wants
+     * a token (out_row[i] == i) whose choice hangs on no token of this step but the last (no
+     * penalties, no bans), and page covers n_more more tokens. At most OPS_MAX_MORE. */
+    uint32_t n_more;
 };
+
+enum { OPS_MAX_MORE = 7 };
 
 typedef void act;
 
@@ -114,6 +121,12 @@ struct ops {
      * queues for them. Asked after begin(); true: all of the step is queued, only finish() is left.
      * whose and variant: what besides the step decides the ops. NULL: nothing is kept. */
     bool (*recall)(struct ops *o, enum lane l, const void *whose, uint32_t variant);
+    /* Between two passes of a step with n_more: rows take their tokens and go one position further.
+     * NULL: steps have one pass. */
+    void (*advance)(struct ops *o, enum lane l);
+    /* Microseconds from the first to the last piece of work of each step so far, on the device's
+     * own clock. Any thread. NULL: there is no other clock than the host's. */
+    uint64_t (*device_us)(struct ops *o, enum lane l);
 
     /* x[n, hidden] = rows of w; ids beyond its rows are a bug of the caller. */
     void (*embed)(struct ops *o, enum lane l, const struct matrix *w, act *x);

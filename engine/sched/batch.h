@@ -44,7 +44,8 @@ struct batch {
     uint32_t n_out, max_out;
     uint32_t *out_row;         /* [max_out] row of the step, ascending */
     struct sample_row *sample; /* [max_out] */
-    struct sample_out *out;    /* [max_out] filled by the executor */
+    struct sample_out *out;    /* [max_out] filled by the executor, pass by pass */
+    uint32_t n_more;           /* passes that follow by themselves: ops.h, struct step */
     uint64_t start_us, end_us; /* of the step, by the executor */
     struct err err;            /* ERR_OK, or why the step failed: its sequences end with it */
 };
@@ -67,6 +68,7 @@ struct page_move {
 
 struct executor {
     void *self;
+    uint32_t max_more; /* of a batch of single rows; 0: it cannot go on by itself */
     /* Takes b; runs it; calls done(done_arg, b) from another thread (or later, in a fake). */
     void (*start)(void *self, struct batch *b);
     /* Likewise; calls moved(done_arg, m). NULL where no group hands sequences to another. */

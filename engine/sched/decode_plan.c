@@ -2,8 +2,11 @@
  * filled.
  *
  * A sequence with forced tokens brings as many of them as there are rows that no one needs; its
- * next token is chosen in the step that runs the last of them. */
+ * next token is chosen in the step that runs the last of them. Where no choice hangs on what the
+ * host knows, a batch of short steps runs several passes before it comes back. */
 #include "sched/scheduler_impl.h"
+
+enum { AHEAD_US = 4000 }; /* of steps that are queued behind the first */
 
 struct batch_seq *batch_add(struct batch *b, struct sequence *seq, uint32_t n_tokens,
                             uint32_t expand_below)
@@ -52,6 +55,22 @@ void batch_want_token(struct batch *b, struct sequence *seq, uint32_t row)
     q->n_out++;
 }
 
+/* How many passes the batch may run by itself behind the first: so many that the host's turn
+ * between two batches is a small part of them, so few that nobody waits long for it. */
+static uint32_t passes_behind(const struct scheduler *s, const struct group *g,
+                              const struct batch *b)
+{
+    uint32_t n = s->cfg.exec->max_more;
+    if (g->decode_us <= 0 || b->n_out != b->n_rows)
+        return 0;
+    n = (1 + n) * g->decode_us <= AHEAD_US ? n : (uint32_t)(AHEAD_US / g->decode_us);
+    for (uint32_t i = 0; i < b->n_seqs && n; i++) {
+        uint32_t more = sequence_unwatched(&s->sequence[b->seq[i].seq_slot]);
+        n = n < more ? n : more;
+    }
+    return n;
+}
+
 bool plan_decode(struct scheduler *s, struct group *g, uint64_t now_us)
 {
     struct batch *b = &g->batch[LANE_DECODE];
@@ -73,5 +92,10 @@ bool plan_decode(struct scheduler *s, struct group *g, uint64_t now_us)
             batch_want_token(b, seq, b->n_rows - 1);
     }
     assert(b->n_seqs == g->n_decoding);
+    b->n_more = passes_behind(s, g, b);
+    for (uint32_t i = 0; i < b->n_seqs && b->n_more; i++) {
+        struct sequence *seq = &s->sequence[b->seq[i].seq_slot];
+        pages_reserve(s, seq, seq->n_computed + 1 + b->n_more, now_us);
+    }
     return true;
 }

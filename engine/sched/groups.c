@@ -16,7 +16,9 @@ static bool make_batch(struct batch *b, const struct group *g, enum lane lane, u
     b->seq = calloc(max_seqs, sizeof *b->seq);
     b->out_row = calloc(max_out, sizeof *b->out_row);
     b->sample = calloc(max_out, sizeof *b->sample);
-    b->out = FAULT("scheduler.batch") ? NULL : calloc(max_out, sizeof *b->out);
+    uint32_t passes = lane == LANE_DECODE ? 1 + OPS_MAX_MORE : 1;
+    size_t results = (size_t)passes * max_seqs > max_out ? (size_t)passes * max_seqs : max_out;
+    b->out = FAULT("scheduler.batch") ? NULL : calloc(results, sizeof *b->out);
     return b->seq && b->out_row && b->sample && b->out;
 }
 

@@ -64,18 +64,19 @@ static bool put_token(struct scheduler *s, struct sequence *seq, const struct sa
     return text.finish == FINISH_NONE;
 }
 
-/* The token that a step chose, and those that must follow it. */
-static void take_token(struct scheduler *s, struct sequence *seq, const struct sample_out *out,
+/* The token that a step chose, and those that must follow it; false: the sequence has ended. */
+static bool take_token(struct scheduler *s, struct sequence *seq, const struct sample_out *out,
                        uint64_t now_us)
 {
     struct sample_out forced = {0};
     if (!check_logits(s, seq->req, out, now_us))
-        return;
+        return false;
     bool more = put_token(s, seq, out, now_us);
     while (more && sequence_forced(seq, &forced.token)) {
         s->stats.forced_tokens++;
         more = put_token(s, seq, &forced, now_us);
     }
+    return more;
 }
 
 /* Copies log-probabilities of the prompt's own tokens; they belong to tokens pos0 + 1 onwards. */
@@ -124,7 +125,7 @@ static void take_prefill(struct scheduler *s, struct sequence *seq, const struct
     }
     prompt_is_run(s, seq);
     if (chosen)
-        take_token(s, seq, out + n_given, now_us);
+        (void)take_token(s, seq, out + n_given, now_us);
     else if (!seq->ask->max_tokens)
         choice_end(s, seq, FINISH_LENGTH, -1, now_us);
 }
@@ -132,10 +133,12 @@ static void take_prefill(struct scheduler *s, struct sequence *seq, const struct
 static void count_step(struct scheduler *s, struct group *g, const struct batch *b)
 {
     struct engine_stats *st = &s->stats;
-    *(b->lane == LANE_PREFILL ? &g->stats.prefill_steps : &g->stats.decode_steps) += 1;
-    hist_add_tokens(&st->step_tokens, b->n_rows);
-    for (uint32_t i = 0; i < b->n_seqs; i++) {
-        const struct batch_seq *q = &b->seq[i];
+    *(b->lane == LANE_PREFILL ? &g->stats.prefill_steps : &g->stats.decode_steps) += 1 + b->n_more;
+    for (uint32_t pass = 0; pass <= b->n_more; pass++)
+        hist_add_tokens(&st->step_tokens, b->n_rows);
+    for (uint32_t i = 0; i < b->n_seqs * (1 + b->n_more); i++) {
+        struct batch_seq at = b->seq[i % b->n_seqs], *q = &at;
+        q->pos0 += i / b->n_seqs;
         uint32_t end = q->pos0 + q->n_tokens; /* the row at position p sees p + 1 tokens */
         uint32_t dense_end = end < q->top_k ? end : q->top_k;
         uint32_t n_dense = dense_end > q->pos0 ? dense_end - q->pos0 : 0;
@@ -160,7 +163,7 @@ void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us)
         if (b->lane == LANE_PREFILL && g->planned_us > 0)
             pace_learn(&g->pace, g->planned_us, us, b->n_rows, g->budget_us);
         if (b->lane == LANE_DECODE)
-            g->decode_us += (g->decode_us > 0 ? 0.1 : 1.0) * (us - g->decode_us);
+            g->decode_us += (g->decode_us > 0 ? 0.1 : 1.0) * (us / (1 + b->n_more) - g->decode_us);
     }
     for (uint32_t i = 0; i < b->n_seqs; i++) {
         const struct batch_seq *q = &b->seq[i];
@@ -184,7 +187,12 @@ void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us)
         } else if (seq->state == SEQ_PREFILL) {
             take_prefill(s, seq, q, b->out + q->out0, now_us);
         } else if (q->n_out) {
-            take_token(s, seq, b->out + q->out0, now_us);
+            bool more = take_token(s, seq, b->out + q->out0, now_us);
+            for (uint32_t pass = 1; pass <= b->n_more && more; pass++) {
+                seq->n_computed++;
+                pages_publish(s, seq);
+                more = take_token(s, seq, b->out + pass * b->n_out + q->out0, now_us);
+            }
         }
     }
     s->stats.last_step_us = now_us;

@@ -36,6 +36,7 @@ size_t scheduler_bytes(const struct scheduler_config *c)
     size_t result = sizeof(uint32_t) + sizeof(struct sample_row) + sizeof *((struct batch *)0)->out;
     size_t group = c->n_pages * page + c->max_seqs * sequence + sizeof(struct group) +
                    N_LANES * (c->max_out * result + c->max_seqs * sizeof(struct batch_seq)) +
+                   OPS_MAX_MORE * c->max_seqs * sizeof *((struct batch *)0)->out +
                    2 * sizeof(uint64_t) * kv_pages_for(c->max_context);
     return c->max_requests * request + scheduler_n_groups(c) * group;
 }

@@ -54,6 +54,18 @@ void sequence_ban(struct sequence *s)
     s->n_banned += s->n_end;
 }
 
+uint32_t sequence_unwatched(const struct sequence *s)
+{
+    const struct gen_request *r = s->ask;
+    const struct sample_params *p = &s->sample;
+    bool penalties = p->presence_penalty != 0.0f || p->frequency_penalty != 0.0f ||
+                     p->repetition_penalty != 1.0f;
+    if (penalties || r->n_bad_words || r->limit_thinking || s->guide.state != GUIDE_OFF ||
+        s->forced_at != s->n_forced || sequence_n_output(s) < r->min_tokens)
+        return 0;
+    return r->max_tokens - sequence_n_output(s) - 1;
+}
+
 bool sequence_must_close(const struct sequence *s, uint32_t *id)
 {
     *id = s->ask->think_end;

@@ -97,6 +97,11 @@ MUST_CHECK enum err_code sequence_open(struct sequence *s, struct gen_request *r
                                        const struct tokenizer *tok, struct err *e);
 void sequence_close(struct sequence *s); /* its pages were given back before */
 
+/* How many tokens behind the next one may be chosen before anyone has seen it: those that are still
+ * to come at all; 0 where a choice hangs on the tokens before it by more than the model (a grammar,
+ * penalties, bad words, min_tokens, bounded reasoning), or tokens are forced. */
+uint32_t sequence_unwatched(const struct sequence *s);
+
 static inline uint32_t sequence_n_output(const struct sequence *s)
 {
     return s->n_tokens - s->n_prompt;

@@ -1,7 +1,11 @@
 /* cuda_kernels.c - timed rows of the GPU back end at DeepSeek-V3.2's sizes: ops, decode steps,
  * prompt steps, against what the device could do at most.
  *
- *   cuda_kernels [ops|decode|prefill|once ...] [--layers N] [--longest TOKENS] [--most ROWS]
+ *   cuda_kernels [load|ops|past|topk|decode|prefill|once ...] [--layers N] [--longest TOKENS]
+ *                [--most ROWS]
+ *
+ * ops: products and what reads the past; past: the latter alone, with prompt rows, too; topk: the
+ * selection alone, on rows of scores of several kinds.
  *
  * The model has one GPU's share of eight: all 128 heads, 32 experts of which each token takes 8 (as
  * many pairs of token and expert as the GPU gets when all eight run as many tokens), random FP8
@@ -9,14 +13,15 @@
  * also given for 61 of them ("x61"), head and sampling once.
  *
  * Floor: the larger of bytes at COPY_RATE (each weight, record, key and activation once) and
- * operations at BF16_RATE, two a multiply-add; both rates were measured on an H200 with a copy and
- * a large matrix product. The activations' second bf16 does not count. Times are of queued
- * repetitions over the layers' weights in turn, so caches hold nothing of use; median of 5, warm-up
- * left out.
+ * operations at BF16_RATE, two a multiply-add (the indexer's at FP8_RATE); the rates were measured
+ * on an H200 with a copy and large matrix products. The activations' second bf16 does not count.
+ * Times are of queued repetitions over the layers' weights in turn, so caches hold nothing of use;
+ * median of 5, warm-up left out.
  */
 #include "base/clock.h"
 #include "base/rng.h"
 #include "cuda/cuda_ops.h"
+#include "cuda/topk.h"
 #include "model/cost.h"
 #include "model/forward.h"
 #include "tests/kernel/device_memory.h"
@@ -25,7 +30,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double COPY_RATE = 4.3e12, BF16_RATE = 788e12;
+static const double COPY_RATE = 4.3e12, BF16_RATE = 788e12, FP8_RATE = 1500e12;
 enum { RUNS = 5, MOST_ROWS = 2048, SEQS = 128 };
 static enum lane lane_now = LANE_DECODE; /* steps of more rows than that takes: LANE_PREFILL */
 
@@ -346,11 +351,91 @@ static void past_rows(struct bench *b, uint32_t n, uint32_t context)
     op_row(b, &s, "kv_store + index_store", run_stores, n * (656.0 + 132 + 4 * 704), 0);
     if (context > c->index_topk)
         op_row(b, &s, "index_select", run_select, keys * 132 + 4.0 * n * 8192,
-               2.0 * keys * c->index_heads * c->index_dim);
+               2.0 * keys * c->index_heads * c->index_dim * BF16_RATE / FP8_RATE);
     op_row(b, &s, "attend", run_attend,
            n * seen * 656.0 + matrix_bytes(&b->w->layer[0].kv_b) + 4.0 * n * 128 * (192 + 128),
            2.0 * pairs * (2 * c->kv_lora_rank + c->rope_dim) +
                2.0 * n * c->n_heads * c->kv_lora_rank * (double)(c->nope_dim + c->v_dim));
+}
+
+/* A prompt's last n rows of `context` tokens. */
+static void past_prompt_rows(struct bench *b, uint32_t n, uint32_t context)
+{
+    const struct model_config *c = &b->cfg;
+    struct step s = decode_step(b, 1, context);
+    b->seq[0].pos0 = context - n;
+    b->seq[0].n_rows = n;
+    b->n = n;
+    s.n_rows = n;
+    s.n_out = 0;
+    lane_now = LANE_PREFILL;
+    double keys = (double)n * (context - n / 2.0), pairs = (double)n * c->index_topk * c->n_heads;
+    op_row(b, &s, "index_select, prompt", run_select, context * 132.0 + 4.0 * n * 8192,
+           2.0 * keys * c->index_heads * c->index_dim * BF16_RATE / FP8_RATE);
+    op_row(b, &s, "attend, prompt", run_attend, context * 656.0 + 4.0 * n * 128 * (192 + 128),
+           2.0 * pairs * (2 * c->kv_lora_rank + c->rope_dim) +
+               2.0 * n * c->n_heads * c->kv_lora_rank * (double)(c->nope_dim + c->v_dim));
+    lane_now = LANE_DECODE;
+}
+
+/* ---- the selection alone ---- */
+
+static float score_of(int kind, float x, uint32_t i)
+{
+    return kind == 0   ? x
+           : kind == 1 ? 10.0f + 0.05f * x
+           : kind == 2 ? (float)(int)(2.0f * x)
+           : x > 2.2f  ? x
+                       : (float)(i % 2) * -x * x;
+}
+
+static double time_topk(const float *score, size_t ld, uint32_t rows, uint32_t n, int32_t *out,
+                        uint32_t times)
+{
+    struct err e;
+    int32_t first;
+    cuda_test_read(&first, out, sizeof first); /* waits for all before */
+    uint64_t begun_us = clock_us();
+    for (uint32_t i = 0; i < times; i++)
+        must(cuda_topk_rows(score, ld, rows, n, 2048, out, &e), &e);
+    cuda_test_read(&first, out, sizeof first);
+    return (double)(clock_us() - begun_us) / times;
+}
+
+static void topk_rows(void)
+{
+    static const char *const KIND[] = {"normal", "narrow", "tied", "plateau"};
+    static const uint32_t N[] = {8192, 32768, 65536, 131072},
+                          ROWS[] = {1, 4, 16, 32, 64, 128, 4096};
+    enum { DRAWN = 128 };
+    struct rng r = {9};
+    printf("\n%-10s %6s %7s %10s %5s %9s %8s\n", "top-2048", "rows", "scores", "us", "+-%",
+           "floor_us", "ratio");
+    for (int kind = 0; kind < 4; kind++)
+        for (int k = 0; k < 4; k++) {
+            uint32_t n = N[k];
+            float *drawn = malloc((size_t)DRAWN * n * sizeof *drawn);
+            float *score = cuda_test_alloc((size_t)4096 * n * 4);
+            int32_t *out = cuda_test_alloc(4096u * 2048u * 4u);
+            for (size_t i = 0; drawn && i < (size_t)DRAWN * n; i++)
+                drawn[i] = score_of(kind, rng_normal(&r), (uint32_t)i);
+            for (uint32_t i = 0; drawn && i < 4096; i += DRAWN)
+                cuda_test_write(score + (size_t)i * n, drawn, (size_t)DRAWN * n * 4);
+            for (int i = 0; drawn && i < 7; i++) {
+                double us[RUNS], first = time_topk(score, n, ROWS[i], n, out, 3);
+                for (int t = 0; t < RUNS; t++)
+                    us[t] = time_topk(score, n, ROWS[i], n, out, first > 500 ? 4 : 100);
+                qsort(us, RUNS, sizeof *us, by_value);
+                double least = 4.0 * ROWS[i] * (n + 2048.0) / COPY_RATE * 1e6;
+                printf("%-10s %6u %7u %10.1f %5.1f %9.2f %8.2f\n", KIND[kind], ROWS[i], n,
+                       us[RUNS / 2], (us[RUNS - 1] - us[0]) / us[RUNS / 2] * 100, least,
+                       us[RUNS / 2] / least);
+                fflush(stdout);
+            }
+            free(drawn);
+            cuda_test_free(score);
+            cuda_test_free(out);
+        }
 }
 
 /* ---- whole steps ---- */
@@ -424,11 +509,28 @@ static void prefill_rows(struct bench *b)
         }
 }
 
+/* Weights of one layer from host memory to the device; the upload prints its rate and the link's.
+ */
+static void load_row(void)
+{
+    struct model_config c = shape_of(1);
+    struct weights *host, *device;
+    struct err e;
+    c.n_experts = 64;
+    must(weights_dummy(&host, &c, DT_F8_E4M3, 1, &e), &e);
+    for (int i = 0; i < 2; i++) { /* the second time all of it is in the machine's memory */
+        must(cuda_weights_upload(&device, host, &c, 0, NULL, NULL, &e), &e);
+        cuda_weights_close(device);
+    }
+    weights_close(host);
+}
+
 int main(int argc, char **argv)
 {
     static struct bench b;
     uint32_t layers = 4, longest = 8192, most = SEQS;
-    bool ops = false, decode = false, prefill = false, once = false;
+    bool load = false, ops = false, past = false, topk = false, decode = false, prefill = false,
+         once = false;
     for (int i = 1; i < argc; i++) {
         uint32_t *number = !strcmp(argv[i], "--layers")    ? &layers
                            : !strcmp(argv[i], "--longest") ? &longest
@@ -439,22 +541,31 @@ int main(int argc, char **argv)
             continue;
         }
         ops = ops || !strcmp(argv[i], "ops");
+        load = load || !strcmp(argv[i], "load");
+        past = past || !strcmp(argv[i], "past");
+        topk = topk || !strcmp(argv[i], "topk");
         decode = decode || !strcmp(argv[i], "decode");
         prefill = prefill || !strcmp(argv[i], "prefill");
         once = once || !strcmp(argv[i], "once");
     }
     if (layers < 1 || layers > MODEL_MAX_LAYERS || longest < 2048 || longest % 64 || most > SEQS)
         return 2;
-    if (!ops && !decode && !prefill && !once)
-        ops = decode = prefill = true;
+    if (!load && !ops && !past && !topk && !decode && !prefill && !once)
+        ops = topk = decode = prefill = true;
+    if (topk)
+        topk_rows();
+    if (load)
+        load_row();
+    if (!ops && !past && !decode && !prefill && !once)
+        return 0;
     open_bench(&b, layers, longest);
     for (uint32_t s = 0; s < most; s++)
         fill_sequence(&b, s, longest);
-    if (ops) {
+    if (ops || past) {
         static const uint32_t N[] = {1, 16, 64, 128, 512, 2048};
         printf("%-28s %5s %7s %10s %5s %8s %8s %9s %8s\n", "op", "rows", "context", "us", "+-%",
                "GB/s", "TFLOP/s", "floor_us", "ratio");
-        for (size_t i = 0; i < sizeof N / sizeof *N; i++)
+        for (size_t i = 0; ops && i < sizeof N / sizeof *N; i++)
             product_rows(&b, N[i]);
         for (uint32_t context = 1024; context <= longest; context *= 8)
             for (int i = 0; i < 4 && N[i] <= most; i++)
@@ -462,6 +573,8 @@ int main(int argc, char **argv)
         if (longest >= 131072)
             for (int i = 0; i < 4 && N[i] <= most; i++)
                 past_rows(&b, N[i], 131072);
+        for (uint32_t context = 8192; context <= longest; context *= 4)
+            past_prompt_rows(&b, MOST_ROWS, context);
     }
     if (once) {
         struct step s = decode_step(&b, most, longest);

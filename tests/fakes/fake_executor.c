@@ -50,9 +50,11 @@ static void claim_to_write(struct fake_group *g, uint32_t page)
     g->n_writers[page]++;
 }
 
-static void claim_pages(struct fake_executor *f, struct fake_group *g, const struct batch_seq *q)
+static void claim_pages(struct fake_executor *f, struct fake_group *g, const struct batch_seq *q,
+                        uint32_t n_more)
 {
-    uint32_t first = q->pos0 / KV_PAGE_TOKENS, end = (q->pos0 + q->n_tokens - 1) / KV_PAGE_TOKENS;
+    uint32_t first = q->pos0 / KV_PAGE_TOKENS;
+    uint32_t end = (q->pos0 + q->n_tokens + n_more - 1) / KV_PAGE_TOKENS;
     for (uint32_t i = 0; i <= end; i++)
         assert(q->page[i] < f->n_pages);
     for (uint32_t i = 0; i < first; i++)
@@ -61,9 +63,10 @@ static void claim_pages(struct fake_executor *f, struct fake_group *g, const str
         claim_to_write(g, q->page[i]);
 }
 
-static void unclaim_pages(struct fake_group *g, const struct batch_seq *q)
+static void unclaim_pages(struct fake_group *g, const struct batch_seq *q, uint32_t n_more)
 {
-    uint32_t first = q->pos0 / KV_PAGE_TOKENS, end = (q->pos0 + q->n_tokens - 1) / KV_PAGE_TOKENS;
+    uint32_t first = q->pos0 / KV_PAGE_TOKENS;
+    uint32_t end = (q->pos0 + q->n_tokens + n_more - 1) / KV_PAGE_TOKENS;
     for (uint32_t i = 0; i < first; i++)
         g->n_readers[q->page[i]]--;
     for (uint32_t i = first; i <= end; i++)
@@ -114,14 +117,16 @@ static void start(void *self, struct batch *b)
         const struct batch_seq *q = &b->seq[i];
         assert(q->row0 == n_rows && q->n_tokens >= 1);
         n_rows += q->n_tokens;
-        claim_pages(f, g, q);
+        claim_pages(f, g, q, b->n_more);
+        assert(!b->n_more || (q->n_tokens == 1 && q->n_out == 1));
         check_read(g, q, thorough || q->pos0 < KV_PAGE_TOKENS ? 0 : q->pos0 - KV_PAGE_TOKENS);
     }
     assert(n_rows == b->n_rows);
+    assert(b->n_more <= f->exec.max_more);
     check_results(b);
     uint64_t begin = f->serial && g->busy_until_us > f->now_us ? g->busy_until_us : f->now_us;
     b->start_us = begin;
-    g->end_us[b->lane] = begin + (uint64_t)cost_of(f, b) + 1;
+    g->end_us[b->lane] = begin + (uint64_t)(cost_of(f, b) * (1 + b->n_more)) + 1;
     if (f->serial)
         g->busy_until_us = g->end_us[b->lane];
     g->out[b->lane] = b;
@@ -220,7 +225,7 @@ static void finish(struct fake_executor *f, struct batch *b)
     for (uint32_t i = 0; i < b->n_seqs; i++) {
         const struct batch_seq *q = &b->seq[i];
         uint32_t k = q->out0;
-        unclaim_pages(g, q);
+        unclaim_pages(g, q, b->n_more);
         for (uint32_t t = 0; t < q->n_tokens; t++) {
             uint32_t pos = q->pos0 + t;
             uint64_t before = pos ? g->value[slot_of(q, pos - 1)] : 0;
@@ -230,6 +235,15 @@ static void finish(struct fake_executor *f, struct batch *b)
                 choose(f, &b->sample[k], v, &b->out[k]);
                 k++;
             }
+        }
+        for (uint32_t pass = 1; pass <= b->n_more; pass++) {
+            uint32_t pos = q->pos0 + pass, last = q->out0 + (pass - 1) * b->n_out;
+            struct sample_row row = b->sample[q->out0];
+            uint64_t v = row_value(q, g->value[slot_of(q, pos - 1)], pos, b->out[last].token);
+            g->value[slot_of(q, pos)] = failed ? rng_next(&f->rng) : v;
+            row.position += pass;
+            if (!failed)
+                choose(f, &row, v, &b->out[last + b->n_out]);
         }
     }
     if (failed)

@@ -434,7 +434,14 @@ TEST_LIMIT(sample_as_the_cpu, 120)
         for (uint32_t i = 0; i < N; i++)
             out_row[i] = i;
         struct step_seq s = {.n_rows = N, .page = page, .top_k = TOP_K_DENSE};
-        struct step st = {N, 1, 0, token, &s, N, out_row, row, want};
+        struct step st = {.n_rows = N,
+                          .n_seqs = 1,
+                          .token = token,
+                          .seq = &s,
+                          .n_out = N,
+                          .out_row = out_row,
+                          .sample = row,
+                          .out = want};
         struct err e;
         void *d = up(logits, 4 * (size_t)N * VOCAB);
         p.cpu->begin(p.cpu, LANE_DECODE, &st);

@@ -11,6 +11,8 @@
 #include "model/forward.h"
 #include "test.h"
 
+#include <math.h>
+
 enum { SEQS = 3, CONTEXT = 1152, CHUNK = 64, VOCAB = 1000, TOP = 5 };
 
 struct model {
@@ -110,9 +112,10 @@ static void prefill(struct model *m, uint32_t s, uint32_t n)
     }
 }
 
-/* One row of each of the sequences [s0, s0 + n) at pos[s]. */
-static void decode(struct model *m, enum lane l, uint32_t s0, uint32_t n, const uint32_t *pos,
-                   struct sample_out *out)
+/* One row of each of the sequences [s0, s0 + n) at pos[s], on given tokens or known ones (NULL);
+ * and n_more passes behind. */
+static void decode_on(struct model *m, enum lane l, uint32_t s0, uint32_t n, const uint32_t *pos,
+                      const uint32_t *given, uint32_t n_more, struct sample_out *out)
 {
     struct sample_params p = {.temperature = 0.7f,
                               .top_p = 0.9f,
@@ -126,15 +129,29 @@ static void decode(struct model *m, enum lane l, uint32_t s0, uint32_t n, const 
     struct err e;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t s = s0 + i;
-        token[i] = token_at(s, pos[s]);
+        token[i] = given ? given[i] : token_at(s, pos[s]);
         out_row[i] = i;
         q[i] = (struct step_seq){
             .row0 = i, .n_rows = 1, .pos0 = pos[s], .page = m->page[s], .top_k = m->c.index_topk};
         row[i] = (struct sample_row){.p = &p, .position = pos[s] + 1};
     }
-    struct step st = {n, n, 0, token, q, n, out_row, row, out};
-    memset(out, 0, n * sizeof *out);
+    struct step st = {.n_rows = n,
+                      .n_seqs = n,
+                      .token = token,
+                      .seq = q,
+                      .n_out = n,
+                      .out_row = out_row,
+                      .sample = row,
+                      .out = out,
+                      .n_more = n_more};
+    memset(out, 0, (1 + n_more) * n * sizeof *out);
     CHECK_OK(forward_step(m->forward, l, &st, &e), e);
+}
+
+static void decode(struct model *m, enum lane l, uint32_t s0, uint32_t n, const uint32_t *pos,
+                   struct sample_out *out)
+{
+    decode_on(m, l, s0, n, pos, NULL, 0, out);
 }
 
 static void check_same(const struct sample_out *a, const struct sample_out *b, uint32_t n,
@@ -179,5 +196,103 @@ TEST_LIMIT(step_same_bits, 600)
         for (uint32_t s = 0; s < SEQS; s++)
             pos[s]++;
     }
+    model_close(&m);
+}
+
+/* Passes that follow by themselves choose what steps one by one choose, also where rows begin to
+ * select and launches get longer on the way. */
+TEST_LIMIT(step_goes_on, 600)
+{
+    enum { PASSES = 1 + OPS_MAX_MORE };
+    struct model m;
+    struct sample_out want[PASSES * SEQS], have[PASSES * SEQS];
+    model_open(&m);
+    uint32_t pos[SEQS] = {92, 700, 1020}, rounds = 3;
+    if (!m.ops->recall) {
+        memcpy(pos, (uint32_t[SEQS]){20, 92, 130}, sizeof pos);
+        rounds = 1;
+    }
+    for (uint32_t s = 0; s < SEQS; s++)
+        prefill(&m, s, pos[s]);
+    for (uint32_t round = 0; round < rounds; round++) {
+        uint32_t token[SEQS], at[SEQS];
+        for (uint32_t pass = 0; pass < PASSES; pass++) {
+            for (uint32_t s = 0; s < SEQS; s++) {
+                token[s] = pass ? want[(pass - 1) * SEQS + s].token : token_at(s, pos[s]);
+                at[s] = pos[s] + pass;
+            }
+            decode_on(&m, LANE_DECODE, 0, SEQS, at, token, 0, want + pass * SEQS);
+        }
+        decode_on(&m, LANE_DECODE, 0, SEQS, pos, NULL, OPS_MAX_MORE, have);
+        check_same(want, have, PASSES * SEQS, "passes of round", round);
+        for (uint32_t s = 0; s < SEQS; s++)
+            pos[s] += PASSES;
+    }
+    model_close(&m);
+}
+
+/* The plan says what the device will give, within 2 %, and nearly all of its memory can be planned:
+ * with pages for all that is free, steps of the most rows at the longest context run. */
+TEST_LIMIT(plan_holds_at_the_limit, 600)
+{
+    enum { ROWS = 64 };
+    struct model m;
+    struct err e;
+    model_open(&m); /* the context and the kernels have their memory from here on */
+    bool device = m.ops->recall != NULL;
+    struct ops_limits lim = m.ops->limits;
+    m.ops->close(m.ops);
+    forward_destroy(m.forward);
+    if (!device) {
+        cuda_weights_close(m.device);
+        weights_close(m.host);
+        TEST_SKIP("the emulated device has no memory of its own");
+    }
+    size_t before = cuda_device_free_bytes(0), page = kv_page_bytes(&m.c, lim.latent, lim.index);
+    lim.n_pages = (uint32_t)((before - before / 50) / page);
+    struct ops_plan plan = cuda_ops_plan(&m.c, &lim);
+    size_t acts = forward_act_elements(&m.c, &lim) * sizeof(float);
+    lim.n_pages -= (uint32_t)((plan.workspace_bytes + acts) / page);
+    plan = cuda_ops_plan(&m.c, &lim);
+    CHECK_OK(cuda_ops_open(&m.ops, &m.c, &lim, 0, &e), e);
+    CHECK_OK(forward_create(&m.forward, m.ops, m.device, &e), e);
+    size_t planned = plan.kv_bytes + plan.workspace_bytes + acts;
+    size_t used = before - cuda_device_free_bytes(0);
+    double off = 100.0 * ((double)used - (double)planned) / (double)planned;
+    printf("     planned %zu MiB, used %zu MiB: %+.2f %%\n", planned >> 20, used >> 20, off);
+    CHECK_MSG(fabs(off) <= 2.0, "planned %zu, used %zu bytes", planned, used);
+    uint32_t last = lim.n_pages - SEQS * (CONTEXT / KV_PAGE_TOKENS); /* pages at the very end */
+    for (uint32_t s = 0; s < SEQS; s++) {
+        for (uint32_t i = 0; i < CONTEXT / KV_PAGE_TOKENS; i++)
+            m.page[s][i] += last;
+        prefill(&m, s, CONTEXT - 1 - OPS_MAX_MORE);
+    }
+    uint32_t token[ROWS], out_row[ROWS];
+    struct step_seq q[ROWS];
+    struct sample_row row[ROWS];
+    struct sample_out out[ROWS];
+    struct sample_params greedy = {.top_p = 1.0f, .repetition_penalty = 1.0f};
+    for (uint32_t i = 0; i < ROWS;
+         i++) { /* a slot is written by several rows: bits do not matter */
+        token[i] = i;
+        out_row[i] = i;
+        q[i] = (struct step_seq){.row0 = i,
+                                 .n_rows = 1,
+                                 .pos0 = CONTEXT - 1,
+                                 .page = m.page[i % SEQS],
+                                 .top_k = m.c.index_topk};
+        row[i] = (struct sample_row){.p = &greedy, .position = CONTEXT};
+    }
+    struct step st = {.n_rows = ROWS,
+                      .n_seqs = ROWS,
+                      .token = token,
+                      .seq = q,
+                      .n_out = ROWS,
+                      .out_row = out_row,
+                      .sample = row,
+                      .out = out};
+    for (int again = 0; again < 3; again++)
+        CHECK_OK(forward_step(m.forward, LANE_DECODE, &st, &e), e);
+    CHECK(before - cuda_device_free_bytes(0) <= used + used / 100);
     model_close(&m);
 }

@@ -141,6 +141,7 @@ static void chaos_open(struct chaos *c, uint64_t seed)
     c->g.state = seed;
     sim_open(&c->m, random_config(&c->g), seed);
     c->m.f.serial = rng_below(&c->g, 2);
+    c->m.f.exec.max_more = rng_below(&c->g, 2) * OPS_MAX_MORE;
     c->m.f.fail_per_1000 = rng_below(&c->g, 3) ? 0 : 30;
     c->m.f.bad_per_1000 = rng_below(&c->g, 6) ? 0 : 3;
     c->m.f.move_us = rng_below(&c->g, 4) ? 200 : 20000;

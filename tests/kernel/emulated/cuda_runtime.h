@@ -57,6 +57,9 @@ void emulated_exchange(const void *mine, size_t bytes, void *all); /* all[32 * b
 void emulated_mma(float c[4], const uint32_t a[4], const uint32_t b[2], bool f16);
 uint16_t emulated_f16(float x);
 void emulated_ldmatrix(uint32_t r[4], const void *row, bool transposed);
+/* c[n / 2] of this thread of a warpgroup, by the descriptors of tile/wgmma.cuh. */
+void emulated_wgmma(float *c, unsigned n, uint64_t a, uint64_t b, bool add, bool f16, bool across);
+void emulated_meet(unsigned id, unsigned threads, bool wait);
 void __syncthreads(void);
 void __syncwarp(unsigned mask = 0xFFFFFFFFu);
 int __syncthreads_or(int flag);
@@ -241,6 +244,12 @@ static inline cudaError_t cudaDriverGetVersion(int *version)
     *version = CUDART_VERSION;
     return cudaSuccess;
 }
+enum cudaDeviceAttr { cudaDevAttrClockRate = 13, cudaDevAttrMultiProcessorCount = 16 };
+static inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int)
+{
+    *value = 1;
+    return cudaSuccess;
+}
 struct cudaFuncAttributes {
     int numRegs;
 };
@@ -279,6 +288,25 @@ static inline cudaError_t cudaStreamQuery(cudaStream_t)
 }
 static inline cudaError_t cudaStreamDestroy(cudaStream_t)
 {
+    return cudaSuccess;
+}
+typedef struct emulated_event *cudaEvent_t;
+static inline cudaError_t cudaEventCreate(cudaEvent_t *e)
+{
+    *e = NULL;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaEventDestroy(cudaEvent_t)
+{
+    return cudaSuccess;
+}
+static inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
+{
+    return cudaSuccess;
+}
+static inline cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t)
+{
+    *ms = 0.0f;
     return cudaSuccess;
 }
 static inline cudaError_t cudaStreamSynchronize(cudaStream_t)

@@ -35,13 +35,17 @@ static constinit thread_local void *main_sp;
 static constinit thread_local unsigned now, n_threads, live, arrived;
 static constinit thread_local unsigned long turn = 1, idle;
 static constinit thread_local const std::function<void()> *work;
-static thread_local unsigned char shared[256 << 10] __attribute__((aligned(64)));
+static thread_local unsigned char shared[256 << 10] __attribute__((aligned(1024)));
 /* Flags of __syncthreads_or(), by the parity of the turn: a fibre that is one turn ahead uses the
  * other one. */
 static constinit thread_local struct {
     unsigned long turn;
     int flag;
 } any[2];
+static thread_local struct {
+    unsigned came;
+    unsigned long turn;
+} meeting[16];
 
 extern "C" void fibre_switch(void **save, void *to);
 __asm__(".text\n.globl fibre_switch\nfibre_switch:\n"
@@ -198,6 +202,68 @@ void emulated_ldmatrix(uint32_t r[4], const void *row, bool transposed)
     __syncwarp();
 }
 
+/* Where byte `at` of row `row` of a tile lies. */
+static const unsigned char *tile_byte(uint64_t tile, unsigned row, unsigned at)
+{
+    unsigned from = (unsigned)(tile & 0x3FFF) << 4, group = (unsigned)(tile >> 32 & 0x3FFF) << 4;
+    unsigned where = from + row / 8 * group + row % 8 * 128 + at;
+    return shared + (where ^ (where >> 3 & 0x70)); /* the row's low bits change the chunk */
+}
+
+static float e4m3_of(unsigned char code)
+{
+    int e = code >> 3 & 15, m = code & 7;
+    float x = e ? ldexpf(1.0f + (float)m / 8.0f, e - 7) : ldexpf((float)m / 8.0f, -6);
+    return code & 0x80 ? -x : x;
+}
+
+static float tile_value(uint64_t tile, unsigned row, unsigned k, bool f16, bool across)
+{
+    uint16_t bits;
+    if (!f16)
+        return e4m3_of(*tile_byte(tile, row, k));
+    if (across) { /* rows are k, columns go on in further blocks */
+        unsigned further = (unsigned)(tile >> 16 & 0x3FFF) << 4;
+        memcpy(&bits, tile_byte(tile + (row / 64 * further >> 4), k, row % 64 * 2), 2);
+    } else {
+        memcpy(&bits, tile_byte(tile, row, k * 2), 2);
+    }
+    return half_of(bits, 0, true);
+}
+
+void emulated_wgmma(float *c, unsigned n, uint64_t a, uint64_t b, bool add, bool f16, bool across)
+{
+    unsigned l = now % 32, row = now / 32 % 4 * 16 + l / 4, depth = f16 ? 16 : 32;
+    float x[2][32];
+    for (unsigned r = 0; r < 2; r++)
+        for (unsigned k = 0; k < depth; k++)
+            x[r][k] = tile_value(a, row + 8 * r, k, f16, false);
+    for (unsigned j = 0; j < n / 8; j++)
+        for (unsigned h = 0; h < 2; h++) {
+            float *at = c + 4 * j + h, sum[2] = {add ? at[0] : 0.0f, add ? at[2] : 0.0f};
+            for (unsigned k = 0; k < depth; k++) {
+                float y = tile_value(b, 8 * j + l % 4 * 2 + h, k, f16, across);
+                sum[0] += x[0][k] * y;
+                sum[1] += x[1][k] * y;
+            }
+            at[0] = sum[0];
+            at[2] = sum[1];
+        }
+}
+
+void emulated_meet(unsigned id, unsigned threads, bool wait)
+{
+    unsigned long mine = meeting[id].turn;
+    if (++meeting[id].came == threads) {
+        meeting[id].came = 0;
+        meeting[id].turn++;
+        idle = 0;
+        return;
+    }
+    while (wait && meeting[id].turn == mine)
+        next_fibre();
+}
+
 void *emulated_shared(void)
 {
     return shared;
@@ -208,6 +274,7 @@ static void run_block(void)
     n_threads = live = blockDim.x * blockDim.y * blockDim.z;
     arrived = 0;
     idle = 0;
+    memset(meeting, 0, sizeof meeting);
     for (unsigned i = 0; i < n_threads; i++) {
         fib[i].id = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
         fib[i].done = false;
