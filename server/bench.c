@@ -1,4 +1,5 @@
 /* bench.c - gaze bench: a model's own speed, through the engine as the server uses it. */
+#include "bench_shape.h"
 #include "cli.h"
 
 #include "base/clock.h"
@@ -10,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_STREAMS = 64, MAX_LIST = 16, MAX_REPEATS = 32 };
+enum { MAX_STREAMS = 128, MAX_LIST = 16, MAX_REPEATS = 32 };
 enum { LEAD_TOKENS = 448 }; /* what a stream may be ahead of the last one to start */
 
 struct bench {
@@ -21,6 +22,8 @@ struct bench {
     uint32_t context[MAX_LIST], n_contexts, streams[MAX_LIST], n_streams;
     uint32_t repeats, decode_tokens;
     uint64_t salt;
+    bool json;
+    uint32_t whole_layers; /* of a shape that was cut; 0: all are there */
     struct engine_limits limits;
 };
 
@@ -153,20 +156,41 @@ static double floor_ms(const struct bench *b, struct step_shape shape)
     return (compute > read ? compute : read) * 1e3;
 }
 
-/* attention_ms: of a step, indexer and attention; NULL: not told. */
-static void row(const char *what, uint32_t streams, uint32_t context, bool dense, double *ms,
-                double *rate, double *attention_ms, uint32_t n, double least_ms)
+/* attention_ms: of a step, indexer and attention; NULL: not told. device: the share of the time in
+ * which a GPU had work of decode steps; negative: not known. */
+static void row(const struct bench *b, const char *what, uint32_t streams, uint32_t context,
+                bool dense, double *ms, double *rate, double *attention_ms, double least_ms,
+                double device)
 {
+    uint32_t n = b->repeats;
     qsort(ms, n, sizeof *ms, by_value);
     qsort(rate, n, sizeof *rate, by_value);
-    double spread = ms[n / 2] > 0 ? (ms[n - 1] - ms[0]) / ms[n / 2] * 100 : 0;
-    printf("%-8s %7u %8u %7s %12.2f %8.1f %12.0f %8.0f", what, streams, context,
-           dense ? "dense" : "sparse", ms[n / 2], spread, rate[n / 2], 100 * least_ms / ms[n / 2]);
-    if (attention_ms) {
+    double mid = ms[n / 2], spread = mid > 0 ? (ms[n - 1] - ms[0]) / mid * 100 : 0;
+    const char *path = dense ? "dense" : "sparse";
+    double scale = b->whole_layers ? (double)b->whole_layers / engine_model(b->en)->n_layers : 1;
+    if (attention_ms)
         qsort(attention_ms, n, sizeof *attention_ms, by_value);
-        printf(" %8.3f", attention_ms[n / 2]);
+    if (b->json) {
+        printf("{\"case\": \"%s\", \"streams\": %u, \"context\": %u, \"path\": \"%s\", "
+               "\"median_ms\": %.3f, \"spread_pct\": %.1f, \"tokens_per_s\": %.1f, "
+               "\"limit_ms\": %.3f, \"scaled_ms\": %.3f",
+               what, streams, context, path, mid, spread, rate[n / 2], least_ms, mid * scale);
+        if (attention_ms)
+            printf(", \"attention_ms\": %.3f", attention_ms[n / 2]);
+        if (device >= 0)
+            printf(", \"device_pct\": %.1f", 100 * device);
+        printf("}\n");
+    } else {
+        printf("%-8s %7u %8u %7s %12.2f %8.1f %12.0f %8.0f", what, streams, context, path, mid,
+               spread, rate[n / 2], 100 * least_ms / mid);
+        if (attention_ms)
+            printf(" %8.3f", attention_ms[n / 2]);
+        if (b->whole_layers)
+            printf(" %10.2f", mid * scale);
+        if (device >= 0)
+            printf(" %8.1f", 100 * device);
+        printf("\n");
     }
-    printf("\n");
     fflush(stdout);
 }
 
@@ -204,13 +228,13 @@ static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, s
     }
     struct step_shape whole = {
         .n_seqs = 1, .rows = context, .n_out = 1, .dense = dense, .prompt = true};
-    row("prefill", 1, context, dense, ms, rate, NULL, b->repeats, floor_ms(b, whole));
+    row(b, "prefill", 1, context, dense, ms, rate, NULL, floor_ms(b, whole), -1);
     for (uint32_t k = 0; k < b->n_streams; k++) {
         uint32_t streams = b->streams[k];
-        uint64_t lead = 0;
+        uint64_t lead = 0, device_us = 0, timed_us = 0;
         if (!room_for(b, streams, context)) {
-            printf("%-8s %7u %8u %7s does not fit: %llu tokens of KV memory, %u sequences\n",
-                   "decode", streams, context, dense ? "dense" : "sparse",
+            printf("%s%-8s %7u %8u %7s does not fit: %llu tokens of KV memory, %u sequences\n",
+                   b->json ? "# " : "", "decode", streams, context, dense ? "dense" : "sparse",
                    (unsigned long long)engine_get_plan(b->en)->kv_tokens,
                    engine_get_plan(b->en)->max_seqs);
             continue;
@@ -223,6 +247,8 @@ static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, s
             ms[i] = (double)us * 1e-3 * streams / (double)r.tokens;
             attention[i] = attention_ms(&r);
             lead += r.lead_tokens;
+            device_us += r.to.device_us[LANE_DECODE] - r.from.device_us[LANE_DECODE];
+            timed_us += us;
         }
         struct step_shape step = {.n_seqs = streams,
                                   .rows = 1,
@@ -230,8 +256,8 @@ static enum err_code bench_case(struct bench *b, uint32_t context, bool dense, s
                                              (uint32_t)(lead / b->repeats / streams),
                                   .n_out = streams,
                                   .dense = dense};
-        row("decode", streams, context, dense, ms, rate, attention, b->repeats,
-            floor_ms(b, step));
+        row(b, "decode", streams, context, dense, ms, rate, attention, floor_ms(b, step),
+            device_us ? (double)device_us / (double)timed_us : -1);
     }
     return ERR_OK;
 }
@@ -249,7 +275,8 @@ static bool parse_list(const char *text, uint32_t max, uint32_t *out, uint32_t *
 }
 
 struct bench_flags {
-    const char *contexts, *streams, *repeats, *modes;
+    const char *contexts, *streams, *repeats, *modes, *shape, *share;
+    bool json;
 };
 
 static int take_flag(void *arg, char **argv, int n_left)
@@ -261,11 +288,17 @@ static int take_flag(void *arg, char **argv, int n_left)
         f->repeats = "2";
         return 1;
     }
-    const char **slot = !strcmp(argv[0], "--contexts")  ? &f->contexts
-                        : !strcmp(argv[0], "--streams") ? &f->streams
-                        : !strcmp(argv[0], "--repeats") ? &f->repeats
-                        : !strcmp(argv[0], "--modes")   ? &f->modes
-                                                        : NULL;
+    if (!strcmp(argv[0], "--json")) {
+        f->json = true;
+        return 1;
+    }
+    const char **slot = !strcmp(argv[0], "--contexts")      ? &f->contexts
+                        : !strcmp(argv[0], "--streams")     ? &f->streams
+                        : !strcmp(argv[0], "--repeats")     ? &f->repeats
+                        : !strcmp(argv[0], "--modes")       ? &f->modes
+                        : !strcmp(argv[0], "--model-shape") ? &f->shape
+                        : !strcmp(argv[0], "--rank-share")  ? &f->share
+                                                            : NULL;
     if (!slot || n_left < 2)
         return 0;
     *slot = argv[1];
@@ -289,13 +322,22 @@ static enum err_code run_all(struct bench *b, const struct bench_flags *f, struc
     bool has_indexer = engine_model(b->en)->has_indexer;
     if (engine_measure_limits(b->en, &b->limits, e))
         return e->code;
+    const char *mark = b->json ? "# " : "";
     printf(
-        "limits measured now: %.0f GFLOP/s in products, %.1f GB/s read; limit_%%: the time that a\n"
-        "step must take by them (whichever is longer), as a share of the time it took; attn_ms:\n"
-        "indexer and attention in a step\n",
-        b->limits.flops * 1e-9, b->limits.bytes * 1e-9);
-    printf("%-8s %7s %8s %7s %12s %8s %12s %8s %8s\n", "case", "streams", "context", "path",
-           "median_ms", "spread_%", "tokens/s", "limit_%", "attn_ms");
+        "%slimits measured now: %.0f GFLOP/s in products, %.1f GB/s; limit_%%: the time that a\n"
+        "%sstep must take by them (whichever is longer), as a share of the time it took; attn_ms:\n"
+        "%sindexer and attention in a step, on a CPU; device_%%: the share of the time in which a\n"
+        "%sGPU had work of decode steps\n",
+        mark, b->limits.flops * 1e-9, b->limits.bytes * 1e-9, mark, mark, mark);
+    if (b->whole_layers)
+        printf("%s%u of %u layers; scaled_ms is the median times %u / %u, head and sampling, too\n",
+               mark, engine_model(b->en)->n_layers, b->whole_layers, b->whole_layers,
+               engine_model(b->en)->n_layers);
+    if (!b->json)
+        printf("%-8s %7s %8s %7s %12s %8s %12s %8s %8s%s%s\n", "case", "streams", "context", "path",
+               "median_ms", "spread_%", "tokens/s", "limit_%", "attn_ms",
+               b->whole_layers ? "  scaled_ms" : "",
+               strncmp(engine_backend_name(b->en), "cuda", 4) ? "" : " device_%");
     for (uint32_t i = 0; i < b->n_contexts; i++) {
         if ((uint64_t)b->context[i] + b->decode_tokens + LEAD_TOKENS > p->max_context)
             continue;
@@ -306,13 +348,32 @@ static enum err_code run_all(struct bench *b, const struct bench_flags *f, struc
                 return e->code;
         }
     }
-    printf("resident %lu MiB, planned %zu MiB\n", resident_mib(), p->total_bytes >> 20);
+    printf("%sresident %lu MiB, planned %zu MiB\n", mark, resident_mib(), p->total_bytes >> 20);
     return ERR_OK;
+}
+
+/* The most layers of a shape with which the memory holds its weights and the longest context. */
+static enum err_code fit_layers(const struct bench *b, struct engine_options *o, uint32_t n_layers,
+                                struct err *e)
+{
+    uint32_t longest = 0;
+    for (uint32_t i = 0; i < b->n_contexts; i++)
+        longest = b->context[i] > longest ? b->context[i] : longest;
+    uint32_t asked = o->n_layers;
+    for (o->n_layers = asked ? asked : n_layers; o->n_layers; o->n_layers--) {
+        struct engine_plan p;
+        if (engine_make_plan(&p, o, e) == ERR_OK &&
+            (asked || p.max_context >= longest + b->decode_tokens + LEAD_TOKENS))
+            return ERR_OK;
+        if (asked)
+            return e->code;
+    }
+    return err_set(e, ERR_NOMEM, "not even one layer fits with a context of %u tokens", longest);
 }
 
 int cli_bench(int argc, char **argv)
 {
-    struct bench_flags f = {"1024,8192,16384", "1,4,16", "3", "sparse,dense"};
+    struct bench_flags f = {"1024,8192,16384", "1,4,16", "3", "sparse,dense", NULL, NULL, false};
     struct bench b = {.decode_tokens = 64};
     struct settings s;
     struct engine_options o;
@@ -332,17 +393,31 @@ int cli_bench(int argc, char **argv)
         return cli_fail(&e);
     }
     b.repeats = repeats[0];
+    b.json = f.json;
     pthread_mutex_init(&b.lock, NULL);
     cond_init_monotonic(&b.came);
     o.wake = wake;
     o.wake_arg = &b;
-    if (!engine_open(&b.en, &o, &e)) {
-        printf("gaze %s commit %s, %s, %s\n", version_number, version_commit, o.model_dir,
+    struct bench_shape shape = {.n_layers = 0};
+    if (f.shape) {
+        if (bench_shape_make(&shape, f.shape, f.share, o.model_dir, &e)) {
+            settings_free(&s);
+            return cli_fail(&e);
+        }
+        o.model_dir = shape.dir;
+        o.load_dummy = true;
+        b.whole_layers = shape.n_layers;
+    }
+    if ((!f.shape || !fit_layers(&b, &o, shape.n_layers, &e)) && !engine_open(&b.en, &o, &e)) {
+        const char *mark = b.json ? "# " : "";
+        printf("%sgaze %s commit %s, %s, %s\n", mark, version_number, version_commit, o.model_dir,
                engine_backend_name(b.en));
-        printf("start %.1f ms\n", (double)(clock_us() - begun_us) * 1e-3);
+        printf("%sstart %.1f ms\n", mark, (double)(clock_us() - begun_us) * 1e-3);
         run_all(&b, &f, &e);
         engine_close(b.en);
     }
+    if (f.shape)
+        bench_shape_remove(&shape);
     settings_free(&s);
     return e.code ? cli_fail(&e) : 0;
 }

@@ -290,25 +290,6 @@ static inline cudaError_t cudaStreamDestroy(cudaStream_t)
 {
     return cudaSuccess;
 }
-typedef struct emulated_event *cudaEvent_t;
-static inline cudaError_t cudaEventCreate(cudaEvent_t *e)
-{
-    *e = NULL;
-    return cudaSuccess;
-}
-static inline cudaError_t cudaEventDestroy(cudaEvent_t)
-{
-    return cudaSuccess;
-}
-static inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
-{
-    return cudaSuccess;
-}
-static inline cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t)
-{
-    *ms = 0.0f;
-    return cudaSuccess;
-}
 static inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
     return cudaSuccess;
@@ -328,6 +309,16 @@ enum { cudaEventDisableTiming = 2 };
 static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
 {
     *e = NULL;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaEventCreate(cudaEvent_t *e)
+{
+    *e = NULL;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t)
+{
+    *ms = 0.0f;
     return cudaSuccess;
 }
 static inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
