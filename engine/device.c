@@ -3,6 +3,7 @@
 #include "engine.h"
 
 #include "base/log.h"
+#include "comm/comm.h"
 #include "cuda/cuda_ops.h"
 
 #include <stdlib.h>
@@ -10,6 +11,11 @@
 
 /* There only in a build with the GPU back end. */
 #pragma weak cuda_device_check
+
+void engine_prepare_ranks(void)
+{
+    comm_environment();
+}
 
 const char *engine_backends(void)
 {

@@ -227,10 +227,13 @@ static void make_fingerprint(struct engine *en)
 {
     const struct engine_options *o = &en->options;
     struct model_config cfg = en->cfg;
-    uint32_t settings[] = {
-        (uint32_t)o->precision, (uint32_t)o->latent,
-        (uint32_t)o->index,     (uint32_t)o->load_dummy,
-        cfg.n_layers,           (uint32_t)en->ranks->rank[0].weights->file_bytes};
+    uint32_t settings[] = {(uint32_t)o->precision,
+                           (uint32_t)o->latent,
+                           (uint32_t)o->index,
+                           (uint32_t)o->load_dummy,
+                           (uint32_t)o->expert,
+                           cfg.n_layers,
+                           (uint32_t)en->ranks->rank[0].weights->file_bytes};
     uint64_t h = hash_bytes(1, settings, sizeof settings);
     const struct matrix *sample[] = {&en->ranks->rank[0].weights->embed,
                                      &en->ranks->rank[0].weights->head,
@@ -339,6 +342,7 @@ static enum err_code open_ranks(struct engine *en, struct err *e)
                                     .load_dummy = o->load_dummy,
                                     .dummy_dtype = dummy_dtype(&en->cfg),
                                     .device = o->cuda_device,
+                                    .ranks_per_gpu = o->ranks_per_gpu,
                                     .comm_timeout_ms = step_limit_s(o) * 875, /* tells who */
                                     .limits = en->detail.limits,
                                     .progress = o->progress,

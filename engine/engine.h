@@ -36,6 +36,8 @@ struct engine_options {
     uint32_t tp;               /* ranks of each attention group; 0: 1 */
     uint32_t dp;               /* attention groups; 0: 1 */
     uint32_t ep;               /* parts of the experts; 0: 1; see model/parallel.h */
+    enum expert_form expert;   /* what experts read */
+    uint32_t ranks_per_gpu;    /* 0: 1; more: for tests */
     const char *placement;     /* a file that says which part holds which experts, or NULL */
     uint32_t n_prefill_groups; /* the first ones only prefill, the others decode; 0: all do both */
     int32_t cuda_device;       /* of the first rank; -1: the CPU */
@@ -52,6 +54,9 @@ struct engine_options {
     void *wake_arg;
 };
 void engine_options_default(struct engine_options *o);
+/* Sets the environment that ranks on GPUs need, where the user has not (comm.h). Before
+ * engine_device(), while there is one thread. */
+void engine_prepare_ranks(void);
 /* options.cuda_device for "auto" (a GPU when a usable one is there), "cpu", "cuda" (the first) or
  * "cuda:N". ERR_INVALID, ERR_CUDA: what is missing, in one sentence that offers the CPU. */
 MUST_CHECK enum err_code engine_device(int32_t *out, const char *name, struct err *e);

@@ -149,6 +149,7 @@ static size_t workspace_for(struct ops_limits *lim, const struct engine_options 
     *lim = (struct ops_limits){.precision = o->precision,
                                .latent = o->latent,
                                .index = o->index,
+                               .expert = o->expert,
                                .peers = r->parallel.n_ranks > 1 ? &r->peers : NULL,
                                .n_pages = 1,
                                .max_context = context,
@@ -223,8 +224,9 @@ enum err_code plan_offer_cpu(struct err *e, uint32_t device)
 static uint64_t device_free_bytes(const struct engine_options *o, uint32_t n_ranks)
 {
     uint64_t least = UINT64_MAX;
-    for (uint32_t i = 0; i < n_ranks; i++) {
-        uint64_t n = cuda_device_free_bytes((uint32_t)o->cuda_device + i);
+    uint32_t sharing = o->ranks_per_gpu ? o->ranks_per_gpu : 1;
+    for (uint32_t i = 0; i < n_ranks; i += sharing) {
+        uint64_t n = cuda_device_free_bytes((uint32_t)o->cuda_device + i / sharing) / sharing;
         least = n < least ? n : least;
     }
     return least;

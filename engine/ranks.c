@@ -39,6 +39,12 @@ static uint32_t device_of(const struct ranks_options *o, uint32_t rank)
 
 /* ---- weights ---- */
 
+/* Ranks on the CPU that hold the whole model each have one copy of it. */
+static bool shares_weights(const struct ranks *all, const struct ranks_options *o)
+{
+    return o->device < 0 && all->plan.tp == 1 && all->plan.ep == 1;
+}
+
 static enum err_code load(struct opening *k, struct rank *r, struct err *e)
 {
     const struct ranks_options *o = k->o;
@@ -46,6 +52,8 @@ static enum err_code load(struct opening *k, struct rank *r, struct err *e)
     const struct rank_share *share = k->all->plan.n_ranks > 1 ? &r->share : NULL;
     weights_progress *progress = first ? o->progress : NULL;
     uint32_t device = gpu ? device_of(o, r->share.rank) : 0;
+    if (shares_weights(k->all, o) && !first)
+        return ERR_OK;
     if (o->load_dummy ? weights_dummy_share(&r->weights, o->cfg, share, o->dummy_dtype, 1, gpu, e)
                       : weights_open_share(&r->weights, o->model_dir, o->cfg, share, gpu, progress,
                                            o->progress_arg, e))
@@ -131,8 +139,8 @@ static enum err_code open_rank(struct opening *k, struct rank *r, struct err *e)
     if (o->device >= 0 ? cuda_ops_open(&r->ops, &r->cfg, &limits, device_of(o, r->share.rank), e)
                        : cpu_ops_open(&r->ops, &r->cfg, &limits, e))
         return e->code;
-    return forward_create(&r->forward, r->ops, r->device_weights ? r->device_weights : r->weights,
-                          e);
+    const struct weights *w = r->device_weights ? r->device_weights : r->weights;
+    return forward_create(&r->forward, r->ops, w ? w : k->all->rank[0].weights, e);
 }
 
 /* ---- all of them ---- */

@@ -170,7 +170,7 @@ int cli_plan(int argc, char **argv)
     struct engine_options o;
     struct engine_plan p;
     struct err e = {0};
-    bool known = !load(&s, &o, argc, argv, take_switch, &json, &e);
+    bool told, known = !load(&s, &o, argc, argv, take_switch, &json, &e);
     if (!known || engine_make_plan(&p, &o, &e)) {
         settings_free(&s);
         return cli_fail_as(known ? EXIT_MODEL : EXIT_SETTINGS, &e);
@@ -199,14 +199,18 @@ int cli_plan(int argc, char **argv)
         jo_ku64(&j, "max_context", p.max_context);
         jo_ku64(&j, "max_seqs", p.max_seqs);
         jo_ku64(&j, "prefill_tokens", p.prefill_tokens);
+        jo_ku64(&j, "n_ranks", p.n_ranks);
+        told = p.n_ranks == 1 || !cli_json_ranks(&j, &o, &p, &e);
         jo_end(&j, '}');
-        puts(b.s ? b.s : "");
+        if (told)
+            puts(b.s ? b.s : "");
         buf_free(&b);
     } else {
         cli_print_plan(stdout, &p);
+        told = p.n_ranks == 1 || !cli_print_ranks(stdout, &o, &p, &e);
     }
     settings_free(&s);
-    return 0;
+    return told ? 0 : cli_fail(&e);
 }
 
 /* For what computes nothing: no GPU is asked for, let alone set up. */

@@ -27,4 +27,11 @@ int cli_fail(const struct err *e);                         /* prints it; returns
 int cli_fail_as(enum exit_code code, const struct err *e); /* prints it; returns code */
 void cli_print_plan(FILE *to, const struct engine_plan *p);
 
+/* cli_ranks.c: what each rank holds, as text, or as members of an open JSON object. ERR_NOMEM. */
+struct jo;
+MUST_CHECK enum err_code cli_print_ranks(FILE *to, const struct engine_options *o,
+                                         const struct engine_plan *p, struct err *e);
+MUST_CHECK enum err_code cli_json_ranks(struct jo *j, const struct engine_options *o,
+                                        const struct engine_plan *p, struct err *e);
+
 #endif

@@ -46,6 +46,10 @@ static const struct option table[] = {
      "ranks of each attention group: heads, dense layers and output head are cut over them"},
     {"ep", NUMBER, AT(ep), 1, ENGINE_MAX_GROUPS, "1", NULL, "N",
      "parts that the experts are spread over, at most tp x dp; 1: each group has all of them"},
+    {"experts", CHOICE, AT(experts), 0, 0, "f32", "f32 fp8", NULL,
+     "what the experts read; fp8: rounded as the deployed model does"},
+    {"ranks-per-gpu", NUMBER, AT(ranks_per_gpu), 1, ENGINE_MAX_GROUPS, "1", NULL, "N",
+     "ranks that share a GPU, for tests"},
     {"placement", TEXT, AT(placement), 0, 0, "", NULL, "FILE",
      "which part holds which experts, as JSON (default: as many each, in order)"},
     {"dp", NUMBER, AT(dp), 1, ENGINE_MAX_GROUPS, "1", NULL, "N",
@@ -496,6 +500,8 @@ enum err_code settings_engine(const struct settings *s, struct engine_options *o
 {
     static char bundled[512];
     engine_options_default(o);
+    if (s->tp * s->dp > 1)
+        engine_prepare_ranks();
     if (engine_device(&o->cuda_device, s->device, e))
         return e->code;
     o->model_dir = s->model[0] ? s->model : bundled_model(bundled, sizeof bundled);
@@ -511,6 +517,8 @@ enum err_code settings_engine(const struct settings *s, struct engine_options *o
     o->index = s->index ? (s->index == 1 ? INDEX_EXACT : INDEX_FP8)
                         : (s->precision ? o->index : INDEX_EXACT);
     o->load_dummy = s->load == 1;
+    o->expert = s->experts ? EXPERT_FP8 : EXPERT_F32;
+    o->ranks_per_gpu = (uint32_t)s->ranks_per_gpu;
     o->n_layers = (uint32_t)s->layers;
     o->n_threads = (uint32_t)s->threads;
     o->tp = (uint32_t)s->tp;
