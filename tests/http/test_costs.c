@@ -2,9 +2,9 @@
  *
  * Goal:   every endpoint that generates tells its timings, streamed or not, and the requests'
  *         shares of the device make up the time that the workers were busy.
- * Method: the real engine on a small checkpoint, a crowd of requests of every kind at once, and the
- *         counter of busy time in /metrics before and after. A share is rounded down to a
- *         microsecond, a lane's time to the same in the page.
+ * Method: the real engine with the bundled model, a crowd of requests of every kind at once, and
+ * the counter of busy time in /metrics before and after. A share is rounded down to a microsecond,
+ * a lane's time to the same in the page.
  */
 #include "rig.h"
 
@@ -12,6 +12,9 @@
 
 #define CHAT "/v1/chat/completions"
 #define HI "\"messages\":[{\"role\":\"user\",\"content\":\"Tell me about the sea and its ships\"}]"
+/* What a random model says at random may hold a NUL, which the reader here refuses. */
+#define GREEDY_FIRST "\"temperature\":0,"
+#define GREEDY ",\"temperature\":0"
 #define STREAM ",\"stream\":true"
 
 struct kind {
@@ -19,25 +22,30 @@ struct kind {
     bool streams;
 };
 static const struct kind kinds[] = {
-    {CHAT, "{" HI ",\"max_tokens\":30,\"ignore_eos\":true}", false},
-    {CHAT, "{" HI ",\"max_tokens\":20,\"n\":3,\"seed\":1,\"ignore_eos\":true}", false},
-    {CHAT, "{" HI ",\"max_tokens\":25,\"ignore_eos\":true" STREAM "}", true},
+    {CHAT, "{" HI GREEDY ",\"max_tokens\":30,\"ignore_eos\":true}", false},
+    {CHAT, "{" HI GREEDY ",\"max_tokens\":20,\"n\":3,\"ignore_eos\":true}", false},
+    {CHAT, "{" HI GREEDY ",\"max_tokens\":25,\"ignore_eos\":true" STREAM "}", true},
     {CHAT,
-     "{" HI ",\"max_tokens\":9,\"n\":2,\"ignore_eos\":true" STREAM
+     "{" HI GREEDY ",\"max_tokens\":9,\"n\":2,\"ignore_eos\":true" STREAM
      ",\"stream_options\":{\"include_usage\":true}}",
      true},
     {"/v1/completions",
-     "{\"prompt\":[\"one\",\"two or three\",\"four\"],\"max_tokens\":12,\"ignore_eos\":true}",
+     "{" GREEDY_FIRST
+     "\"prompt\":[\"one\",\"two or three\",\"four\"],\"max_tokens\":12,\"ignore_eos\":true}",
      false},
-    {"/v1/completions", "{\"prompt\":\"x\",\"best_of\":4,\"n\":1,\"max_tokens\":7}", false},
+    {"/v1/completions", "{" GREEDY_FIRST "\"prompt\":\"x\",\"best_of\":4,\"n\":1,\"max_tokens\":7}",
+     false},
     {"/v1/completions",
-     "{\"prompt\":\"a longer prompt of some words\",\"echo\":true,\"logprobs\":1,\"max_tokens\":0}",
+     "{" GREEDY_FIRST
+     "\"prompt\":\"a longer prompt of some words\",\"echo\":true,\"logprobs\":1,\"max_tokens\":0}",
      false},
-    {"/v1/completions", "{\"prompt\":[\"five\",\"six\"],\"max_tokens\":15" STREAM "}", true},
-    {"/v1/messages", "{" HI ",\"max_tokens\":17}", false},
-    {"/v1/messages", "{" HI ",\"max_tokens\":17" STREAM "}", true},
-    {"/v1/responses", "{\"input\":\"Hello you\",\"max_output_tokens\":19}", false},
-    {"/v1/responses", "{\"input\":\"Hello you\",\"max_output_tokens\":19" STREAM "}", true},
+    {"/v1/completions",
+     "{" GREEDY_FIRST "\"prompt\":[\"five\",\"six\"],\"max_tokens\":15" STREAM "}", true},
+    {"/v1/messages", "{" HI GREEDY ",\"max_tokens\":17}", false},
+    {"/v1/messages", "{" HI GREEDY ",\"max_tokens\":17" STREAM "}", true},
+    {"/v1/responses", "{" GREEDY_FIRST "\"input\":\"Hello you\",\"max_output_tokens\":19}", false},
+    {"/v1/responses",
+     "{" GREEDY_FIRST "\"input\":\"Hello you\",\"max_output_tokens\":19" STREAM "}", true},
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds, ROUNDS = 3, MAX_EVENTS = 500 };
 
@@ -101,6 +109,7 @@ TEST(costs_of_requests_add_up_to_the_workers_time)
     int fd[ROUNDS * N_KINDS];
     double sum = 0;
     rig_prepare(&r);
+    rig_set(&r, "model", "config/models/ember");
     rig_start_real(&r);
     double before = busy_ms(&r);
     for (int i = 0; i < ROUNDS * N_KINDS; i++) {
