@@ -265,7 +265,7 @@ int main(int argc, char **argv)
                         if (d >= 2 && (s == 0 || s == 3))
                             continue;
                         struct linear_case c = {
-                            fast,   {NULL, DTYPES[d], scale, SHAPES[s][0], SHAPES[s][1]},
+                            fast,   {NULL, DTYPES[d], scale, SHAPES[s][0], SHAPES[s][1], 0},
                             memory, N[i],
                             1,      x,
                             y};
