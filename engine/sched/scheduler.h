@@ -14,10 +14,10 @@
  * holds; queue, priorities and fairness are common to all. A request's sequences enter one group
  * together and stay in it; with one group all is as if there were none. Where may it enter? Where
  * its worst case can be promised now; of several groups the one where this is least:
- *     prompt tokens to compute before its first token: its own that the group's cache does not
- * have, and those of the prompts that are there already
+ *   prompt tokens of its own that the group's cache does not have
+ *   + prompt tokens of others there that are still to be run
  *   + 64 for each sequence that is there (it slows each step for the others)
- *   + 16 for each cached page that would have to go (computing it again would cost 64 tokens)
+ *   + 16 for each cached page that would have to go (computing it again would cost 64 tokens);
  * then the one with more room, then the lower index. So equal requests in equal states go the same
  * way, a conversation goes where its beginning is cached, and not if that group is much busier. A
  * request that does not fit anywhere keeps others, after a while, out of one group only.
@@ -26,8 +26,8 @@
  * pages in one of each before it enters, and after its prompt its pages go over, checked (moves.c).
  * The prefix cache stays where prefill is: what is decoded elsewhere is not published, and pages
  * that have arrived somewhere are that sequence's alone (the choices of a request, too, get a copy
- * each). A conversation that goes on therefore finds its earlier prompts and computes the answers
- * between them again: of n turns with answers of a tokens, a * (n - 1) tokens at most.
+ * each). A conversation that goes on therefore finds its last prompt and computes the answer to it
+ * again, as part of the next one: each answer's tokens are run once more than in a single group.
  *
  * Prefill steps take chunks of several prompts; decode steps take all running sequences. The two
  * lanes run side by side; the prefill chunk is cut so that its step stays within a time budget
