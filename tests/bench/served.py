@@ -157,7 +157,7 @@ def percentile(values, share):
 
 
 def ids(n, salt=0):
-    return [10 + (salt * 7919 + i * 31 + i * i % 97) % 900 for i in range(n)]
+    return [10 + (salt * 7919 + i * 31 + i * i % 97) % 360 for i in range(n)]
 
 
 def target(what, value, unit, at_least=None, at_most=None):
