@@ -90,7 +90,7 @@ enum err_code comm_open(struct comm **out, const struct comm_config *given, stru
     c->any_order = cfg.any_order;
     c->timeout_ms = cfg.timeout_ms;
     c->max_bytes = cfg.max_bytes;
-    c->meeting = cfg.meeting;
+    c->meeting = meeting_number(cfg.meeting);
     mutex_lock(&open_lock);
     c->next_open = all_open;
     all_open = c;

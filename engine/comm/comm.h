@@ -81,9 +81,9 @@ struct comm {
     uint32_t seq; /* of the last call */
     enum comm_op op;
     uint64_t n_calls[N_COMM_OPS], n_bytes[N_COMM_OPS]; /* this rank's, for metrics; bytes in */
-    const struct meeting *meeting;                     /* tells groups of one name apart */
-    struct comm *next_open;                            /* comm.c's list */
-    const struct comm_body *body;                      /* the table of functions: comm/body.h */
+    uint64_t meeting;             /* its number tells groups of one name apart */
+    struct comm *next_open;       /* comm.c's list */
+    const struct comm_body *body; /* the table of functions: comm/body.h */
 };
 
 /* ERR_INVALID: why ranks of this kind cannot be in this process (an unknown kind, a build without

@@ -1,11 +1,16 @@
 /* meeting.c - see meeting.h. */
 #include "comm/meeting.h"
 
+#include "comm/link.h"
+
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/log.h"
 #include "base/rng.h"
 #include "base/thread.h"
+#include "comm/launch.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +25,8 @@ struct meeting {
     pthread_mutex_t lock;
     pthread_cond_t pinned;
     struct note *notes;
+    uint64_t number;
+    struct link *link; /* to the other processes; NULL: there are none */
 };
 
 enum err_code meeting_create(struct meeting **out, struct err *e)
@@ -27,16 +34,24 @@ enum err_code meeting_create(struct meeting **out, struct err *e)
     struct meeting *m = FAULT("meeting.create") ? NULL : calloc(1, sizeof *m);
     if (!m)
         return err_set(e, ERR_NOMEM, "meeting");
+    static _Atomic uint64_t last_number;
     pthread_mutex_init(&m->lock, NULL);
     cond_init_monotonic(&m->pinned);
+    m->number = atomic_fetch_add(&last_number, 1) + 1;
     *out = m;
     return ERR_OK;
+}
+
+uint64_t meeting_number(const struct meeting *m)
+{
+    return m->number;
 }
 
 void meeting_destroy(struct meeting *m)
 {
     if (!m)
         return;
+    link_close(m->link);
     for (struct note *n = m->notes, *next; n; n = next) {
         next = n->next;
         free(n);
@@ -54,8 +69,8 @@ static const struct note *find(const struct meeting *m, const char *name)
     return NULL;
 }
 
-enum err_code meeting_pin(struct meeting *m, const char *name, const void *data, size_t bytes,
-                          struct err *e)
+static enum err_code pin_here(struct meeting *m, const char *name, const void *data, size_t bytes,
+                              struct err *e)
 {
     if (strlen(name) >= MEETING_NAME_BYTES || bytes > MEETING_NOTE_BYTES)
         return err_set(e, ERR_INVALID, "meeting: note \"%.80s\" of %zu bytes is too large", name,
@@ -79,6 +94,46 @@ enum err_code meeting_pin(struct meeting *m, const char *name, const void *data,
         return err_set(e, ERR_INVALID, "meeting: there is a note %s already", name);
     }
     return ERR_OK;
+}
+
+enum err_code meeting_pin(struct meeting *m, const char *name, const void *data, size_t bytes,
+                          struct err *e)
+{
+    if (pin_here(m, name, data, bytes, e))
+        return e->code;
+    if (m->link)
+        link_pin(m->link, name, data, bytes);
+    return ERR_OK;
+}
+
+/* The link's thread: another process's note. */
+static void pin_theirs(void *arg, const char *name, const void *data, size_t bytes)
+{
+    struct err e;
+    if (pin_here(arg, name, data, bytes, &e))
+        log_error("meeting", "note=%s error=\"%s\"", name, e.msg);
+}
+
+enum err_code meeting_join(struct meeting **out, const struct launch *l,
+                           const struct meeting_watch *w, struct err *e)
+{
+    struct meeting *m;
+    struct link_options o = {*w, pin_theirs, NULL};
+    if (meeting_create(&m, e))
+        return e->code;
+    o.board = m;
+    if (l->n_processes > 1 && link_open(&m->link, l, &o, e)) {
+        meeting_destroy(m);
+        return e->code;
+    }
+    *out = m;
+    return ERR_OK;
+}
+
+void meeting_fail(struct meeting *m, const char *why)
+{
+    if (m->link)
+        link_fail(m->link, why);
 }
 
 enum err_code meeting_read(struct meeting *m, const char *name, void *data, size_t bytes,

@@ -1,0 +1,27 @@
+/* link.h - the connections behind a meeting of several processes. Private to engine/comm.
+ *
+ * Process 0 listens until all others have said who they are; then each has one connection to it,
+ * and a thread in each process reads, sends a word a second, and notices who is silent. Thread:
+ * open and close by one; pin and fail by any.
+ */
+#ifndef GAZE_COMM_LINK_H
+#define GAZE_COMM_LINK_H
+
+#include "comm/meeting.h"
+
+struct link;
+
+struct link_options {
+    struct meeting_watch watch;
+    /* The link's thread: a note from another process. */
+    void (*pinned)(void *board, const char *name, const void *note, size_t bytes);
+    void *board;
+};
+
+MUST_CHECK enum err_code link_open(struct link **out, const struct launch *l,
+                                   const struct link_options *o, struct err *e);
+void link_pin(struct link *k, const char *name, const void *note, size_t bytes);
+void link_fail(struct link *k, const char *why);
+void link_close(struct link *k); /* NULL: nothing */
+
+#endif
