@@ -27,7 +27,7 @@ extern "C" {
 }
 
 enum { SPINS = 20000 };
-static const uint32_t SHARED_BLOCKS = 16, OWN_BLOCKS = PEER_BLOCKS;
+static const uint32_t SHARED_BLOCKS = 16, OWN_BLOCKS = 96;
 
 /* What ranks tell each other at the opening. From then on all of it is held by all: a rank that has
  * closed is still written to by the last kernels of its peers, so the last to close frees. */
@@ -330,7 +330,7 @@ static enum err_code meet(struct device_comm *d, const struct comm_config *cfg, 
             shared = shared || card[k].device == card[r].device;
     }
     d->stop = card[0].stop;
-    d->most_blocks = shared ? SHARED_BLOCKS : OWN_BLOCKS;
+    d->most_blocks = cfg->max_blocks ? cfg->max_blocks : shared ? SHARED_BLOCKS : OWN_BLOCKS;
     d->call.stop = d->stop;
     d->call.report = d->own.report;
     d->call.timeout_ns = (unsigned long long)cfg->timeout_ms * 1000000ull;
@@ -345,6 +345,9 @@ extern "C" enum err_code comm_device_open(struct comm **out, const struct comm_c
     if (cfg->n_ranks > PEER_RANKS)
         return err_set(e, ERR_INVALID, "comm %s: %u ranks, device takes %d at most; use nccl",
                        cfg->group, cfg->n_ranks, PEER_RANKS);
+    if (cfg->max_blocks > PEER_BLOCKS)
+        return err_set(e, ERR_INVALID, "comm %s: max_blocks: %u is more than %d", cfg->group,
+                       cfg->max_blocks, PEER_BLOCKS);
     struct device_comm *d = (struct device_comm *)calloc(1, sizeof *d);
     if (!d)
         return err_set(e, ERR_NOMEM, "comm %s: rank %u", cfg->group, cfg->rank);

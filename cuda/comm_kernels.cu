@@ -5,8 +5,10 @@
  * so sums in place need no copy, and all ranks get the same bits. Small ones travel in words
  * (tile/peer.cuh): each rank sends its values to all others and adds all of them itself.
  *
- * Cost, n ranks, S bytes: all_reduce 2 (n - 1) / n S over each link direction and two waits, in
- * words 2 (n - 1) S and one; the others (n - 1) parts.
+ * Gathers and exchanges are written into the others' outputs: a store waits for nothing.
+ *
+ * Cost, n ranks, S bytes: all_reduce 2 (n - 1) / n S over each link direction and two waits of some
+ * 2.5 us, in words 2 (n - 1) S and one; the others (n - 1) parts.
  */
 #include "cuda/comm_kernels.cuh"
 
@@ -120,14 +122,18 @@ template <typename T, int N> static __global__ void reduce_scatter_kernel(struct
     peer_leave(c);
 }
 
-/* to[bytes] = from[bytes], by the whole grid. */
-static __device__ void copy_range(unsigned char *to, const unsigned char *from, size_t bytes)
+/* from[bytes] to each to[i], i in [0, n), by the whole grid; one that is `from` itself is left out.
+ */
+template <int N>
+static __device__ void spread_range(unsigned char *const *to, uint32_t n, const unsigned char *from,
+                                    size_t bytes)
 {
     enum { UNROLL = 4 };
     size_t step = (size_t)gridDim.x * blockDim.x, i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    size_t n16 = aligned16(to) && aligned16(from) ? bytes / 16 : 0;
-    if (to == from)
-        return;
+    bool wide = aligned16(from);
+    for (uint32_t r = 0; r < n; r++)
+        wide = wide && aligned16(to[r]);
+    size_t n16 = wide ? bytes / 16 : 0;
     for (size_t u = i; u < n16; u += step * UNROLL) {
         uint4 v[UNROLL];
 #pragma unroll
@@ -135,35 +141,39 @@ static __device__ void copy_range(unsigned char *to, const unsigned char *from, 
             if (u + k * step < n16)
                 v[k] = load_far(from + (u + k * step) * 16);
 #pragma unroll
-        for (int k = 0; k < UNROLL; k++)
-            if (u + k * step < n16)
-                *(uint4 *)(to + (u + k * step) * 16) = v[k];
+        for (int r = 0; r < N; r++)
+#pragma unroll
+            for (int k = 0; k < UNROLL; k++)
+                if ((uint32_t)r < n && to[r] != from && u + k * step < n16)
+                    *(uint4 *)(to[r] + (u + k * step) * 16) = v[k];
     }
     for (size_t b = n16 * 16 + i; b < bytes; b += step)
-        to[b] = from[b];
+        for (uint32_t r = 0; r < n; r++)
+            to[r][b] = from[b];
 }
 
-/* Peers are taken in turn from the next one on, so that no link has all readers at once. */
+/* Peers are taken in turn from the next one on, so that no link has all writers at once. */
 static __global__ void all_gather_kernel(struct peer_call c)
 {
     __shared__ struct peer_entry peer[PEER_RANKS];
     if (!peer_enter(c, NULL, NULL, NULL, peer))
         return;
-    for (uint32_t k = 1; k <= c.n_ranks; k++) {
-        uint32_t r = (c.rank + k) % c.n_ranks;
-        copy_range(c.out + r * c.n, peer[r].in, c.n);
-    }
+    unsigned char *to[PEER_RANKS];
+    for (uint32_t k = 0; k < c.n_ranks; k++)
+        to[k] = peer[(c.rank + 1 + k) % c.n_ranks].out + c.rank * c.n;
+    spread_range<PEER_RANKS>(to, c.n_ranks, c.in, c.n);
     peer_leave(c);
 }
 
 static __global__ void all_to_all_kernel(struct peer_call c, struct peer_parts p)
 {
     __shared__ struct peer_entry peer[PEER_RANKS];
-    if (!peer_enter(c, p.send_at, p.send, p.recv, peer))
+    if (!peer_enter(c, p.recv_at, p.send, p.recv, peer))
         return;
     for (uint32_t k = 1; k <= c.n_ranks; k++) {
         uint32_t r = (c.rank + k) % c.n_ranks;
-        copy_range(c.out + p.recv_at[r], peer[r].in, p.recv[r]);
+        unsigned char *to = peer[r].out;
+        spread_range<1>(&to, 1, c.in + p.send_at[r], p.send[r]);
     }
     peer_leave(c);
 }
@@ -173,8 +183,11 @@ static __global__ void broadcast_kernel(struct peer_call c, uint32_t root)
     __shared__ struct peer_entry peer[PEER_RANKS];
     if (!peer_enter(c, NULL, NULL, NULL, peer))
         return;
-    if (c.rank != root)
-        copy_range(c.out, peer[root].in, c.n);
+    unsigned char *to[PEER_RANKS];
+    for (uint32_t k = 0; k < c.n_ranks; k++)
+        to[k] = peer[(c.rank + 1 + k) % c.n_ranks].out;
+    if (c.rank == root)
+        spread_range<PEER_RANKS>(to, c.n_ranks - 1, c.in, c.n); /* the last one is this rank */
     peer_leave(c);
 }
 
@@ -212,7 +225,7 @@ static __device__ __forceinline__ ulonglong2 with_flag(uint2 v, uint32_t flag)
 }
 
 struct word_turn {
-    uint32_t flag, slot;
+    uint32_t flag;
     bool failed;
 };
 
@@ -220,22 +233,32 @@ static __device__ __forceinline__ struct word_turn word_begin(const struct peer_
 {
     struct peer_box *own = c.box[c.rank];
     int broken = *(volatile uint32_t *)&own->broken != 0;
-    struct word_turn t = {own->word_turn[blockIdx.x] + 1, blockIdx.x * WORD_THREADS + threadIdx.x,
-                          false};
+    struct word_turn t = {own->word_turn[blockIdx.x] + 1, false};
     t.failed = __syncthreads_or(broken) != 0;
     return t;
 }
 
-static __device__ __forceinline__ void word_send(const struct peer_call &c,
-                                                 const struct word_turn &t, uint32_t peer, uint2 v)
+/* Where turn k of this thread lies in the payload, and in a box. A block has the same place in a
+ * box in every call, whatever the grid. */
+static __device__ __forceinline__ size_t word_at(const struct peer_call &c, uint32_t k)
 {
-    store_words(&c.box[peer]->word[t.flag & 1][c.rank][t.slot], with_flag(v, t.flag));
+    return 8 * ((size_t)(blockIdx.x * c.turns + k) * WORD_THREADS + threadIdx.x);
+}
+static __device__ __forceinline__ uint32_t word_slot(uint32_t k)
+{
+    return (blockIdx.x * WORD_TURNS + k) * WORD_THREADS + threadIdx.x;
 }
 
-static __device__ __forceinline__ bool word_take(const struct peer_call &c,
-                                                 const struct word_turn &t, uint32_t peer, uint2 *v)
+static __device__ __forceinline__ void
+word_send(const struct peer_call &c, const struct word_turn &t, uint32_t k, uint32_t peer, uint2 v)
 {
-    const ulonglong2 *at = &c.box[c.rank]->word[t.flag & 1][peer][t.slot];
+    store_words(&c.box[peer]->word[t.flag & 1][c.rank][word_slot(k)], with_flag(v, t.flag));
+}
+
+static __device__ __forceinline__ bool
+word_take(const struct peer_call &c, const struct word_turn &t, uint32_t k, uint32_t peer, uint2 *v)
+{
+    const ulonglong2 *at = &c.box[c.rank]->word[t.flag & 1][peer][word_slot(k)];
     struct peer_patience patience = {0, 0};
     for (;;) {
         ulonglong2 w = load_words(at);
@@ -268,32 +291,33 @@ template <typename T> static __device__ __forceinline__ void add8(float *sum, ui
         sum[i] = first ? get(from + i) : sum[i] + get(from + i);
 }
 
-/* bytes: of the buffer, or with `scatter` of each rank's part, of which this rank gets its own. */
+/* c.n elements: of the buffer, or with `scatter` of each rank's part, of which this rank gets its
+ * own. All is sent before anything is waited for. */
 template <typename T> static __global__ void sum_words_kernel(struct peer_call c, bool scatter)
 {
     enum { V = 8 / sizeof(T) };
     struct word_turn t = word_begin(c);
-    size_t at = (size_t)t.slot * 8, bytes = c.n * sizeof(T);
+    size_t bytes = c.n * sizeof(T);
+    bool good = !t.failed;
     if (t.failed)
         return;
-    if (at < bytes) {
-        float sum[V] = {0.0f};
-        uint2 mine = load8(c.in + (scatter ? c.rank * bytes : 0), at, bytes);
-        for (uint32_t k = 1; k < c.n_ranks; k++) {
-            uint32_t r = (c.rank + k) % c.n_ranks;
-            word_send(c, t, r, scatter ? load8(c.in + r * bytes, at, bytes) : mine);
+    for (uint32_t k = 0; k < c.turns && word_at(c, k) < bytes; k++)
+        for (uint32_t i = 1; i < c.n_ranks; i++) {
+            uint32_t r = (c.rank + i) % c.n_ranks;
+            word_send(c, t, k, r, load8(c.in + (scatter ? r * bytes : 0), word_at(c, k), bytes));
         }
-        bool good = true;
+    for (uint32_t k = 0; k < c.turns && word_at(c, k) < bytes && good; k++) {
+        float sum[V] = {0.0f};
+        uint2 mine = load8(c.in + (scatter ? c.rank * bytes : 0), word_at(c, k), bytes), result;
         for (uint32_t r = 0; r < c.n_ranks && good; r++) {
             uint2 v = mine;
-            good = r == c.rank || word_take(c, t, r, &v);
+            good = r == c.rank || word_take(c, t, k, r, &v);
             add8<T>(sum, v, r == 0);
         }
-        uint2 result;
         for (int i = 0; i < V; i++)
             put((T *)&result + i, sum[i]);
         if (good)
-            store8(c.out, at, bytes, result);
+            store8(c.out, word_at(c, k), bytes, result);
     }
     word_end(c, t);
 }
@@ -301,23 +325,23 @@ template <typename T> static __global__ void sum_words_kernel(struct peer_call c
 static __global__ void gather_words_kernel(struct peer_call c)
 {
     struct word_turn t = word_begin(c);
-    size_t at = (size_t)t.slot * 8;
+    bool good = !t.failed;
     if (t.failed)
         return;
-    if (at < c.n) {
-        uint2 mine = load8(c.in, at, c.n);
-        for (uint32_t k = 1; k < c.n_ranks; k++)
-            word_send(c, t, (c.rank + k) % c.n_ranks, mine);
-        store8(c.out + c.rank * c.n, at, c.n, mine);
-        bool good = true;
-        for (uint32_t k = 1; k < c.n_ranks && good; k++) {
-            uint32_t r = (c.rank + k) % c.n_ranks;
-            uint2 v;
-            good = word_take(c, t, r, &v);
-            if (good)
-                store8(c.out + r * c.n, at, c.n, v);
-        }
+    for (uint32_t k = 0; k < c.turns && word_at(c, k) < c.n; k++) {
+        uint2 mine = load8(c.in, word_at(c, k), c.n);
+        for (uint32_t i = 1; i < c.n_ranks; i++)
+            word_send(c, t, k, (c.rank + i) % c.n_ranks, mine);
+        store8(c.out + c.rank * c.n, word_at(c, k), c.n, mine);
     }
+    for (uint32_t k = 0; k < c.turns && word_at(c, k) < c.n && good; k++)
+        for (uint32_t i = 1; i < c.n_ranks && good; i++) {
+            uint32_t r = (c.rank + i) % c.n_ranks;
+            uint2 v;
+            good = word_take(c, t, k, r, &v);
+            if (good)
+                store8(c.out + r * c.n, word_at(c, k), c.n, v);
+        }
     word_end(c, t);
 }
 
@@ -329,10 +353,18 @@ static uint32_t blocks_for(size_t bytes, uint32_t most)
     return n < 1 ? 1 : n > most ? most : (uint32_t)n;
 }
 
-static uint32_t word_blocks(size_t bytes)
+/* Whether `bytes` for each peer travel in words; then the grid, and c's turns. */
+static uint32_t word_blocks(struct peer_call *c, size_t bytes, uint32_t most)
 {
-    size_t n = (bytes + 8 * WORD_THREADS - 1) / (8 * WORD_THREADS);
-    return n ? (uint32_t)n : 1;
+    size_t words = (bytes + 7) / 8, blocks = (words + WORD_THREADS - 1) / WORD_THREADS;
+    uint32_t peers = c->n_ranks > 1 ? c->n_ranks - 1 : 1;
+    most = most < WORD_BLOCKS ? most : (uint32_t)WORD_BLOCKS;
+    blocks = blocks < 1 ? 1 : blocks > most ? most : blocks;
+    size_t turns = (words + blocks * WORD_THREADS - 1) / (blocks * WORD_THREADS);
+    if (bytes * peers > WORD_BYTES || turns > WORD_TURNS)
+        return 0;
+    c->turns = (uint32_t)turns;
+    return (uint32_t)blocks;
 }
 
 template <typename T, int N>
@@ -345,14 +377,15 @@ static void launch_sum(const struct peer_call &c, bool scatter, uint32_t blocks,
 }
 
 template <typename T>
-static void launch_sum_of(const struct peer_call &c, bool scatter, uint32_t most, cudaStream_t s)
+static void launch_sum_of(struct peer_call c, bool scatter, uint32_t most, cudaStream_t s)
 {
     size_t bytes = c.n * sizeof(T);
-    if (bytes <= WORD_BYTES) {
-        CUDA_LAUNCH(sum_words_kernel<T>, word_blocks(bytes), WORD_THREADS, 0, s, c, scatter);
+    uint32_t blocks = word_blocks(&c, bytes, most);
+    if (blocks) {
+        CUDA_LAUNCH(sum_words_kernel<T>, blocks, WORD_THREADS, 0, s, c, scatter);
         return;
     }
-    uint32_t blocks = blocks_for(scatter ? bytes : bytes / c.n_ranks, most);
+    blocks = blocks_for(scatter ? bytes : bytes / c.n_ranks, most);
     if (c.n_ranks <= 2)
         launch_sum<T, 2>(c, scatter, blocks, s);
     else if (c.n_ranks <= 4)
@@ -370,12 +403,14 @@ void peer_launch_sum(const struct peer_call *c, bool bf16_values, bool scatter, 
         launch_sum_of<float>(*c, scatter, most, s);
 }
 
-void peer_launch_gather(const struct peer_call *c, uint32_t most, cudaStream_t s)
+void peer_launch_gather(const struct peer_call *given, uint32_t most, cudaStream_t s)
 {
-    if (c->n <= WORD_BYTES)
-        CUDA_LAUNCH(gather_words_kernel, word_blocks(c->n), WORD_THREADS, 0, s, *c);
+    struct peer_call c = *given;
+    uint32_t blocks = word_blocks(&c, c.n, most);
+    if (blocks)
+        CUDA_LAUNCH(gather_words_kernel, blocks, WORD_THREADS, 0, s, c);
     else
-        CUDA_LAUNCH(all_gather_kernel, blocks_for(c->n, most), PEER_THREADS, 0, s, *c);
+        CUDA_LAUNCH(all_gather_kernel, blocks_for(c.n, most), PEER_THREADS, 0, s, c);
 }
 
 void peer_launch_exchange(const struct peer_call *c, const struct peer_parts *p, uint32_t blocks,

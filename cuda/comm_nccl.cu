@@ -31,6 +31,7 @@
 extern "C" {
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/log.h"
 #include "base/thread.h"
 #include "comm/body.h"
 #include "comm/meeting.h"
@@ -145,11 +146,71 @@ static enum err_code error(struct comm *c, struct err *e)
     return e->code;
 }
 
+/* The end of a communicator, in a thread of its own: NCCL waits there for graphs that hold its
+ * calls, and for whatever else may never come. */
+struct ending {
+    ncclComm_t comm;
+    int device;
+    bool orderly;     /* all is done: not only aborted */
+    uint32_t holders; /* the thread, and who waits for it */
+    uint32_t done;
+};
+
+static void let_go(struct ending *x)
+{
+    if (__atomic_sub_fetch(&x->holders, 1u, __ATOMIC_ACQ_REL) == 0)
+        free(x);
+}
+
+static void *end_main(void *arg)
+{
+    struct ending *x = (struct ending *)arg;
+    (void)cudaSetDevice(x->device);
+    if (x->orderly) {
+        ncclResult_t code = lib.finalize(x->comm);
+        while (code == ncclInProgress && lib.state(x->comm, &code) == ncclSuccess)
+            sched_yield();
+        (void)lib.destroy(x->comm);
+    } else {
+        (void)lib.abort(x->comm);
+    }
+    __atomic_store_n(&x->done, 1u, __ATOMIC_RELEASE);
+    let_go(x);
+    return NULL;
+}
+
+/* Waits for it for CLOSE_MS; what is not done by then is left alone. */
+static void end_comm(struct nccl_comm *d, bool orderly)
+{
+    struct ending *x = (struct ending *)calloc(1, sizeof *x);
+    uint64_t end_us = clock_us() + CLOSE_MS * 1000ull;
+    struct timespec nap = {0, 100000};
+    pthread_t thread;
+    struct err e;
+    if (!d->comm || !x) {
+        free(x);
+        return;
+    }
+    *x = {d->comm, d->device, orderly, 2, 0};
+    d->comm = NULL;
+    if (thread_start(&thread, "nccl-end", end_main, x, &e)) {
+        log_error("comm", "group=%s rank=%u left_open=nccl error=\"%s\"", d->base.group,
+                  d->base.rank, e.msg);
+        free(x);
+        return;
+    }
+    (void)pthread_detach(thread);
+    while (!__atomic_load_n(&x->done, __ATOMIC_ACQUIRE) && clock_us() < end_us)
+        nanosleep(&nap, NULL);
+    if (!__atomic_load_n(&x->done, __ATOMIC_ACQUIRE))
+        log_error("comm", "group=%s rank=%u left_open=nccl after_ms=%d", d->base.group,
+                  d->base.rank, CLOSE_MS);
+    let_go(x);
+}
+
 static void give_up(struct nccl_comm *d)
 {
-    if (d->comm)
-        (void)lib.abort(d->comm);
-    d->comm = NULL;
+    end_comm(d, false);
 }
 
 /* The rank's own thread: breaks the group, if it is not broken, and ends what is under way. */
@@ -398,14 +459,7 @@ static void close_comm(struct comm *c)
 {
     struct nccl_comm *d = of(c);
     (void)cudaSetDevice(d->device);
-    if (d->comm && !is_broken(d)) {
-        ncclResult_t code = settled(d, lib.finalize(d->comm), CLOSE_MS);
-        if (code == ncclSuccess) {
-            (void)lib.destroy(d->comm);
-            d->comm = NULL;
-        }
-    }
-    give_up(d);
+    end_comm(d, !is_broken(d));
     (void)cudaFree(d->scratch);
     pthread_mutex_destroy(&d->lock);
     free(d);

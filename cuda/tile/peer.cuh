@@ -27,11 +27,14 @@
 
 enum {
     PEER_RANKS = 8,
-    PEER_BLOCKS = 64,   /* of a grid, at most */
-    PEER_THREADS = 512, /* of a block that reads peers' buffers */
-    WORD_BLOCKS = 32,
+    PEER_BLOCKS = 128,  /* of a grid, at most */
+    PEER_THREADS = 512, /* of a block that reads or writes peers' buffers */
+    WORD_BLOCKS = 64,
     WORD_THREADS = 256,
-    WORD_BYTES = 8 * WORD_BLOCKS * WORD_THREADS /* of payload that travels in words: 8 a thread */
+    WORD_TURNS = 4,                         /* words that a thread sends in one call, at most */
+    WORD_SLOTS = WORD_THREADS * WORD_TURNS, /* of a block */
+    /* Payload that travels in words: 8 bytes each. All peers together get so much at most. */
+    WORD_BYTES = 8 * WORD_BLOCKS * WORD_SLOTS
 };
 
 /* What a rank leaves with a peer at the entry. */
@@ -49,7 +52,7 @@ struct peer_box {
     uint32_t word_turn[WORD_BLOCKS];
     struct peer_entry entry[PEER_RANKS][PEER_BLOCKS];
     uint32_t exit[PEER_RANKS][PEER_BLOCKS];
-    ulonglong2 word[2][PEER_RANKS][WORD_BLOCKS * WORD_THREADS]; /* value and flag, twice */
+    ulonglong2 word[2][PEER_RANKS][WORD_BLOCKS * WORD_SLOTS]; /* value and flag, twice */
 };
 
 enum peer_state { PEER_FINE, PEER_LATE, PEER_DISAGREES, PEER_STOPPED };
@@ -67,6 +70,7 @@ struct peer_call {
     struct peer_report *report;
     unsigned long long timeout_ns;
     uint32_t rank, n_ranks, what;
+    uint32_t turns; /* in words: of each thread */
     const unsigned char *in;
     unsigned char *out;
     unsigned long long n; /* elements or bytes of one part */
@@ -170,11 +174,14 @@ peer_wait_flag(const struct peer_call &c, const uint32_t *flag, uint32_t want, u
     return true;
 }
 
-/* The entry: all threads of the block call it. part: bytes for each peer, or NULL: c.n for all; at:
- * where each peer's begin, or NULL. Then peer[r] is what rank r left. false: return, it failed. */
-static __device__ __forceinline__ bool
-peer_enter(const struct peer_call &c, const unsigned long long *at, const unsigned long long *part,
-           const unsigned long long *expected, struct peer_entry *peer)
+/* The entry: all threads of the block call it. part: bytes for each peer, or NULL: c.n for all;
+ * expected: of each, likewise; out_at: where in out each peer may write, or NULL. Then peer[r] is
+ * what rank r left. false: return, it failed. */
+static __device__ __forceinline__ bool peer_enter(const struct peer_call &c,
+                                                  const unsigned long long *out_at,
+                                                  const unsigned long long *part,
+                                                  const unsigned long long *expected,
+                                                  struct peer_entry *peer)
 {
     struct peer_box *own = c.box[c.rank];
     uint32_t b = blockIdx.x, t = threadIdx.x, turn = own->turn[b] + 1;
@@ -183,8 +190,8 @@ peer_enter(const struct peer_call &c, const unsigned long long *at, const unsign
         return false;
     if (t < c.n_ranks) {
         struct peer_entry *e = &c.box[t]->entry[c.rank][b];
-        e->in = c.in + (at ? at[t] : 0);
-        e->out = c.out;
+        e->in = c.in;
+        e->out = c.out + (out_at ? out_at[t] : 0);
         e->bytes = part ? part[t] : c.n;
         e->what = c.what;
         store_release(&e->flag, turn);

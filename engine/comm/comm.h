@@ -61,6 +61,8 @@ struct comm_config {
     uint32_t open_ms;       /* for all to come to comm_open(); 0: COMM_OPEN_MS */
     size_t max_bytes;       /* largest n * element size, or bytes, of one call of one rank */
     bool any_order;
+    uint32_t
+        max_blocks; /* device: of a call's kernel, the same on all ranks; 0: as measured best */
     struct meeting *meeting; /* borrowed until comm_open() returns */
 };
 
@@ -93,7 +95,8 @@ MUST_CHECK enum err_code comm_kind_check(const char *kind, struct err *e);
 /* Joins the group: returns when all its ranks have come. ERR_COMM (who is missing), ERR_INVALID (a
  * kind that this build does not have, or that these ranks cannot use), ERR_NOMEM, ERR_CUDA. */
 MUST_CHECK enum err_code comm_open(struct comm **out, const struct comm_config *cfg, struct err *e);
-/* No call may be under way on this rank. Does not wait for peers. NULL: nothing. */
+/* No call may be under way on this rank, and graphs that have recorded calls are destroyed before.
+ * Does not wait for peers. NULL: nothing. */
 void comm_close(struct comm *c);
 
 /* out[n] = the sum over ranks of in[n]; in may be out. */
@@ -113,7 +116,7 @@ MUST_CHECK enum err_code comm_all_to_all(struct comm *c, const void *in, void *o
 MUST_CHECK enum err_code comm_all_to_allv(struct comm *c, const void *in, struct comm_parts send,
                                           void *out, struct comm_parts recv, void *stream,
                                           struct err *e);
-/* All ranks get root's buf[bytes]. */
+/* All ranks get root's buf[bytes]. With nccl root may be done before the others have come. */
 MUST_CHECK enum err_code comm_broadcast(struct comm *c, void *buf, size_t bytes, uint32_t root,
                                         void *stream, struct err *e);
 /* Nothing after it on any rank's stream starts before all ranks' streams have reached it. */

@@ -1,7 +1,7 @@
 /* comm_bench.c - timed rows of the collectives on GPUs: time of small sums, bandwidth of large
  * calls.
  *
- *   comm_bench [--ranks N] [--one-gpu] [--kind device|nccl] [--commit TEXT]
+ *   comm_bench [--pages] [--ranks N] [--one-gpu] [--kind device|nccl] [--blocks N] [--commit TEXT]
  *
  * Without arguments: every kind on 2, 4 and 8 GPUs as far as they are there, and 2 and 4 ranks on
  * one GPU. A row is the time of one call within a recorded graph of CALLS, median of RUNS on the
@@ -25,7 +25,7 @@ enum { RUNS = 7, MOST = 8, LINK_BYTES = 256 << 20 };
 
 struct bench {
     const char *kind;
-    uint32_t n_ranks;
+    uint32_t n_ranks, max_blocks;
     bool spread, any_order;
     double link; /* bytes a second; 0: there is one GPU */
     struct meeting *meeting;
@@ -128,10 +128,12 @@ static void print_row(struct rank *r)
     }
     qsort(us, RUNS, sizeof *us, by_value);
     double bus = bus_bytes(r->op, r->bytes, b->n_ranks) / us[RUNS / 2] / 1e3;
-    printf("{\"op\": \"%s\", \"kind\": \"%s%s\", \"ranks\": %u, \"gpus\": %u, \"bytes\": %zu, "
-           "\"us\": %.2f, \"least_us\": %.2f, \"most_us\": %.2f, \"bus_gb_s\": %.1f",
-           comm_op_name(r->op), b->kind, b->any_order ? " any" : "", b->n_ranks,
-           b->spread ? b->n_ranks : 1, r->bytes, us[RUNS / 2], us[0], us[RUNS - 1], bus);
+    printf(
+        "{\"op\": \"%s\", \"kind\": \"%s%s\", \"ranks\": %u, \"gpus\": %u, \"bytes\": %zu, "
+        "\"blocks\": %u, \"us\": %.2f, \"least_us\": %.2f, \"most_us\": %.2f, \"bus_gb_s\": %.1f",
+        comm_op_name(r->op), b->kind, b->any_order ? " any" : "", b->n_ranks,
+        b->spread ? b->n_ranks : 1, r->bytes, b->max_blocks, us[RUNS / 2], us[0], us[RUNS - 1],
+        bus);
     if (b->link > 0.0 && b->spread)
         printf(", \"share_of_link\": %.3f", bus * 1e9 / b->link);
     printf(", \"device\": \"%s\", \"commit\": \"%s\"}\n", b->device, b->commit);
@@ -180,6 +182,7 @@ static void *rank_main(void *arg)
                               .device = r->b->spread ? r->rank : 0,
                               .max_bytes = most,
                               .any_order = r->b->any_order,
+                              .max_blocks = r->b->max_blocks,
                               .meeting = r->b->meeting};
     r->mem = device_rank_open(cfg.device, 2 * most);
     r->stream = device_rank_stream(r->mem);
@@ -198,6 +201,7 @@ static void *rank_main(void *arg)
             if (!r->b->any_order || large[i] == COMM_ALL_REDUCE || large[i] == COMM_REDUCE_SCATTER)
                 row(r, large[i], bytes);
     settle(r);
+    device_rank_forget(r->mem);
     comm_close(r->comm);
     pthread_barrier_wait(&r->b->all);
     device_rank_close(r->mem);
@@ -320,8 +324,8 @@ static void page_rows(uint32_t n_gpus, double link, const char *device, const ch
 }
 
 struct options {
-    uint32_t ranks;
-    bool one_gpu;
+    uint32_t ranks, blocks;
+    bool one_gpu, only_pages;
     const char *kind, *commit;
 };
 
@@ -332,6 +336,7 @@ static void run_rows(const struct options *o, bool spread, uint32_t n, double li
     for (int k = 0; k < 3; k++) {
         struct bench b = {.kind = kind[k],
                           .n_ranks = n,
+                          .max_blocks = o->blocks,
                           .spread = spread,
                           .any_order = k == 2,
                           .link = link,
@@ -350,15 +355,20 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--one-gpu")) {
             o.one_gpu = true;
+        } else if (!strcmp(argv[i], "--pages")) {
+            o.only_pages = true;
         } else if (!strcmp(argv[i], "--ranks") && i + 1 < argc) {
             o.ranks = (uint32_t)atoi(argv[++i]);
+        } else if (!strcmp(argv[i], "--blocks") && i + 1 < argc) {
+            o.blocks = (uint32_t)atoi(argv[++i]);
         } else if (!strcmp(argv[i], "--kind") && i + 1 < argc) {
             o.kind = argv[++i];
         } else if (!strcmp(argv[i], "--commit") && i + 1 < argc) {
             o.commit = argv[++i];
         } else {
-            fprintf(stderr, "usage: comm_bench [--ranks N] [--one-gpu] [--kind device|nccl] "
-                            "[--commit TEXT]\n");
+            fprintf(stderr,
+                    "usage: comm_bench [--pages] [--ranks N] [--one-gpu] [--kind device|nccl] "
+                    "[--blocks N] [--commit TEXT]\n");
             return 2;
         }
     }
@@ -376,10 +386,10 @@ int main(int argc, char **argv)
                LINK_BYTES, link / 1e9);
     if (!o.ranks && !o.kind)
         page_rows(o.one_gpu ? 1 : n_gpus, o.one_gpu ? 0.0 : link, device, o.commit);
-    for (uint32_t n = 2; n <= MOST; n *= 2) {
+    for (uint32_t n = 2; n <= MOST && !o.only_pages; n *= 2) {
         if (n <= n_gpus && !o.one_gpu)
             run_rows(&o, true, n, link, device);
-        if (n <= 4)
+        if (n <= 4 && (o.one_gpu || !o.ranks))
             run_rows(&o, false, n, 0.0, device);
     }
     return 0;

@@ -99,8 +99,7 @@ void device_rank_close(void *self)
     struct device_rank *r = of(self);
     must(cudaSetDevice(r->device), "device");
 #ifdef __CUDACC__
-    if (r->graph)
-        must(cudaGraphExecDestroy(r->graph), "graph");
+    device_rank_forget(self);
     must(cudaEventDestroy(r->begin), "event");
     must(cudaEventDestroy(r->end), "event");
 #endif
@@ -121,10 +120,16 @@ void device_rank_recorded(void *self)
 {
     cudaGraph_t graph = NULL;
     must(cudaStreamEndCapture(of(self)->stream, &graph), "record");
-    if (of(self)->graph)
-        must(cudaGraphExecDestroy(of(self)->graph), "graph");
+    device_rank_forget(self);
     must(cudaGraphInstantiate(&of(self)->graph, graph, 0), "graph");
     must(cudaGraphDestroy(graph), "graph");
+}
+
+void device_rank_forget(void *self)
+{
+    if (of(self)->graph)
+        must(cudaGraphExecDestroy(of(self)->graph), "graph");
+    of(self)->graph = NULL;
 }
 
 void device_rank_launch(void *self)
@@ -213,6 +218,9 @@ void device_rank_recorded(void *)
 {
 }
 void device_rank_launch(void *)
+{
+}
+void device_rank_forget(void *)
 {
 }
 double device_rank_time_us(void *, void (*)(void *), void *)

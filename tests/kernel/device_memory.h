@@ -29,6 +29,7 @@ void device_rank_close(void *self); /* when nothing runs on any rank */
 bool device_rank_record(void *self);
 void device_rank_recorded(void *self);
 void device_rank_launch(void *self);
+void device_rank_forget(void *self); /* the record; before the groups whose calls it holds close */
 /* Microseconds that `run`, which queues work, takes on the stream. */
 double device_rank_time_us(void *self, void (*run)(void *arg), void *arg);
 void device_rank_name(char *text, size_t room); /* of the first GPU, and the driver's version */
