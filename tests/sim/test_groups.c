@@ -249,7 +249,7 @@ TEST(groups_run_a_prompt_again_before_newcomers)
     uint32_t *p = sim_prompt(1, 64 * 19), *q = sim_prompt(2, 64);
     uint32_t n_waited = 0, n_sent = 0;
     log_set_level(LOG_OFF);
-    sim_open(&m, groups(2, 1, 24), 1);
+    sim_open(&m, groups(3, 1, 24), 1); /* the two decode apart */
     m.f.cost[LANE_PREFILL] = (struct fake_cost){.step_us = 1000, .token_us = 100};
     m.f.move_fail_per_1000 = 1000;
     struct sim_wish w = {
