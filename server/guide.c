@@ -582,10 +582,71 @@ static enum err_code make_tagged(struct making *m, const cJSON *parameters,
     return e->code;
 }
 
+/* Of one argument in markup, for a strict tool. */
+struct strict_argument {
+    struct making *m;
+    const struct call_syntax *s;
+    struct err *e;
+};
+
+/* key name string-or-json value end */
+static gb_node make_strict(void *arg, struct grammar_builder *b, const char *name, gb_node json,
+                           gb_node raw)
+{
+    struct strict_argument *a = arg;
+    bool told = strcmp(a->s->string, a->s->json) != 0;
+    gb_node way[2], part[5];
+    size_t n_ways = 0, n;
+    for (int string = 0; string < 2; string++) {
+        gb_node value = string ? raw : json;
+        n = 0;
+        if (value == GB_NEVER)
+            continue;
+        if (add_markup(a->m, part, &n, a->s->key, a->e))
+            return GB_NEVER;
+        part[n++] = gb_bytes(b, name, strlen(name));
+        if (add_markup(a->m, part, &n, string ? a->s->string : a->s->json, a->e))
+            return GB_NEVER;
+        part[n++] = value;
+        if (add_markup(a->m, part, &n, a->s->value_end, a->e))
+            return GB_NEVER;
+        way[n_ways++] = gb_seq(b, part, n);
+    }
+    if (!told && n_ways == 2 && a->e->code == ERR_OK) /* a reader could not tell "1" from 1 */
+        err_set(
+            a->e, ERR_INVALID,
+            "'%.60s' may be a string or something else, which this model's markup does not tell",
+            name);
+    return gb_alt(b, way, n_ways);
+}
+
+static enum err_code make_strict_arguments(struct making *m, const cJSON *schema,
+                                           const struct call_syntax *s, gb_node *out, struct err *e)
+{
+    struct err refused = {0};
+    struct strict_argument arg = {m, s, &refused};
+    struct schema_markup markup = {.arg = &arg, .member = make_strict};
+    if (!s->key)
+        return grammar_schema_object(out, m->b, schema, NULL, e);
+    if (make_raw(m, NULL, s, &markup.text, e) ||
+        grammar_schema_object(out, m->b, schema, &markup, e))
+        return e->code;
+    if (refused.code != ERR_OK)
+        *e = refused;
+    return e->code;
+}
+
 static enum err_code make_arguments(struct making *m, const cJSON *tool,
                                     const struct call_syntax *s, gb_node *out, struct err *e)
 {
     const cJSON *f = function_of(tool), *schema = json_get(f, "parameters");
+    if (cJSON_IsTrue(json_get(f, "strict")) && schema) {
+        if (make_strict_arguments(m, schema, s, out, e) == ERR_OK)
+            return ERR_OK;
+        if (e->code == ERR_INVALID)
+            (void)err_prefix(e, "%s", cJSON_GetStringValue(json_get(f, "name")));
+        return e->code;
+    }
     if (s->key)
         return make_tagged(m, schema, s, out, e);
     return make_object(m, out, e);

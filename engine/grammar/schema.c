@@ -55,27 +55,72 @@ static gb_node of_forms(struct schema_maker *m, uint32_t goal, enum json_type ty
     return gb_alt(m->b, all.at, all.n);
 }
 
-static gb_node make(struct schema_maker *m, uint32_t goal)
+static gb_node others(struct schema_maker *m, uint32_t goal)
 {
-    struct goal g = m->goal[goal];
-    const struct assertion *a = schema_listed(m, &g);
-    m->goal_now = goal;
-    if (a)
-        return of_list(m, &g, a, J_ANY);
     static const struct {
         int type;
         const char *text;
     } words[] = {{cJSON_NULL, "null"}, {cJSON_True, "true"}, {cJSON_False, "false"}};
-    gb_node part[7], quote = text(m, "\"");
+    struct goal g = m->goal[goal];
+    gb_node part[6];
     size_t n = 0;
     for (size_t i = 0; i < 3; i++)
         if (schema_goal_holds(m, g.at, g.n, &(cJSON){.type = words[i].type}))
             part[n++] = text(m, words[i].text);
     part[n++] = schema_number(m, &g);
-    part[n++] = gb_seq(m->b, (gb_node[]){quote, schema_string(m, &g), quote}, 3);
     part[n++] = of_forms(m, goal, J_ARRAY);
     part[n++] = of_forms(m, goal, J_OBJECT);
     return gb_alt(m->b, part, n);
+}
+
+static gb_node make(struct schema_maker *m, uint32_t goal)
+{
+    struct goal g = m->goal[goal];
+    const struct assertion *a = schema_listed(m, &g);
+    gb_node quote = text(m, "\"");
+    m->goal_now = goal;
+    if (a)
+        return of_list(m, &g, a, J_ANY);
+    gb_node strings = gb_seq(m->b, (gb_node[]){quote, schema_string(m, &g), quote}, 3);
+    return gb_alt(m->b, (gb_node[]){others(m, goal), strings}, 2);
+}
+
+gb_node schema_other_than_strings(struct schema_maker *m, uint32_t goal)
+{
+    const struct schema_markup *markup = m->markup; /* what is inside is JSON again */
+    struct goal g = m->goal[goal];
+    const struct assertion *a = schema_listed(m, &g);
+    gb_node x = GB_NEVER;
+    m->markup = NULL;
+    if (!a)
+        x = others(m, goal);
+    for (enum json_type t = J_NULL; a && t < J_ANY; t++)
+        if (t != J_STRING)
+            x = gb_alt(m->b, (gb_node[]){x, of_list(m, &g, a, t)}, 2);
+    m->markup = markup;
+    return x;
+}
+
+gb_node schema_plain_strings(struct schema_maker *m, uint32_t goal)
+{
+    struct goal g = m->goal[goal];
+    const struct assertion *a = schema_listed(m, &g);
+    struct ids all = {0};
+    gb_node x = GB_NEVER;
+    m->plain = true;
+    bool list = a && !strcmp(a->keyword, "enum");
+    if (!a)
+        x = schema_string(m, &g);
+    for (const cJSON *v = !a     ? NULL
+                          : list ? a->json->child
+                                 : a->json;
+         v && schema_ok(m); v = list ? v->next : NULL)
+        if (cJSON_IsString(v) && schema_goal_holds(m, g.at, g.n, v))
+            (void)ids_push(m, &all, schema_text(m, v->valuestring));
+    if (a && all.n)
+        x = gb_and(m->b, gb_alt(m->b, all.at, all.n), m->markup->text);
+    m->plain = false;
+    return x;
 }
 
 /* The types that are not ruled out by a mere look. */
@@ -131,8 +176,11 @@ static void maker_close(struct schema_maker *m)
     arena_free(&m->a);
 }
 
-static bool run(struct schema_maker *m, const cJSON *schema, gb_node *out)
+enum result { A_VALUE, AN_OBJECT };
+
+static bool run(struct schema_maker *m, const cJSON *schema, enum result result, gb_node *out)
 {
+    const struct schema_markup *markup = m->markup;
     struct ids all = {0};
     bool never = false;
     arena_init(&m->a, 65536);
@@ -145,7 +193,18 @@ static bool run(struct schema_maker *m, const cJSON *schema, gb_node *out)
         m->goal[0].empty = 1;
     if (!goal_add(m, &all, 0, &never))
         return false;
-    *out = never ? GB_NEVER : schema_value(m, schema_goal(m, &all, false));
+    uint32_t root = never ? 0 : schema_goal(m, &all, false);
+    const struct assertion *a = never ? NULL : schema_listed(m, &m->goal[root]);
+    m->goal_now = root;
+    if (result == A_VALUE)
+        *out = schema_value(m, root);
+    else if (a && markup)
+        return schema_fail(m, 0, a->keyword, "listed objects cannot be kept in this markup");
+    else if (a)
+        *out = of_list(m, &m->goal[root], a, J_OBJECT);
+    else
+        *out = never ? GB_NEVER : of_forms(m, root, J_OBJECT);
+    m->markup = NULL;
     for (uint32_t i = 0; i < m->to_define.n && schema_ok(m); i++) { /* it grows on the way */
         uint32_t goal = m->to_define.at[i];
         gb_node x = make(m, goal);
@@ -162,7 +221,19 @@ enum err_code grammar_schema(gb_node *out, struct grammar_builder *b, const cJSO
 {
     struct schema_maker m = {.b = b, .e = e};
     gb_node x = GB_NEVER;
-    bool made = run(&m, schema, &x);
+    bool made = run(&m, schema, A_VALUE, &x);
+    maker_close(&m);
+    if (made && gb_error(b, e) == ERR_OK)
+        *out = x;
+    return e->code;
+}
+
+enum err_code grammar_schema_object(gb_node *out, struct grammar_builder *b, const cJSON *schema,
+                                    const struct schema_markup *markup, struct err *e)
+{
+    struct schema_maker m = {.b = b, .e = e, .markup = markup};
+    gb_node x = GB_NEVER;
+    bool made = run(&m, schema, AN_OBJECT, &x);
     maker_close(&m);
     if (made && gb_error(b, e) == ERR_OK)
         *out = x;
@@ -220,7 +291,7 @@ void grammar_schema_explain(const cJSON *schema, struct err *e)
     if (gb_open(&b, &why) != ERR_OK)
         return;
     m.b = b;
-    if (run(&m, schema, &x) && m.n_goals > 1 && schema_no_tokens(&m)) {
+    if (run(&m, schema, A_VALUE, &x) && m.n_goals > 1 && schema_no_tokens(&m)) {
         const struct goal *g = &m.goal[culprit(&m, 1)];
         const struct schema *s = g->n ? &m.schema[g->at[0] >> 1] : m.schema;
         const char *keyword = s->n ? m.assertion[s->first + s->n - 1].keyword : "schema";

@@ -29,6 +29,22 @@ enum { SCHEMA_STEPS = 4000000 }; /* looks at a part of the schema; some 10 ns ea
 MUST_CHECK enum err_code grammar_schema(gb_node *out, struct grammar_builder *b,
                                         const cJSON *schema, struct err *e);
 
+/* How an object is written that is not JSON itself: its members one after another. */
+struct schema_markup {
+    void *arg;
+    gb_node text; /* all that a string that stands as it is may hold; regular */
+    /* A member. json: its values but strings, as JSON; raw: its strings as they stand. Either may
+     * be GB_NEVER. */
+    gb_node (*member)(void *arg, struct grammar_builder *b, const char *name, gb_node json,
+                      gb_node raw);
+};
+
+/* The objects that satisfy the schema; in this markup, if it is not NULL: then without members that
+ * the schema does not name. */
+MUST_CHECK enum err_code grammar_schema_object(gb_node *out, struct grammar_builder *b,
+                                               const cJSON *schema,
+                                               const struct schema_markup *markup, struct err *e);
+
 /* After grammar_schema() or grammar_compile() refused the language: e names the keyword and place
  * at fault as well as can be told. */
 void grammar_schema_explain(const cJSON *schema, struct err *e);

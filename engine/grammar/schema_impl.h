@@ -86,9 +86,9 @@ struct schema {
 struct pattern {
     const char *text;
     size_t bytes;
-    bool whole;   /* matches from beginning to end, as formats do; else it is searched */
-    gb_node node; /* the contents of JSON strings */
-    bool has_node;
+    bool whole;      /* matches from beginning to end, as formats do; else it is searched */
+    gb_node node[2]; /* as it stands, and as the contents of JSON strings */
+    bool has_node[2];
     struct grammar *grammar; /* of its own, to try single texts; NULL: not yet */
     bool never;              /* it matches nothing */
 };
@@ -145,8 +145,10 @@ struct schema_maker {
     uint32_t formulas;    /* made so far */
     uint32_t *named, *walked, *held; /* per name, schema, schema: marks of schema_order() */
     uint32_t order;
-    gb_node any_text;              /* contents of strings */
-    gb_node number[2], integer[2]; /* exact or not; GB_NEVER: not made yet */
+    gb_node any_text;                   /* contents of JSON strings */
+    const struct schema_markup *markup; /* of the object that is being made; NULL: JSON */
+    bool plain;                         /* strings are made as they stand */
+    gb_node number[2], integer[2];      /* exact or not; GB_NEVER: not made yet */
 };
 
 /* The error, with keyword and place of a schema. Returns false. */
@@ -235,6 +237,10 @@ bool schema_order(struct schema_maker *m, const struct goal *goal, const struct 
                   struct ids *out, uint32_t *n_ordered);
 /* schema.c: the language of a goal, a rule that is defined later where it may go round. */
 gb_node schema_value(struct schema_maker *m, uint32_t goal);
+/* Its values but strings, at once. */
+gb_node schema_other_than_strings(struct schema_maker *m, uint32_t goal);
+/* Its strings as they stand. */
+gb_node schema_plain_strings(struct schema_maker *m, uint32_t goal);
 
 /* schema_form.c: the ways to satisfy a goal as an array or an object. What holds in one: */
 enum {

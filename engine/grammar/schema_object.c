@@ -250,11 +250,17 @@ static gb_node more(struct object *o, uint32_t least, uint32_t most)
 
 static gb_node member(struct object *o, uint32_t i, bool first)
 {
+    const struct schema_markup *markup = o->m->markup;
+    uint32_t goal = o->value.at[i];
+    if (markup)
+        return markup->member(markup->arg, o->m->b, o->m->name[o->order.at[i]],
+                              schema_other_than_strings(o->m, goal),
+                              schema_plain_strings(o->m, goal));
     gb_node name = schema_text(o->m, o->m->name[o->order.at[i]]);
-    return seq(o,
-               (gb_node[]){text(o, first ? "\"" : ",\""), name, text(o, "\":"),
-                           schema_value(o->m, o->value.at[i])},
-               4);
+    return seq(
+        o,
+        (gb_node[]){text(o, first ? "\"" : ",\""), name, text(o, "\":"), schema_value(o->m, goal)},
+        4);
 }
 
 /* The further members and loose ones where some of these, a bit each, are there already; comma: a
@@ -400,7 +406,7 @@ gb_node schema_object(struct schema_maker *m, uint32_t goal, const struct form *
     for (uint32_t i = 0; i < form->n; i++)
         n_must += form->at[i].kind == COND_EXTRA;
     o.differ = n_must || o.least > needed || m->goal[goal].exact;
-    o.extra = further(&o, NULL);
+    o.extra = m->markup ? GB_NEVER : further(&o, NULL);
     if (o.least <= needed)
         o.least = 0;
     if (o.extra == GB_NEVER && o.most >= n_allowed)
@@ -413,7 +419,7 @@ gb_node schema_object(struct schema_maker *m, uint32_t goal, const struct form *
             schema_fail(m, a->schema, a->keyword, "that it does not hold cannot be kept here");
             return GB_NEVER;
         }
-        o.must = further(&o, a);
+        o.must = m->markup ? GB_NEVER : further(&o, a);
     }
     bool counts = o.least || o.most != UINT32_MAX;
     if (n_must || counts || o.order.n - o.n_ordered > MAX_LOOSE)
@@ -427,5 +433,7 @@ gb_node schema_object(struct schema_maker *m, uint32_t goal, const struct form *
         return GB_NEVER;
     }
     gb_node body = o.most == 0 ? (needed || o.least ? GB_NEVER : GB_EMPTY) : chain(&o, cap);
+    if (m->markup)
+        return body;
     return seq(&o, (gb_node[]){text(&o, "{"), body, text(&o, "}")}, 3);
 }

@@ -7,6 +7,8 @@
 
 gb_node schema_any_text(struct schema_maker *m)
 {
+    if (m->plain)
+        return m->markup->text;
     if (m->any_text == GB_NEVER)
         m->any_text = grammar_regex_any(m->b, REGEX_JSON);
     return m->any_text;
@@ -15,18 +17,19 @@ gb_node schema_any_text(struct schema_maker *m)
 gb_node schema_pattern_node(struct schema_maker *m, uint32_t pattern)
 {
     struct pattern *p = &m->pattern[pattern];
-    if (p->has_node || !schema_ok(m))
-        return p->node;
+    gb_node *node = &p->node[!m->plain];
+    if (p->has_node[!m->plain] || !schema_ok(m))
+        return *node;
     struct err e = {0};
     enum err_code code = ERR_INVALID;
-    unsigned flags = REGEX_JSON | REGEX_UNICODE;
-    for (int i = 0; i < 2 && code == ERR_INVALID; i++, flags = REGEX_JSON)
-        code = p->whole ? grammar_regex(&p->node, m->b, p->text, p->bytes, flags, &e)
-                        : grammar_regex_search(&p->node, m->b, p->text, p->bytes, flags, &e);
+    unsigned json = m->plain ? 0 : REGEX_JSON, flags = json | REGEX_UNICODE;
+    for (int i = 0; i < 2 && code == ERR_INVALID; i++, flags = json)
+        code = p->whole ? grammar_regex(node, m->b, p->text, p->bytes, flags, &e)
+                        : grammar_regex_search(node, m->b, p->text, p->bytes, flags, &e);
     if (code != ERR_OK)
         *m->e = e;
-    p->has_node = code == ERR_OK;
-    return p->node;
+    p->has_node[!m->plain] = code == ERR_OK;
+    return *node;
 }
 
 static gb_node of_length(struct schema_maker *m, uint32_t least, uint32_t most)
@@ -36,7 +39,7 @@ static gb_node of_length(struct schema_maker *m, uint32_t least, uint32_t most)
         return schema_any_text(m);
     if (least > most)
         return GB_NEVER;
-    if (grammar_regex(&one, m->b, "[^]", 3, REGEX_JSON, m->e))
+    if (grammar_regex(&one, m->b, "[^]", 3, m->plain ? 0 : REGEX_JSON, m->e))
         return GB_NEVER;
     return gb_repeat(m->b, one, least, most);
 }
@@ -139,5 +142,8 @@ gb_node schema_string(struct schema_maker *m, const struct goal *goal)
             break;
         }
     }
-    return made && schema_ok(m) ? made[f.n - 1] : GB_NEVER;
+    if (!made || !schema_ok(m))
+        return GB_NEVER;
+    gb_node x = made[f.n - 1];
+    return m->plain && x != m->markup->text ? gb_and(m->b, x, m->markup->text) : x;
 }

@@ -148,6 +148,8 @@ char *schema_spell(struct schema_maker *m, const cJSON *value)
 gb_node schema_text(struct schema_maker *m, const char *text)
 {
     struct spelling o = {.m = m};
+    if (m->plain)
+        return gb_bytes(m->b, text, strlen(text));
     put(&o, "", 0);
     put_text(&o, text);
     return schema_ok(m) ? gb_bytes(m->b, o.s, o.n) : GB_NEVER;

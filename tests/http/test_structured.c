@@ -84,6 +84,24 @@ static const struct form forms[] = {
     {"\"guided_regex\":\"(?=.*[0-9])(?!.*7)[a-z0-9]{6}\"", "(?=.*[0-9])(?!.*7)[a-z0-9]{6}"},
     {"\"response_format\":{\"type\":\"json_object\"}", NULL},
     {"\"structured_outputs\":{\"json_object\":true}", NULL},
+    {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"sea\",\"strict\":"
+     "true,"
+     "\"schema\":{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"pattern\":\"^"
+     "[A-Z]"
+     "[a-z]+$\",\"maxLength\":9},\"deep\":{\"type\":\"integer\",\"minimum\":10,\"maximum\":99},"
+     "\"salt\":{"
+     "\"enum\":[true,null,\"a lot\"]}},\"required\":[\"name\",\"deep\",\"salt\"],"
+     "\"additionalProperties\":false}}}",
+     "\\{\"name\":\"[A-Z][a-z]{1,8}\",\"deep\":[1-9][0-9],\"salt\":(true|null|\"a lot\")\\}"},
+    {"\"structured_outputs\":{\"json\":{\"$ref\":\"#/$defs/"
+     "tree\",\"$defs\":{\"tree\":{\"type\":\"array\","
+     "\"items\":{\"anyOf\":[{\"$ref\":\"#/$defs/"
+     "tree\"},{\"const\":7}]},\"minItems\":1,\"maxItems\":2}}}}",
+     "(\\[((?1)|7)(,((?1)|7))?\\])"},
+    {"\"guided_json\":\"{\\\"type\\\":\\\"array\\\",\\\"items\\\":{\\\"enum\\\":[\\\"x\\\","
+     "\\\"y\\\"]},"
+     "\\\"uniqueItems\\\":true,\\\"minItems\\\":2}\"",
+     "\\[(\"x\",\"y\"|\"y\",\"x\")\\]"},
 };
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
@@ -320,10 +338,44 @@ static void check_call(const cJSON *call, const char *names)
               text_at(call, "function.arguments"));
 }
 
+/* A strict tool's arguments are of its schema, in whatever markup they come. */
+static void call_strict(struct rig *r, const char *format)
+{
+    static const char tool[] =
+        "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"sail\",\"strict\":true,"
+        "\"parameters\":{\"type\":\"object\",\"properties\":{\"to\":{\"type\":\"string\","
+        "\"pattern\":"
+        "\"^[A-Z][a-z]{2,7}$\"},\"days\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":9},"
+        "\"wind\":{"
+        "\"enum\":[\"none\",\"some\"]},\"by\":{\"type\":\"array\",\"items\":{\"type\":\"boolean\"},"
+        "\"minItems\":2,\"maxItems\":2}},\"required\":[\"to\",\"days\",\"wind\",\"by\"],"
+        "\"additionalProperties\":false}}}]";
+    for (int seed = 0; seed < 4; seed++) {
+        char body[2048];
+        snprintf(body, sizeof body,
+                 "{" USER ",%s," NO_THINKING ",\"tool_choice\":\"required\",\"seed\":%d,"
+                 "\"parallel_tool_calls\":false,\"temperature\":2,\"max_tokens\":300}",
+                 tool, seed);
+        cJSON *v = ask(r, CHAT, body), *args = NULL;
+        const char *text = text_at(v, "choices.0.message.tool_calls.0.function.arguments");
+        struct err e;
+        CHECK_MSG(!json_parse(&args, text, strlen(text), 128, &e), "%s: %s", format, text);
+        CHECK_MSG(cJSON_GetArraySize(args) == 4, "%s: %s", format, text);
+        CHECK_MSG(matches("[A-Z][a-z]{2,7}", text_at(args, "to")), "%s: %s", format, text);
+        CHECK_MSG(number_at(args, "days") >= 1 && number_at(args, "days") <= 9, "%s", text);
+        CHECK_MSG(matches("none|some", text_at(args, "wind")), "%s: %s", format, text);
+        CHECK_MSG(cJSON_GetArraySize(at(args, "by")) == 2 && cJSON_IsBool(at(args, "by.1")), "%s",
+                  text);
+        cJSON_Delete(args);
+        cJSON_Delete(v);
+    }
+}
+
 static void call_tools(const char *model, const char *format)
 {
     struct rig r;
     start_as(&r, model, format);
+    call_strict(&r, format);
     static const char *const choices[] = {
         "\"required\"", "{\"type\":\"function\",\"function\":{\"name\":\"find_boat\"}}",
         "{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"required\",\"tools\":[{\"type\":"
@@ -515,6 +567,12 @@ TEST(structured_refusals)
         {"\"response_format\":{\"type\":\"xml\"}", "response_format.type"},
         {"\"guided_json\":\"{\"", "guided_json"},
         {"\"guided_json\":7", "guided_json"},
+        {"\"guided_json\":{\"type\":\"strin\"}", "guided_json"},
+        {"\"structured_outputs\":{\"json\":{\"minLength\":1.5}}", "structured_outputs.json"},
+        {"\"structured_outputs\":{\"json\":false}", "structured_outputs.json"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"schema\":"
+         "{\"$ref\":\"#/$defs/a\"}}}",
+         "response_format.json_schema.schema"},
     };
     struct rig r;
     start(&r);
