@@ -1,11 +1,12 @@
 /* guide.h - what an answer must look like: fields of a request to a grammar that steers it.
  *
- *   response_format                json_object, json_schema
+ *   response_format                json_object, json_schema; a schema is kept exactly, strict or not
  *   structured_outputs             {json, regex, choice, grammar, json_object}: one of them
  *   guided_json, guided_regex, guided_choice, guided_grammar, guided_json_object
  *   tools                          where a call begins it is held to the format's syntax, to the
  *                                  names of the tools, and its arguments to an object; where each
- *                                  argument has a tag, to the declared ones and their types
+ *                                  argument has a tag, to the declared ones and their types; with
+ *                                  strict, to the schema
  *
  * A grammar is compiled once per text and kept (grammar/cache.h). Where the model may call a tool
  * and a format is asked for, the answer is one or the other. The grammar begins behind `</think>`.

@@ -54,7 +54,7 @@
 #define POINTER "(?:/(?:[^~/]|~[01])*)*"
 
 /* One piece of a regular expression, what may follow it, and what holds such. */
-#define CLASS "\\[\\^?[A-Za-z0-9 _.,:;/@!#%&=<>'\"]+\\]"
+#define CLASS "\\[\\^?(?:a-z|A-Z|0-9|\\\\[dDwWsS.\\]\\[\\\\-]|[A-Za-z0-9 _.,:;/@!#%&=<>'\"])+\\]"
 #define PIECE "[^\\\\()\\[\\]{}|*+?^$/]|/|\\\\[dDwWsSnrt./\\\\()\\[\\]{}|*+?^$-]|" CLASS
 #define HOW "(?:[*+?]\\?{0,1}){0,1}"
 #define RUN0 "(?:(?:" PIECE ")" HOW "|[\\^$])*"

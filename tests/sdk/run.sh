@@ -136,10 +136,14 @@ elif [ tests/sdk/package.json -nt tests/sdk/node_modules/.package-lock.json ] &&
 else
     sdk openai.mjs
     sdk openapi.mjs
+    seed=${SEED:-$RANDOM}
+    node tests/sdk/schemas.mjs "$seed" 300 >"$tmp/schemas" &&
+        RANDOM_SCHEMAS=$tmp/schemas "$build/tests/unit/test_schema" schema_random_ones >"$tmp/out"
+    check "random schemas: the verdicts are ajv's (SEED=$seed)" $?
     if [ -f $ember/model.safetensors ]; then
         stop
         start --model $ember --served-name ember
-        for sdk in tools responses anthropic vercel langchain; do
+        for sdk in tools structured responses anthropic vercel langchain; do
             sdk $sdk.mjs
         done
         if command -v chromium >/dev/null; then
