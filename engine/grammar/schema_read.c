@@ -609,8 +609,11 @@ bool schema_read(struct schema_maker *m, const cJSON *root)
         err_set(m->e, ERR_INVALID, "schema at #: expected an object, true or false");
         return false;
     }
-    if (!ids_push(m, &m->list, 0) || schema_of(m, root, 0, NULL, NULL) == UINT32_MAX)
-        return false; /* list: so that there is always one to point into */
+    m->assertion = schema_grow(m, NULL, 0, &m->max_assertions, sizeof *m->assertion);
+    if (!m->assertion || !ids_push(m, &m->list, 0)) /* so that there is always one to point into */
+        return false;
+    if (schema_of(m, root, 0, NULL, NULL) == UINT32_MAX)
+        return false;
     for (uint32_t i = 0; i < m->n_schemas; i++) { /* it grows on the way */
         const cJSON *json = m->schema[i].json;
         m->schema[i].first = m->n_assertions;
