@@ -53,13 +53,14 @@ NVCC ?= nvcc
 CUDA_HOME ?= /usr/local/cuda
 CUDA_ARCH ?= 90a
 NVFLAGS := -std=c++17 -O3 -lineinfo -fmad=false -Xcompiler -Wall,-Wno-unknown-pragmas \
+           $(if $(filter 90a,$(CUDA_ARCH)),-DGAZE_SM_90A) \
            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a))
 CUDA_INC := -Iengine -I. -Icuda
 CUDA_SRC := $(sort $(wildcard cuda/*.cu))
 CUDA_OBJ := $(CUDA_SRC:%.cu=$(B)/%.o)
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
 CUDA_TESTS := $(addprefix $(B)/tests/kernel/test_cuda_,ops golden step comm pages parallel past)
-CUDA_BENCH := $(addprefix $(B)/tests/bench/,cuda_kernels comm_bench)
+CUDA_BENCH := $(addprefix $(B)/tests/bench/,cuda_kernels cuda_products comm_bench)
 # The same sources for an emulated device: threads of a block are fibres of the host.
 EMU_FLAGS := -std=c++20 -O2 -g -Wall -Wno-unknown-pragmas -Wno-unused-function \
              -Wno-deprecated-enum-enum-conversion -Wno-enum-compare -fno-strict-aliasing \
@@ -207,7 +208,7 @@ $(B)/cuda/%.o: cuda/%.cu
 	@mkdir -p $(@D)
 	@echo "  nvcc  $<"
 	$(Q)$(NVCC) $(NVFLAGS) $(CUDA_INC) -MMD -MP -c -o $@ $<
-$(B)/tests/kernel/%.o: tests/kernel/%.cu
+$(B)/tests/%.o: tests/%.cu
 	@mkdir -p $(@D)
 	@echo "  nvcc  $<"
 	$(Q)$(NVCC) $(NVFLAGS) $(CUDA_INC) -MMD -MP -c -o $@ $<

@@ -19,7 +19,7 @@
 
 #include "cuda/cuda_ops.h"
 
-enum { CUDA_MAX_EXPERTS = 1024, CUDA_MAX_LATENT = 512 };
+enum { CUDA_MAX_EXPERTS = 1024, CUDA_MAX_LATENT = 512, MOE_BLOCK_ROWS = 1024 };
 
 /* A step's sequence, on the device. */
 struct device_seq {
@@ -46,6 +46,7 @@ struct cuda_lane {
     uint32_t longest;  /* tokens that a row of the step sees, at most */
     uint32_t attended; /* and attends to where it selects */
     struct linear_scratch *linear;
+    struct wide_scratch *wide; /* NULL: not as deployed */
     struct moe_scratch *moe;
     struct index_scratch *index;
     struct attend_scratch *attend;
@@ -63,9 +64,11 @@ struct cuda_backend {
     struct ops ops; /* first: struct ops * is struct cuda_backend * */
     int device;
     bool dry; /* counts bytes and reserves nothing: a plan */
-    bool fast;
-    bool spreads; /* rows travel to experts on other ranks */
-    bool hopper;         /* warpgroups' products run: the device, and this build's code for it */
+    bool fast;     /* tensor cores; false: the exact precision */
+    bool deployed; /* PRECISION_FP8: rows are rounded to their weights' type */
+    bool wide;     /* and cuda/gemm.cuh runs here */
+    bool spreads;  /* rows travel to experts on other ranks */
+    bool hopper;   /* warpgroups' products run: the device, and this build's code for it */
     size_t shared_bytes; /* that a block may have */
     struct cuda_lane lane[N_LANES];
     unsigned char *latent[MODEL_MAX_LAYERS];
@@ -168,9 +171,17 @@ bool cuda_takes_split(const struct cuda_backend *b, enum dtype t, uint32_t n_in)
 /* n <= 1024 rows for products with matrices of type t, until the lane's next split. The same rows
  * are split once while nobody has written them: who writes activations calls cuda_forget_split().
  */
-struct split_rows cuda_split(struct cuda_lane *lane, enum dtype t, const void *x, uint32_t n,
-                             uint32_t n_in);
+struct split_rows cuda_split(struct cuda_backend *b, struct cuda_lane *lane, enum dtype t,
+                             const void *x, uint32_t n, uint32_t n_in);
 void cuda_forget_split(struct cuda_lane *lane);
+/* Whether rows are rounded to the type of such matrices first, also before they are split. */
+bool cuda_rounds(const struct cuda_backend *b, enum dtype t);
+void cuda_round_rows(struct cuda_lane *lane, enum dtype t, const float *x, uint32_t n,
+                     uint32_t n_in, float *y); /* y may be x */
+/* fp32 rows for products that take no split form: x, or n <= 1024 rounded ones until the lane's
+ * next split. */
+const float *cuda_plain_rows(struct cuda_backend *b, struct cuda_lane *lane, enum dtype t,
+                             const float *x, uint32_t n, uint32_t n_in);
 
 /* y = or += x W^T on the lane's stream; see linear.cu. x and y are fp32. */
 struct product {
@@ -180,6 +191,7 @@ struct product {
     void *y;
     bool add, exact;     /* exact: fp32 arithmetic in the fast precision as well */
     const float *factor; /* not NULL: x is in split form */
+    bool rounded;        /* x is fp32 and has been rounded where that is done */
 };
 void cuda_product(struct cuda_backend *b, struct cuda_lane *lane, const struct product *p);
 
@@ -211,5 +223,21 @@ struct part_product {
 };
 void cuda_part_product(struct cuda_backend *b, struct cuda_lane *lane,
                        const struct part_product *p);
+
+/* ---- wide.cu: the products of gemm.cuh behind the same names ---- */
+
+/* Whether a product with such a matrix goes there. */
+bool cuda_takes_wide(const struct cuda_backend *b, const struct matrix *w);
+void cuda_wide_product(struct cuda_backend *b, struct cuda_lane *lane, const struct product *p);
+/* y = or += down(silu(gate x) up x) for at most 1024 rows; false: not with such matrices. */
+bool cuda_wide_network(struct cuda_backend *b, struct cuda_lane *lane, const struct ffn_weights *w,
+                       const float *x, uint32_t n, float *y, bool add);
+/* m->out as moe_experts() leaves it; false: not with such matrices. */
+struct moe_scratch;
+bool cuda_wide_experts(struct cuda_backend *b, struct cuda_lane *lane, struct moe_scratch *m,
+                       const struct ffn_weights *w, const float *x, uint32_t n_pairs);
+void cuda_wide_forget(struct cuda_lane *lane);
+void cuda_wide_written(struct cuda_lane *lane, const void *y, size_t values);
+MUST_CHECK enum err_code cuda_wide_init(struct cuda_backend *b, struct err *e);
 
 #endif

@@ -4,6 +4,7 @@
  * A step goes up in one copy: all its arrays lie in one pinned block with the device's layout.
  */
 #include "cuda/backend.cuh"
+#include "cuda/gemm.cuh"
 
 #include "tile/wgmma.cuh"
 
@@ -267,7 +268,12 @@ static enum err_code open_device(struct cuda_backend *b, uint32_t device, struct
             return err_set(e, ERR_CUDA, "cuda:%u: streams: %s", device,
                            cudaGetErrorString(cudaGetLastError()));
     char name[96];
-    snprintf(name, sizeof name, "cuda:%u %.48s %s", device, prop.name, b->fast ? "fast" : "exact");
+    b->wide = b->deployed && gemm_runs_here();
+    if (b->wide && gemm_init() != cudaSuccess)
+        return err_set(e, ERR_CUDA, "cuda:%u: products: %s", device,
+                       cudaGetErrorString(cudaGetLastError()));
+    snprintf(name, sizeof name, "cuda:%u %.48s %s", device, prop.name,
+             precision_name(b->ops.limits.precision));
     b->ops.name = strdup(name);
     return b->ops.name ? ERR_OK : err_set(e, ERR_NOMEM, "GPU back end");
 }
@@ -283,7 +289,8 @@ static enum err_code open_backend(struct cuda_backend **out, const struct model_
         return err_set(e, ERR_NOMEM, "GPU back end");
     b->dry = dry;
     b->spreads = limits->peers && parallel_spreads(limits->peers->share->plan);
-    b->fast = limits->precision == PRECISION_FAST;
+    b->fast = limits->precision != PRECISION_EXACT;
+    b->deployed = limits->precision == PRECISION_FP8;
     b->ops.cfg = cfg;
     b->ops.limits = *limits;
     b->ops.self = b;
@@ -296,7 +303,8 @@ static enum err_code open_backend(struct cuda_backend **out, const struct model_
     b->index_page_bytes = kv_index_page_bytes(cfg, limits->index);
     if ((!dry && open_device(b, device, e)) || fill_angles(b, e) ||
         reserve_lane(b, LANE_PREFILL, e) || reserve_lane(b, LANE_DECODE, e) ||
-        cuda_linear_init(b, e) || cuda_norm_init(b, e) || cuda_kv_init(b, e) ||
+        cuda_linear_init(b, e) || cuda_wide_init(b, e) || cuda_norm_init(b, e) ||
+        cuda_kv_init(b, e) ||
         cuda_index_init(b, e) || cuda_attend_init(b, e) || cuda_moe_init(b, e) ||
         cuda_sample_init(b, e) || cuda_peers_init(b, e) || cuda_graph_init(b, e) ||
         (!dry && reserve_planes(b, e)) || cuda_pages_init(b, e)) {

@@ -28,6 +28,9 @@ uint32_t cuda_device_count(void);
 /* ERR_CUDA: why a device cannot be used (no driver, one that is too old, no such GPU, one that is
  * too old), in one sentence that offers the CPU. */
 MUST_CHECK enum err_code cuda_device_check(uint32_t device, struct err *e);
+/* Whether PRECISION_FP8 has kernels of its own there (Hopper); elsewhere it rounds as it says and
+ * multiplies as the fast precision does. */
+bool cuda_device_multiplies_fp8(uint32_t device);
 /* Free memory of a device now; 0 when it cannot be asked. */
 size_t cuda_device_free_bytes(uint32_t device);
 

@@ -25,6 +25,7 @@
 #include "tile/block.cuh"
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
+#include "tile/rounding.cuh"
 #include "tile/split.cuh"
 #include "tile/weight.cuh"
 
@@ -92,8 +93,9 @@ block_matrix(const struct product_args &a, uint32_t *first, uint32_t *count, boo
 /* ---- split form ---- */
 
 /* A block a row: for each 4 values 16 bytes, 4 high parts and 4 low ones. f16: times a power of two
- * that brings the row's largest to [2^14, 2^15), whose inverse is the row's factor. */
-template <bool F16>
+ * that brings the row's largest to [2^14, 2^15), whose inverse is the row's factor. ROUND: rounded
+ * to the weights' type first, which makes the largest 2^15 at most. */
+template <bool F16, bool ROUND>
 static __global__ void __launch_bounds__(THREADS)
     split_kernel(const float *x, uint32_t n_in, uint4 *form, float *factor)
 {
@@ -112,8 +114,34 @@ static __global__ void __launch_bounds__(THREADS)
             factor[blockIdx.x] = 1.0f / f;
     }
 #pragma unroll 8
-    for (uint32_t i = threadIdx.x; i < n_in / 4; i += THREADS)
-        to[i] = split_four<F16>(from[i], f);
+    for (uint32_t i0 = 0; i0 < n_in / 4; i0 += THREADS) { /* whole warps, for round_four() */
+        uint32_t i = i0 + threadIdx.x;
+        float4 v = i < n_in / 4 ? from[i] : float4{};
+        if (ROUND)
+            v = round_four<F16>(v);
+        if (i < n_in / 4)
+            to[i] = split_four<F16>(v, f);
+    }
+}
+
+/* A block a row, a warp 128 values, of any width. y may be x. */
+template <bool FP8>
+static __global__ void __launch_bounds__(THREADS) round_kernel(const float *x, uint32_t n_in,
+                                                               float *y)
+{
+    const float *from = x + (size_t)blockIdx.x * n_in;
+    float *to = y + (size_t)blockIdx.x * n_in;
+    for (uint32_t k0 = 0; k0 < n_in; k0 += 4 * THREADS) {
+        uint32_t k = k0 + 4 * threadIdx.x;
+        float v[4];
+        for (uint32_t i = 0; i < 4; i++)
+            v[i] = k + i < n_in ? from[k + i] : 0.0f;
+        float4 r = round_four<FP8>(float4{v[0], v[1], v[2], v[3]});
+        float w[4] = {r.x, r.y, r.z, r.w};
+        for (uint32_t i = 0; i < 4; i++)
+            if (k + i < n_in)
+                to[k + i] = w[i];
+    }
 }
 
 /* ---- stream ---- */
@@ -562,19 +590,52 @@ bool cuda_takes_split(const struct cuda_backend *b, enum dtype t, uint32_t n_in)
     return b->fast && ((t == DT_BF16 && n_in % 8 == 0) || (t == DT_F8_E4M3 && n_in % 16 == 0));
 }
 
-struct split_rows cuda_split(struct cuda_lane *lane, enum dtype t, const void *x, uint32_t n,
-                             uint32_t n_in)
+bool cuda_rounds(const struct cuda_backend *b, enum dtype t)
+{
+    return b->deployed && (t == DT_BF16 || t == DT_F8_E4M3);
+}
+
+void cuda_round_rows(struct cuda_lane *lane, enum dtype t, const float *x, uint32_t n,
+                     uint32_t n_in, float *y)
+{
+    if (t == DT_F8_E4M3)
+        CUDA_LAUNCH((round_kernel<true>), n, THREADS, 0, lane->stream, x, n_in, y);
+    else
+        CUDA_LAUNCH((round_kernel<false>), n, THREADS, 0, lane->stream, x, n_in, y);
+}
+
+const float *cuda_plain_rows(struct cuda_backend *b, struct cuda_lane *lane, enum dtype t,
+                             const float *x, uint32_t n, uint32_t n_in)
+{
+    if (!cuda_rounds(b, t))
+        return x;
+    assert((size_t)n * n_in <= lane->linear->form_values);
+    lane->linear->held = NULL;
+    cuda_round_rows(lane, t, x, n, n_in, (float *)lane->linear->form);
+    return (const float *)lane->linear->form;
+}
+
+struct split_rows cuda_split(struct cuda_backend *b, struct cuda_lane *lane, enum dtype t,
+                             const void *x, uint32_t n, uint32_t n_in)
 {
     struct linear_scratch *l = lane->linear;
     bool f16 = t == DT_F8_E4M3;
     assert(n <= SPLIT_FORM_ROWS && (size_t)n * n_in <= l->form_values);
     if (!lane->step || l->held != x || l->held_rows != n || l->held_in != n_in ||
         l->held_f16 != f16) {
-        if (f16)
-            CUDA_LAUNCH((split_kernel<true>), n, THREADS, 0, lane->stream, (const float *)x, n_in,
+        bool round = cuda_rounds(b, t);
+        const float *from = (const float *)x;
+        if (f16 && round)
+            CUDA_LAUNCH((split_kernel<true, true>), n, THREADS, 0, lane->stream, from, n_in,
+                        l->form, l->factor);
+        else if (f16)
+            CUDA_LAUNCH((split_kernel<true, false>), n, THREADS, 0, lane->stream, from, n_in,
+                        l->form, l->factor);
+        else if (round)
+            CUDA_LAUNCH((split_kernel<false, true>), n, THREADS, 0, lane->stream, from, n_in,
                         l->form, l->factor);
         else
-            CUDA_LAUNCH((split_kernel<false>), n, THREADS, 0, lane->stream, (const float *)x, n_in,
+            CUDA_LAUNCH((split_kernel<false, false>), n, THREADS, 0, lane->stream, from, n_in,
                         l->form, l->factor);
         l->held = x;
         l->held_rows = n;
@@ -587,6 +648,17 @@ struct split_rows cuda_split(struct cuda_lane *lane, enum dtype t, const void *x
 void cuda_forget_split(struct cuda_lane *lane)
 {
     lane->linear->held = NULL;
+    cuda_wide_forget(lane);
+}
+
+/* Rows that were held have been written. */
+static void forget_written(struct cuda_lane *lane, const void *y, size_t values)
+{
+    struct linear_scratch *l = lane->linear;
+    const float *held = (const float *)l->held, *to = (const float *)y;
+    if (held && to < held + (size_t)l->held_rows * l->held_in && held < to + values)
+        l->held = NULL;
+    cuda_wide_written(lane, y, values);
 }
 
 static void launch(struct cuda_backend *b, struct cuda_lane *lane, struct product_args &a,
@@ -628,8 +700,14 @@ static void launch(struct cuda_backend *b, struct cuda_lane *lane, struct produc
 void cuda_product(struct cuda_backend *b, struct cuda_lane *lane, const struct product *p)
 {
     uint32_t n_in = p->w->n_in, n_out = p->w->n_out, n = p->n, at_once = p->n;
+    if (!p->exact && !p->factor && !p->rounded && cuda_takes_wide(b, p->w)) {
+        cuda_wide_product(b, lane, p);
+        forget_written(lane, p->y, (size_t)n * n_out);
+        return;
+    }
     bool split = !p->exact && cuda_takes_split(b, p->w->dtype, n_in);
-    if (split && !p->factor) {
+    bool round = !p->exact && !split && !p->rounded && cuda_rounds(b, p->w->dtype);
+    if ((split && !p->factor) || round) {
         size_t fit = lane->linear->form_values / n_in;
         at_once = fit < SPLIT_FORM_ROWS ? (uint32_t)fit : (uint32_t)SPLIT_FORM_ROWS;
     }
@@ -642,9 +720,11 @@ void cuda_product(struct cuda_backend *b, struct cuda_lane *lane, const struct p
         a.x = (const float *)p->x + (size_t)i * n_in;
         a.factor = p->factor ? p->factor + i : NULL;
         if (split && !p->factor) {
-            struct split_rows rows = cuda_split(lane, p->w->dtype, a.x, k, n_in);
+            struct split_rows rows = cuda_split(b, lane, p->w->dtype, a.x, k, n_in);
             a.x = rows.x;
             a.factor = rows.factor;
+        } else if (round) {
+            a.x = cuda_plain_rows(b, lane, p->w->dtype, (const float *)a.x, k, n_in);
         }
         a.y = (float *)p->y + (size_t)i * n_out;
         a.n = k;
@@ -653,10 +733,7 @@ void cuda_product(struct cuda_backend *b, struct cuda_lane *lane, const struct p
         a.add = p->add;
         launch(b, lane, a, p->w->dtype, p->exact, k, k, 1);
     }
-    const float *held = (const float *)lane->linear->held, *y = (const float *)p->y;
-    if (held && y < held + (size_t)lane->linear->held_rows * lane->linear->held_in &&
-        held < y + (size_t)n * n_out)
-        cuda_forget_split(lane);
+    forget_written(lane, p->y, (size_t)n * n_out);
 }
 
 void cuda_grouped_product(struct cuda_backend *b, struct cuda_lane *lane,
@@ -705,7 +782,7 @@ void cuda_part_product(struct cuda_backend *b, struct cuda_lane *lane, const str
 static void op_linear(struct ops *o, enum lane l, const struct matrix *w, const act *x, uint32_t n,
                       act *y, bool add)
 {
-    struct product p = {w, x, n, y, add, false, NULL};
+    struct product p = {w, x, n, y, add, false, NULL, false};
     assert(n <= o->limits.max_rows[l]);
     cuda_product(cuda_of(o), &cuda_of(o)->lane[l], &p);
 }

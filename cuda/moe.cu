@@ -11,11 +11,12 @@
 #include "cuda/moe.cuh"
 
 #include "tile/block.cuh"
+#include "tile/rounding.cuh"
 #include "tile/split.cuh"
 
 #include <string.h>
 
-enum { BLOCK_ROWS = 1024, ROUTE_WARPS = 1, GROUP_WARPS = 16, SILU_THREADS = 256 };
+enum { BLOCK_ROWS = MOE_BLOCK_ROWS, ROUTE_WARPS = 1, GROUP_WARPS = 16, SILU_THREADS = 256 };
 
 struct route_args {
     const float *logits, *bias;
@@ -186,8 +187,9 @@ static __global__ void __launch_bounds__(GROUP_WARPS * 32)
     }
 }
 
-/* The same in split form, a block a row. */
-template <bool F16>
+/* The same in split form, a block a row. ROUND: of values rounded to the weights' type, which may
+ * make the largest a power of two. */
+template <bool F16, bool ROUND>
 static __global__ void __launch_bounds__(SILU_THREADS)
     silu_split_kernel(const float *gate, const float *up, uint32_t width, uint4 *mid, float *factor)
 {
@@ -198,13 +200,17 @@ static __global__ void __launch_bounds__(SILU_THREADS)
     for (int pass = F16 ? 0 : 1; pass < 2; pass++) {
         float most = 0.0f;
 #pragma unroll 4
-        for (uint32_t i = threadIdx.x; i < width / 4; i += SILU_THREADS) {
-            float4 a = g[i], b = u[i], v;
+        for (uint32_t i0 = 0; i0 < width / 4; i0 += SILU_THREADS) { /* whole warps */
+            uint32_t i = i0 + threadIdx.x;
+            bool there = i < width / 4;
+            float4 a = there ? g[i] : float4{}, b = there ? u[i] : float4{}, v;
             v.x = a.x / (1.0f + expf(-a.x)) * b.x;
             v.y = a.y / (1.0f + expf(-a.y)) * b.y;
             v.z = a.z / (1.0f + expf(-a.z)) * b.z;
             v.w = a.w / (1.0f + expf(-a.w)) * b.w;
-            if (pass)
+            if (ROUND && pass)
+                v = round_four<F16>(v);
+            if (pass && there)
                 to[i] = split_four<F16>(v, f);
             most = fmaxf(fmaxf(most, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
         }
@@ -262,15 +268,25 @@ static const float *silu(struct cuda_backend *b, struct cuda_lane *lane, struct 
 {
     bool split = cuda_takes_split(b, t, width);
     size_t all = (size_t)n * width;
+    bool round = cuda_rounds(b, t);
+    uint4 *mid = (uint4 *)m->mid;
     if (!split)
         CUDA_LAUNCH((silu_kernel<float>), parts_of(all, 256), 256, 0, lane->stream, m->gate, m->up,
                     (float *)m->mid, all);
+    else if (t == DT_F8_E4M3 && round)
+        CUDA_LAUNCH((silu_split_kernel<true, true>), n, SILU_THREADS, 0, lane->stream, m->gate,
+                    m->up, width, mid, m->factor);
     else if (t == DT_F8_E4M3)
-        CUDA_LAUNCH((silu_split_kernel<true>), n, SILU_THREADS, 0, lane->stream, m->gate, m->up,
-                    width, (uint4 *)m->mid, m->factor);
+        CUDA_LAUNCH((silu_split_kernel<true, false>), n, SILU_THREADS, 0, lane->stream, m->gate,
+                    m->up, width, mid, m->factor);
+    else if (round)
+        CUDA_LAUNCH((silu_split_kernel<false, true>), n, SILU_THREADS, 0, lane->stream, m->gate,
+                    m->up, width, mid, m->factor);
     else
-        CUDA_LAUNCH((silu_split_kernel<false>), n, SILU_THREADS, 0, lane->stream, m->gate, m->up,
-                    width, (uint4 *)m->mid, m->factor);
+        CUDA_LAUNCH((silu_split_kernel<false, false>), n, SILU_THREADS, 0, lane->stream, m->gate,
+                    m->up, width, mid, m->factor);
+    if (!split && round)
+        cuda_round_rows(lane, t, (const float *)m->mid, n, width, (float *)m->mid);
     cuda_launched(lane, "silu");
     return split ? m->factor : NULL;
 }
@@ -280,9 +296,11 @@ void moe_network(struct cuda_backend *b, struct cuda_lane *lane, const struct ff
                  const void *x, uint32_t n, void *y, bool add)
 {
     struct moe_scratch *m = lane->moe;
-    struct product gate = {&w->gate, x, n, m->gate, false, false, NULL};
-    struct product up = {&w->up, x, n, m->up, false, false, NULL};
-    struct product down = {&w->down, m->mid, n, y, add, false, NULL};
+    struct product gate = {&w->gate, x, n, m->gate, false, false, NULL, false};
+    struct product up = {&w->up, x, n, m->up, false, false, NULL, false};
+    struct product down = {&w->down, m->mid, n, y, add, false, NULL, true};
+    if (cuda_wide_network(b, lane, w, (const float *)x, n, (float *)y, add))
+        return;
     cuda_product(b, lane, &gate);
     cuda_product(b, lane, &up);
     down.factor = silu(b, lane, m, w->down.dtype, n, w->gate.n_out);
@@ -310,7 +328,7 @@ void moe_route(struct cuda_backend *b, struct cuda_lane *lane, uint32_t layer,
 {
     const struct model_config *c = b->ops.cfg;
     struct moe_scratch *m = lane->moe;
-    struct product p = {&w->router, x, n, m->router, false, true, NULL};
+    struct product p = {&w->router, x, n, m->router, false, true, NULL, false};
     struct route_args a = {m->router,         c->router_bias ? w->router_bias : NULL,
                            m->chosen,         m->weight,
                            b->expert_rows + (size_t)layer * c->n_experts,
@@ -337,6 +355,8 @@ void moe_experts(struct cuda_backend *b, struct cuda_lane *lane, struct moe_scra
     uint32_t n_experts = model_held_experts(b->ops.cfg);
     const struct matrix *table = expert_table(w), *first = &w->expert[0].gate;
     struct grouped_product p = {};
+    if (cuda_wide_experts(b, lane, m, w->expert, (const float *)x, n_pairs))
+        return;
     p.w = table;
     p.w_step = 3;
     p.n_groups = n_experts;
@@ -348,8 +368,10 @@ void moe_experts(struct cuda_backend *b, struct cuda_lane *lane, struct moe_scra
     p.n_in = first->n_in;
     p.dtype = first->dtype;
     p.x = x;
-    if (cuda_takes_split(b, p.dtype, p.n_in)) {
-        struct split_rows rows = cuda_split(lane, p.dtype, x, n, p.n_in);
+    if (!cuda_takes_split(b, p.dtype, p.n_in)) {
+        p.x = cuda_plain_rows(b, lane, p.dtype, (const float *)x, n, p.n_in);
+    } else {
+        struct split_rows rows = cuda_split(b, lane, p.dtype, x, n, p.n_in);
         p.x = rows.x;
         p.factor = rows.factor;
     }
@@ -365,8 +387,10 @@ void moe_experts(struct cuda_backend *b, struct cuda_lane *lane, struct moe_scra
         up.y = m->up;
         up.x = x;
         up.factor = NULL;
-        if (cuda_takes_split(b, up.dtype, up.n_in)) {
-            struct split_rows rows = cuda_split(lane, up.dtype, x, n, up.n_in);
+        if (!cuda_takes_split(b, up.dtype, up.n_in)) {
+            up.x = cuda_plain_rows(b, lane, up.dtype, (const float *)x, n, up.n_in);
+        } else {
+            struct split_rows rows = cuda_split(b, lane, up.dtype, x, n, up.n_in);
             up.x = rows.x;
             up.factor = rows.factor;
         }

@@ -74,7 +74,7 @@ static float *op_logits(struct ops *o, enum lane l, const act *x, const float *g
     assert(n <= o->limits.max_out_rows && i0 + n <= lane->step->n_out);
     norm_rows(b, lane, x, lane->dev.out_row + i0, gain, o->cfg->rms_eps, n, head->n_in,
               lane->normed);
-    struct product p = {head, lane->normed, n, lane->logits, false, false, NULL};
+    struct product p = {head, lane->normed, n, lane->logits, false, false, NULL, false};
     cuda_product(b, lane, &p);
     if (head->n_out < o->cfg->vocab_size)
         return cuda_gather_logits(b, l, n, head->n_out);

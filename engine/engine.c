@@ -310,10 +310,12 @@ enum err_code engine_make_plan(struct engine_plan *out, const struct engine_opti
     struct plan_detail detail;
     struct tokenizer *tok = NULL;
     size_t tok_bytes = 0, weight_bytes = 0;
+    struct engine_options chosen = *o;
     if (check_options(o, e) || read_model(o, &cfg, &tok, &tok_bytes, e))
         return e->code;
+    plan_choose_precision(&chosen, &cfg);
     if (!weight_size(&weight_bytes, o, &cfg, e) &&
-        !plan_make(&detail, o, &cfg, weight_bytes, tok_bytes, e)) {
+        !plan_make(&detail, &chosen, &cfg, weight_bytes, tok_bytes, e)) {
         *out = detail.plan;
         e->code = ERR_OK;
     }
@@ -361,6 +363,7 @@ static enum err_code open_model(struct engine *en, struct err *e)
     if (check_options(o, e) || read_model(o, &en->cfg, &en->tok, &tok_bytes, e) ||
         check_vocabulary(en, e))
         return e->code;
+    plan_choose_precision(&en->options, &en->cfg);
     if (o->chat_format) {
         en->format = chat_format_by_name(o->chat_format);
         if (!en->format)

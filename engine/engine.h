@@ -28,6 +28,8 @@ struct engine_options {
     const char *model_dir;
     const char *chat_format; /* NULL: by the model directory */
     enum precision precision;
+    bool precision_by_model; /* PRECISION_FP8 instead, for an FP8 checkpoint on a GPU that has fast
+                                products for it */
     enum latent_form latent;
     enum index_form index;
     bool load_dummy;           /* random weights of the directory's configuration */

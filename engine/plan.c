@@ -18,6 +18,7 @@
 
 #pragma weak cuda_ops_plan
 #pragma weak cuda_device_free_bytes
+#pragma weak cuda_device_multiplies_fp8
 
 enum {
     MIN_CONTEXT = KV_PAGE_TOKENS,
@@ -211,6 +212,13 @@ static enum err_code choose_context(uint32_t *out, const struct engine_options *
 uint32_t plan_max_out(const struct engine_options *o)
 {
     return o->prefill_tokens > o->max_seqs ? o->prefill_tokens : o->max_seqs;
+}
+
+void plan_choose_precision(struct engine_options *o, const struct model_config *cfg)
+{
+    if (o->precision_by_model && cfg->fp8_blocks && o->cuda_device >= 0 &&
+        cuda_device_multiplies_fp8 && cuda_device_multiplies_fp8((uint32_t)o->cuda_device))
+        o->precision = PRECISION_FP8;
 }
 
 enum err_code plan_offer_cpu(struct err *e, uint32_t device)

@@ -37,4 +37,7 @@ uint64_t plan_available_bytes(void);
 MUST_CHECK enum err_code plan_weight_bytes(size_t *out, const char *dir,
                                            const struct model_config *cfg, struct err *e);
 
+/* precision, where the options leave it to the model: see struct engine_options. */
+void plan_choose_precision(struct engine_options *o, const struct model_config *cfg);
+
 #endif

@@ -35,8 +35,9 @@ static const struct option table[] = {
     {"port", NUMBER, AT(port), 0, 65535, "8000", NULL, "N", "port to listen on; 0: any free one"},
     {"device", TEXT, AT(device), 0, 0, "auto", NULL, "auto|cpu|cuda|cuda:N",
      "what computes; auto: a GPU where one can be used"},
-    {"precision", CHOICE, AT(precision), 0, 0, "fast", "exact fast", NULL,
-     "fast: bf16 into products; exact: fp32 throughout"},
+    {"precision", CHOICE, AT(precision), 0, 0, "auto", "auto exact fast fp8", NULL,
+     "fast: two bf16 into products; exact: fp32 throughout; fp8: as deployed, in the weights' own "
+     "type (auto: fp8 for FP8 models on Hopper GPUs, else fast)"},
     {"kv", CHOICE, AT(kv), 0, 0, "auto", "auto f32 bf16 fp8", NULL,
      "form of the cached latents (auto: bf16, with exact precision f32)"},
     {"index", CHOICE, AT(index), 0, 0, "auto", "auto exact fp8", NULL,
@@ -508,14 +509,18 @@ enum err_code settings_engine(const struct settings *s, struct engine_options *o
     if (!o->model_dir)
         return err_set(e, ERR_INVALID, "model: no directory was given (--model DIR)");
     o->chat_format = s->chat_format[0] ? s->chat_format : NULL;
-    o->precision = s->precision ? PRECISION_FAST : PRECISION_EXACT;
+    static const enum precision precision[] = {PRECISION_FAST, PRECISION_EXACT, PRECISION_FAST,
+                                               PRECISION_FP8};
+    bool exact = s->precision == 1;
+    o->precision = precision[s->precision];
+    o->precision_by_model = s->precision == 0;
     static const enum latent_form latent[] = {LATENT_F32, LATENT_BF16, LATENT_FP8};
     if (s->kv)
         o->latent = latent[s->kv - 1];
     else
-        o->latent = s->precision ? LATENT_BF16 : LATENT_F32;
+        o->latent = exact ? LATENT_F32 : LATENT_BF16;
     o->index = s->index ? (s->index == 1 ? INDEX_EXACT : INDEX_FP8)
-                        : (s->precision ? o->index : INDEX_EXACT);
+                        : (exact ? INDEX_EXACT : o->index);
     o->load_dummy = s->load == 1;
     o->expert = s->experts ? EXPERT_FP8 : EXPERT_F32;
     o->ranks_per_gpu = (uint32_t)s->ranks_per_gpu;

@@ -21,7 +21,7 @@ struct settings {
     const char *api_key, *key_file, *tls_cert, *tls_key, *otlp_endpoint; /* likewise */
     uint64_t port;
     const char *device;    /* auto, cpu, cuda, cuda:N; engine_device() reads it */
-    uint64_t precision;    /* 0: exact, 1: fast */
+    uint64_t precision;    /* 0: auto, 1: exact, 2: fast, 3: fp8 */
     uint64_t kv;           /* 0: auto, 1: f32, 2: bf16, 3: fp8 */
     uint64_t index;        /* 0: auto, 1: exact, 2: fp8 */
     const char *split;     /* "P:D", or "": groups that prefill, and that decode */

@@ -97,7 +97,8 @@ static void expand_heads(const struct attend_job *j, enum lane l)
                             .ldx = width,
                             .n = j->n_pos - i < step ? j->n_pos - i : step,
                             .y = j->x->expanded + i * ldy,
-                            .ldy = ldy};
+                            .ldy = ldy,
+                            .unrounded = true};
         cpu_product(j->b, l, &p);
     }
 }

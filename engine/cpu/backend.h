@@ -3,9 +3,10 @@
  * Private to engine/cpu. Each op family sits in one file and fills its entries of struct ops:
  *   linear.c (embed, rms_norm, linear, logits)  moe.c, spread.c (ffn, moe)  peers.c (reduce)  kv.c
  * (rope_q, kv_store, index_store) index.c (index_select)  attend.c (attend)  sample.c (sample)
- * pages.c (export_pages, import_pages, sum_pages) Activations are fp32. In the fast precision a
- * product takes its input rows as sums of two bf16 (16 bits of mantissa) where the machine
- * multiplies bf16; sums are always fp32.
+ * pages.c (export_pages, import_pages, sum_pages)
+ * Activations are fp32. In the fast precision a product takes its input rows as sums of two bf16
+ * (16 bits of mantissa) where the machine multiplies bf16; as deployed (PRECISION_FP8) it rounds
+ * them to its weights' type and multiplies in fp32, where each term is exact; sums are always fp32.
  */
 #ifndef GAZE_CPU_BACKEND_H
 #define GAZE_CPU_BACKEND_H
@@ -23,7 +24,7 @@ struct cpu_lane {
     struct err err;          /* first error of the step */
     uint32_t *row_seq;       /* [max_rows] the sequence of each row of the step */
     uint32_t *row_pos;       /* [max_rows] its position */
-    uint16_t *split;         /* split input rows of a product: max_rows x 2 x widest input */
+    uint16_t *split;         /* split or rounded input rows: max_rows x 2 x widest input */
     size_t split_elements;
     float *logits; /* [max_out_rows, vocab] */
     /* each family's own */
@@ -74,7 +75,8 @@ struct product {
     float *y;
     size_t ldy;
     bool add;
-    bool exact; /* fp32 rows of x in the fast precision as well */
+    bool exact;     /* fp32 rows of x in all precisions */
+    bool unrounded; /* rows of x as in the fast precision where others are rounded for w */
 };
 void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p);
 
@@ -88,6 +90,10 @@ void cpu_lane_fail(struct cpu_backend *b, enum lane l, const struct err *e);
 /* Whether the fast precision rounds the rows of x that meet w: bf16 and fp8 weights have kernels
  * for that, fp32 and f16 weights do not. */
 bool cpu_takes_split(const struct cpu_backend *b, const struct matrix *w);
+/* Whether rows that meet w are rounded to its type first (PRECISION_FP8); cpu_round_row() does it:
+ * y[w->n_in] from x, which it may be. */
+bool cpu_rounds(const struct cpu_backend *b, const struct matrix *w);
+void cpu_round_row(const struct matrix *w, const float *x, float *y);
 /* The product of rows [out0, out0 + n_out) of w on the calling thread; x as `split` says. */
 struct block_product {
     const struct matrix *w;

@@ -249,8 +249,7 @@ static enum err_code open_workspace(struct cpu_backend **out, const struct model
     if (pool_create(&b->pool, b->ops.limits.n_threads, e))
         goto close;
     char name[64];
-    snprintf(name, sizeof name, "cpu %s %s", b->k->name,
-             limits->precision == PRECISION_FAST ? "fast" : "exact");
+    snprintf(name, sizeof name, "cpu %s %s", b->k->name, precision_name(limits->precision));
     b->ops.name = strdup(name);
     if (!b->ops.name) {
         err_set(e, ERR_NOMEM, "CPU back end");

@@ -38,10 +38,35 @@ double cpu_product_cost_ns(const struct matrix *w, uint32_t n_out, uint32_t n)
     return read > multiply ? read : multiply;
 }
 
+static bool is_small(const struct matrix *w)
+{
+    return w->dtype == DT_BF16 || w->dtype == DT_F8_E4M3;
+}
+
 bool cpu_takes_split(const struct cpu_backend *b, const struct matrix *w)
 {
-    return b->ops.limits.precision == PRECISION_FAST && b->k->gemm_bf16_split &&
-           (w->dtype == DT_BF16 || w->dtype == DT_F8_E4M3);
+    return b->ops.limits.precision == PRECISION_FAST && b->k->gemm_bf16_split && is_small(w);
+}
+
+bool cpu_rounds(const struct cpu_backend *b, const struct matrix *w)
+{
+    return b->ops.limits.precision == PRECISION_FP8 && is_small(w);
+}
+
+void cpu_round_row(const struct matrix *w, const float *x, float *y)
+{
+    if (w->dtype == DT_BF16) {
+        for (uint32_t i = 0; i < w->n_in; i++)
+            y[i] = bf16_value(bf16_round(x[i]));
+        return;
+    }
+    for (uint32_t i = 0; i < w->n_in; i += 128) {
+        uint8_t code[128];
+        uint32_t n = w->n_in - i < 128 ? w->n_in - i : 128;
+        float scale = e4m3_quantise(x + i, n, code);
+        for (uint32_t k = 0; k < n; k++)
+            y[i + k] = e4m3_value(code[k]) * scale;
+    }
 }
 
 void cpu_block_product(const struct kernels *k, const struct block_product *p)
@@ -133,6 +158,7 @@ static void run_product(struct cpu_backend *b, enum lane l, const struct block_p
 enum { SPLIT_CHUNK = 16384 }; /* elements */
 struct split_job {
     const struct kernels *k;
+    const struct matrix *round; /* NULL: split */
     const float *x;
     size_t ldx;
     uint16_t *to;
@@ -146,16 +172,20 @@ static void split_chunk(void *arg, uint32_t chunk, uint32_t worker)
     uint32_t row0 = chunk * j->rows, row1 = j->n - row0 < j->rows ? j->n : row0 + j->rows;
     for (uint32_t i = row0; i < row1; i++) {
         uint16_t *hi = j->to + (size_t)i * 2 * j->n_in;
-        j->k->split_bf16(j->x + i * j->ldx, hi, hi + j->n_in, j->n_in);
+        if (j->round)
+            cpu_round_row(j->round, j->x + i * j->ldx, (float *)(void *)hi);
+        else
+            j->k->split_bf16(j->x + i * j->ldx, hi, hi + j->n_in, j->n_in);
     }
 }
 
-static void split_rows(struct cpu_backend *b, enum lane l, const float *x, size_t ldx, uint32_t n,
-                       uint32_t n_in, uint16_t *to)
+/* Rows as the product takes them, both forms 4 bytes a value: split, or rounded for `round`. */
+static void split_rows(struct cpu_backend *b, enum lane l, const struct matrix *round,
+                       const float *x, size_t ldx, uint32_t n, uint32_t n_in, uint16_t *to)
 {
     uint32_t rows = n_in < SPLIT_CHUNK ? SPLIT_CHUNK / n_in : 1;
-    struct split_job j = {b->k, x, ldx, to, n, n_in, rows};
-    cpu_run(b, l, parts_of(n, rows), (double)n * n_in / 8.0, split_chunk, &j);
+    struct split_job j = {b->k, round, x, ldx, to, n, n_in, rows};
+    cpu_run(b, l, parts_of(n, rows), (double)n * n_in / (round ? 1.0 : 8.0), split_chunk, &j);
 }
 
 void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p)
@@ -165,7 +195,8 @@ void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p)
     assert(p->out0 + p->n_out <= p->w->n_out);
     if (!p->n || !p->n_out)
         return;
-    if (p->exact || !cpu_takes_split(b, p->w)) {
+    bool round = cpu_rounds(b, p->w) && !p->unrounded;
+    if (p->exact || (!round && !(b->lane[l].split && b->k->gemm_bf16_split && is_small(p->w)))) {
         run_product(b, l, &bp);
         return;
     }
@@ -174,10 +205,11 @@ void cpu_product(struct cpu_backend *b, enum lane l, const struct product *p)
     assert(fit > 0);
     for (uint32_t i = 0; i < p->n; i += bp.n) {
         bp.n = p->n - i < fit ? p->n - i : (uint32_t)fit;
-        split_rows(b, l, p->x + i * p->ldx, p->ldx, bp.n, p->w->n_in, lane->split);
+        split_rows(b, l, round ? p->w : NULL, p->x + i * p->ldx, p->ldx, bp.n, p->w->n_in,
+                   lane->split);
         bp.x = lane->split;
-        bp.split = true;
-        bp.ldx = 2 * (size_t)p->w->n_in;
+        bp.split = !round;
+        bp.ldx = (round ? 1 : 2) * (size_t)p->w->n_in;
         bp.y = p->y + i * p->ldy;
         run_product(b, l, &bp);
     }
@@ -322,7 +354,8 @@ enum err_code cpu_linear_init(struct cpu_backend *b, struct err *e)
     b->ops.logits = op_logits;
     for (int l = 0; l < N_LANES; l++) {
         struct cpu_lane *lane = &b->lane[l];
-        if (lim->precision == PRECISION_FAST && b->k->gemm_bf16_split) {
+        if (lim->precision == PRECISION_FP8 ||
+            (lim->precision == PRECISION_FAST && b->k->gemm_bf16_split)) {
             lane->split_elements = lim->max_rows[l] * 2 * widest_input(c);
             lane->split = cpu_reserve(b, lane->split_elements * sizeof *lane->split);
             if (!lane->split)

@@ -154,7 +154,9 @@ void moe_add_group(struct moe_job *j, const struct ffn_weights *w, uint32_t firs
                        .first = first,
                        .n = n,
                        .in_split = cpu_takes_split(j->b, &w->gate) && cpu_takes_split(j->b, &w->up),
-                       .mid_split = cpu_takes_split(j->b, &w->down)};
+                       .mid_split = cpu_takes_split(j->b, &w->down),
+                       .in_round = cpu_rounds(j->b, &w->gate) && w->gate.dtype == w->up.dtype,
+                       .mid_round = cpu_rounds(j->b, &w->down)};
     if (j->n_groups) {
         const struct group *last = g - 1;
         uint32_t width = last->w->gate.n_out;
@@ -221,8 +223,11 @@ static void gather_chunk(void *arg, uint32_t chunk, uint32_t worker)
         if (g->in_split) {
             uint16_t *hi = (uint16_t *)(void *)to + (size_t)i * 2 * j->hidden;
             k->split_bf16(x, hi, hi + j->hidden, j->hidden);
-        } else
+        } else if (g->in_round) {
+            cpu_round_row(&g->w->gate, x, (float *)(void *)to + (size_t)i * j->hidden);
+        } else {
             memcpy(to + (size_t)i * j->hidden * sizeof *x, x, j->hidden * sizeof *x);
+        }
     }
 }
 
@@ -296,6 +301,19 @@ static void gate_chunk(void *arg, uint32_t chunk, uint32_t worker)
     }
 }
 
+/* Scales are those of 128 columns of a row, which chunks of gate and up may share. */
+static void round_mid_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    (void)worker;
+    const struct moe_job *j = arg;
+    const struct group *g = &j->s->group[chunk];
+    float *mid = (float *)(void *)j->s->mid + g->mid;
+    for (uint32_t i = 0; g->mid_round && i < g->n; i++) {
+        float *row = mid + (size_t)i * g->w->down.n_in;
+        cpu_round_row(&g->w->down, row, row);
+    }
+}
+
 /* ---- down, and the sum of a row's experts ---- */
 
 static void down_chunk(void *arg, uint32_t chunk, uint32_t worker)
@@ -349,6 +367,9 @@ void moe_run(struct moe_job *j, enum lane l)
     j->columns = row_bytes * SUM_COLUMNS > SUM_BYTES ? SUM_COLUMNS / 2 : SUM_COLUMNS;
     cpu_run(j->b, l, j->n_groups, (double)j->n_pairs * j->hidden / 8.0, gather_chunk, j);
     cpu_run(j->b, l, gate_chunks(j), 2 * j->cost_ns, gate_chunk, j);
+    if (j->b->ops.limits.precision == PRECISION_FP8)
+        cpu_run(j->b, l, j->n_groups, (double)j->n_pairs * j->s->group[0].w->down.n_in,
+                round_mid_chunk, j);
     cpu_run(j->b, l, (j->hidden + j->columns - 1) / j->columns, j->cost_ns, down_chunk, j);
 }
 

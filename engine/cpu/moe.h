@@ -15,6 +15,7 @@ struct group {
     size_t mid;               /* where its middle values start, in elements */
     uint32_t chunk0;          /* its first chunk of the gate fork-join */
     bool in_split, mid_split; /* what its kernels take */
+    bool in_round, mid_round; /* to the weights' type; gate and up of two types: not */
 };
 
 struct moe_scratch {

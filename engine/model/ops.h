@@ -29,8 +29,16 @@ enum lane { LANE_PREFILL, LANE_DECODE, N_LANES };
 
 enum precision {
     PRECISION_EXACT, /* fp32 activations: for tests and goldens */
-    PRECISION_FAST   /* activations as sums of two bf16 into products, fp32 sums: for serving */
+    PRECISION_FAST,  /* activations as sums of two bf16 into products, fp32 sums: for serving */
+    /* As the model is deployed: activations in the weights' own type into products, that is e4m3
+     * with a power-of-two scale for each 128 values of a row, or one bf16; fp32 sums. The router
+     * stays fp32, the products inside attention as in the fast precision. */
+    PRECISION_FP8
 };
+static inline const char *precision_name(enum precision p)
+{
+    return p == PRECISION_EXACT ? "exact" : p == PRECISION_FAST ? "fast" : "fp8";
+}
 /* A latent record: F32 and BF16 hold (kv_lora + rope) values, FP8 the 656-byte record of the
  * deployed model (kv_lora e4m3 | one power-of-two f32 scale per 128 | rope as bf16). */
 enum latent_form { LATENT_F32, LATENT_BF16, LATENT_FP8 };

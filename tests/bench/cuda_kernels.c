@@ -2,7 +2,7 @@
  * prompt steps, against what the device could do at most.
  *
  *   cuda_kernels [load|ops|past|topk|decode|prefill|once ...] [--layers N] [--longest TOKENS]
- *                [--most ROWS]
+ *                [--most ROWS] [--fast]
  *
  * ops: products and what reads the past; past: the latter alone, with prompt rows, too; topk: the
  * selection alone, on rows of scores of several kinds.
@@ -12,11 +12,13 @@
  * weights, filled KV pages in a scattered order. Layers are all sparse ones; what a step takes is
  * also given for 61 of them ("x61"), head and sampling once.
  *
+ * Products as deployed (PRECISION_FP8), or with --fast rows as two bf16.
+ *
  * Floor: the larger of bytes at COPY_RATE (each weight, record, key and activation once) and
- * operations at BF16_RATE, two a multiply-add (the indexer's at FP8_RATE); the rates were measured
- * on an H200 with a copy and large matrix products. The activations' second bf16 does not count.
- * Times are of queued repetitions over the layers' weights in turn, so caches hold nothing of use;
- * median of 5, warm-up left out.
+ * operations at BF16_RATE, two a multiply-add (the indexer's and products of e4m3 with e4m3 at
+ * FP8_RATE; whole steps all at BF16_RATE); the rates were measured on an H200 with a copy and large
+ * matrix products. A second bf16 of activations does not count. Times are of queued repetitions
+ * over the layers' weights in turn, so caches hold nothing of use; median of 5, warm-up left out.
  */
 #include "base/clock.h"
 #include "base/rng.h"
@@ -32,9 +34,11 @@
 
 static const double COPY_RATE = 4.3e12, BF16_RATE = 788e12, FP8_RATE = 1500e12;
 enum { RUNS = 5, MOST_ROWS = 2048, SEQS = 128 };
+static double rate_now = 788e12; /* of the operations of the rows that come */
 static enum lane lane_now = LANE_DECODE; /* steps of more rows than that takes: LANE_PREFILL */
 
 struct bench {
+    enum precision precision;
     struct model_config cfg;
     struct weights *w;
     struct ops *ops;
@@ -131,7 +135,7 @@ static void open_bench(struct bench *b, uint32_t layers, uint32_t longest)
     b->cfg = shape_of(layers);
     b->cfg.max_position = longest + 64;
     uint32_t pages = longest / KV_PAGE_TOKENS + 1;
-    struct ops_limits lim = {.precision = PRECISION_FAST,
+    struct ops_limits lim = {.precision = b->precision,
                              .latent = LATENT_FP8,
                              .index = INDEX_FP8,
                              .n_pages = pages * SEQS,
@@ -244,7 +248,7 @@ static void op_row(struct bench *b, const struct step *s, const char *name, run 
                    double flops)
 {
     double spread, us = time_op(b, s, f, &spread);
-    double read = bytes / COPY_RATE, compute = flops / BF16_RATE;
+    double read = bytes / COPY_RATE, compute = flops / rate_now;
     double floor_us = 1e6 * (read > compute ? read : compute);
     printf("%-28s %5u %7u %10.1f %5.1f %8.0f %8.1f %9.1f %8.2f\n", name, b->n, b->context, us,
            spread, bytes / us * 1e-3, flops / us * 1e-6, floor_us, us / floor_us);
@@ -292,8 +296,10 @@ static void product_row(struct bench *b, const struct step *s, const char *what,
     char name[64];
     snprintf(name, sizeof name, "%s %ux%u %s", what, m->n_out, m->n_in,
              m->dtype == DT_BF16 ? "bf16" : "fp8");
+    rate_now = m->dtype != DT_BF16 && b->precision == PRECISION_FP8 ? FP8_RATE : BF16_RATE;
     op_row(b, s, name, f, matrix_bytes(m) + 4.0 * b->n * ((double)m->n_in + m->n_out),
            2.0 * b->n * m->n_out * m->n_in);
+    rate_now = BF16_RATE;
 }
 
 static void product_rows(struct bench *b, uint32_t n)
@@ -318,10 +324,12 @@ static void product_rows(struct bench *b, uint32_t n)
     double expert = 3.0 * c->expert_width * c->hidden_size, hit = 1;
     for (uint32_t i = 0; i < n; i++)
         hit *= 1.0 - (double)c->n_active / c->n_experts;
+    rate_now = b->precision == PRECISION_FP8 ? FP8_RATE : BF16_RATE;
     op_row(b, &s, "moe 32x2048 +1", run_moe,
            expert * (c->n_experts * (1 - hit) + 1) + 2.0 * c->n_experts * c->hidden_size +
                8.0 * n * c->hidden_size,
            2.0 * n * expert * (c->n_active + 1));
+    rate_now = BF16_RATE;
     lane_now = LANE_DECODE;
 }
 
@@ -528,6 +536,7 @@ static void load_row(void)
 int main(int argc, char **argv)
 {
     static struct bench b;
+    b.precision = PRECISION_FP8;
     uint32_t layers = 4, longest = 8192, most = SEQS;
     bool load = false, ops = false, past = false, topk = false, decode = false, prefill = false,
          once = false;
@@ -540,6 +549,8 @@ int main(int argc, char **argv)
             *number = (uint32_t)strtoul(argv[++i], NULL, 10);
             continue;
         }
+        if (!strcmp(argv[i], "--fast"))
+            b.precision = PRECISION_FAST;
         ops = ops || !strcmp(argv[i], "ops");
         load = load || !strcmp(argv[i], "load");
         past = past || !strcmp(argv[i], "past");

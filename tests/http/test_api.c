@@ -597,7 +597,7 @@ TEST(settings_refuse_by_name)
         {NULL, "--quite-another-thing", "1", "--quite-another-thing is not an option"},
         {NULL, "--port", "65536", "outside 0..65535"},
         {NULL, "--port", "x", "not a whole number"},
-        {NULL, "--precision", "good", "none of: exact fast"},
+        {NULL, "--precision", "good", "none of: auto exact fast fp8"},
         {NULL, "--kv-memory", "2 bananas", "no size"},
         {NULL, "--max-seqs", NULL, "needs a value"},
         {NULL, "port", NULL, "begin with --"},

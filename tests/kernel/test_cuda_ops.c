@@ -389,6 +389,185 @@ TEST_LIMIT(linear_fast, 240)
     p.gpu->close(p.gpu);
 }
 
+/* As a deployed model rounds a row for weights of type t: one bf16, or e4m3 under the smallest
+ * power of two that holds the largest of 128 values. Written plainly, in double. */
+static void round_plainly(enum dtype t, const float *x, uint32_t n, double *y)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t first = i / 128 * 128, end = first + 128 < n ? first + 128 : n;
+        double most = 1e-4, v = fabs((double)x[i]);
+        for (uint32_t k = first; k < end; k++)
+            most = fabs((double)x[k]) > most ? fabs((double)x[k]) : most;
+        double scale = t == DT_BF16 ? 1.0 : exp2(ceil(log2(most / 448.0)));
+        int digits = t == DT_BF16 ? 8 : 4, least = t == DT_BF16 ? -126 : -6, exponent;
+        (void)frexp(v / scale, &exponent);
+        exponent = exponent - 1 < least ? least + 1 : exponent;
+        double unit = ldexp(1.0, exponent - digits);
+        y[i] = copysign(rint(v / scale / unit) * unit * scale, (double)x[i]);
+    }
+}
+
+/* Products of PRECISION_FP8 against rounded rows in double. Sums in fp32 as in the fast precision:
+ * 1e-5. A Hopper's tensor cores keep 14 bits of an e4m3 sum, four times within 128 values: 2^-13 of
+ * a block's largest sum each, or some 5e-4 of the largest output; of a bf16 sum 24 bits, cut off,
+ * n_in / 16 times. */
+TEST_LIMIT(linear_deployed, 240)
+{
+    enum { MOST = 300 };
+    static const uint32_t sizes[][2] = {{200, 1040}, {64, 528}, {130, 48}, {576, 128}, {72, 100}};
+    static const uint32_t rows[] = {1, 7, 16, 17, 32, 33, 64, 65, 127, 128, 129, 257, MOST};
+    struct pair p;
+    struct err e;
+    if (!cuda_device_count())
+        TEST_SKIP("no GPU here");
+    struct ops_limits lim = {.precision = PRECISION_FP8,
+                             .latent = LATENT_BF16,
+                             .index = INDEX_FP8,
+                             .n_pages = PAGES,
+                             .max_rows = {MOST, MOST},
+                             .max_context = CONTEXT,
+                             .max_out_rows = 16,
+                             .n_threads = 1};
+    p.c = config();
+    p.r = (struct rng){test_seed()};
+    CHECK_OK(cuda_ops_open(&p.gpu, &p.c, &lim, 0, &e), e);
+    for (size_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
+        enum dtype t = i % 2 ? DT_BF16 : DT_F8_E4M3;
+        uint32_t n_out = sizes[i / 2][0], n_in = sizes[i / 2][1];
+        double *value = malloc(sizeof *value * n_out * n_in), *row = malloc(sizeof *row * n_in);
+        float *x = random_row(&p, (size_t)MOST * n_in), *all = malloc(4 * (size_t)MOST * n_out);
+        float *some = malloc(4 * (size_t)MOST * n_out), *want = malloc(4 * (size_t)MOST * n_out);
+        CHECK(value && row && all && some && want);
+        struct matrix w = random_matrix(&p, t, n_out, n_in, value);
+        for (uint32_t k = 0; k < n_in; k++) /* a row of small values, one of nothing, a large one */
+            x[k] *= 1e-7f, x[n_in + k] = 0.0f, x[2 * (size_t)n_in + k] *= 1e4f;
+        void *dx = up(x, 4 * (size_t)MOST * n_in), *dy = cuda_test_alloc(4 * (size_t)MOST * n_out);
+        for (uint32_t r = 0; r < MOST; r++) {
+            round_plainly(t, x + (size_t)r * n_in, n_in, row);
+            for (uint32_t o = 0; o < n_out; o++) {
+                double sum = 0;
+                for (uint32_t k = 0; k < n_in; k++)
+                    sum += row[k] * value[(size_t)o * n_in + k];
+                want[(size_t)r * n_out + o] = (float)sum;
+            }
+        }
+        p.gpu->linear(p.gpu, LANE_DECODE, &w, dx, MOST, dy, false);
+        cuda_test_read(all, dy, 4 * (size_t)MOST * n_out);
+        double bound = !cuda_device_multiplies_fp8(0) ? 1e-5 : t == DT_BF16 ? 5e-5 : 2e-3;
+        for (uint32_t r = 0; r < MOST; r = r < 3 ? r + 1 : MOST) {
+            size_t at = (size_t)r * n_out, n = r < 3 ? n_out : (size_t)(MOST - r) * n_out;
+            double d = distance(want + at, all + at, n);
+            CHECK_MSG(d <= bound, "%u x %u, row %u: distance %g", n_out, n_in, r, d);
+        }
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+            uint32_t n = rows[k], from = MOST - n;
+            memset(some, 0xFF, 4 * (size_t)n * n_out);
+            cuda_test_write(dy, some, 4 * (size_t)n * n_out);
+            p.gpu->linear(p.gpu, LANE_DECODE, &w, (float *)dx + (size_t)from * n_in, n, dy, false);
+            cuda_test_read(some, dy, 4 * (size_t)n * n_out);
+            CHECK_MSG(!memcmp(some, all + (size_t)from * n_out, 4 * (size_t)n * n_out),
+                      "%u x %u: other bits among %u rows", n_out, n_in, n);
+        }
+        cuda_test_free(dx);
+        cuda_test_free(dy);
+        cuda_test_free((void *)(uintptr_t)w.data);
+        if (w.scale)
+            cuda_test_free((void *)(uintptr_t)w.scale);
+        free(value);
+        free(row);
+        free(x);
+        free(all);
+        free(some);
+        free(want);
+    }
+    p.gpu->close(p.gpu);
+}
+
+/* Experts and dense networks of PRECISION_FP8 against the CPU's. On a Hopper sums differ by up to
+ * 1e-3, so that one in fifty middle values rounds to the neighbouring code, 2^-4 of it off, and a
+ * scale that turns over rounds 128 of them anew, 2^-5 off: 2^-4 / sqrt(50) of the outputs' size is
+ * usual, 1e-2 (2.6e-2 was seen on an H200), and 5e-2 of the largest bounds it. Elsewhere only
+ * the order of fp32 sums differs, and turns over one code in some thousand. Rows have the same bits
+ * among any number of others. */
+TEST_LIMIT(moe_deployed, 240)
+{
+    enum { MOST = 300, HIDDEN = 256, EXPERTS = 12 };
+    static const uint32_t widths[] = {128, 384, 72}, rows[] = {MOST, 1, 3, 40, 130};
+    for (int i = 0; i < 6; i++) {
+        struct pair p = {.c = config()};
+        struct weights *host, *dev;
+        struct err e;
+        if (!cuda_device_count())
+            TEST_SKIP("no GPU here");
+        p.c.hidden_size = HIDDEN;
+        p.c.n_layers = 2;
+        p.c.dense_width = 3 * widths[i % 3];
+        p.c.n_experts = EXPERTS;
+        p.c.n_active = 3;
+        p.c.n_shared = 1;
+        p.c.expert_width = widths[i % 3];
+        p.c.sigmoid_router = p.c.norm_topk = p.c.router_bias = true;
+        p.c.routed_scale = 1.5f;
+        p.c.index_full[1] = true;
+        p.c.fp8_blocks = i < 3;
+        struct ops_limits lim = {.precision = PRECISION_FP8,
+                                 .latent = LATENT_BF16,
+                                 .index = INDEX_FP8,
+                                 .n_pages = PAGES,
+                                 .max_rows = {MOST, MOST},
+                                 .max_context = CONTEXT,
+                                 .max_out_rows = 16,
+                                 .n_threads = 1};
+        p.r = (struct rng){test_seed()};
+        CHECK_OK(weights_dummy(&host, &p.c, i < 3 ? DT_F8_E4M3 : DT_BF16, 3, &e), e);
+        CHECK_OK(cuda_weights_upload(&dev, host, &p.c, 0, NULL, NULL, &e), e);
+        CHECK_OK(cpu_ops_open(&p.cpu, &p.c, &lim, &e), e);
+        CHECK_OK(cuda_ops_open(&p.gpu, &p.c, &lim, 0, &e), e);
+        size_t n = (size_t)MOST * HIDDEN;
+        float *x = random_row(&p, n), *want = calloc(n, 4), *have = malloc(4 * n);
+        float *all = malloc(4 * n);
+        CHECK(want && have && all);
+        void *dx = up(x, 4 * n), *dy = cuda_test_alloc(4 * n);
+        for (int network = 0; network < 2; network++) {
+            if (network)
+                p.cpu->ffn(p.cpu, LANE_PREFILL, &host->layer[0].dense, x, MOST, want, false);
+            else
+                p.cpu->moe(p.cpu, LANE_PREFILL, 1, &host->layer[1], x, MOST, want, false);
+            for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+                uint32_t from = MOST - rows[k], m = rows[k] * HIDDEN;
+                float *in = (float *)dx + (size_t)from * HIDDEN;
+                memset(have, 0xFF, 4 * n);
+                cuda_test_write(dy, have, 4 * n);
+                if (network)
+                    p.gpu->ffn(p.gpu, LANE_PREFILL, &dev->layer[0].dense, in, rows[k], dy, false);
+                else
+                    p.gpu->moe(p.gpu, LANE_PREFILL, 1, &dev->layer[1], in, rows[k], dy, false);
+                cuda_test_read(have, dy, 4 * (size_t)m);
+                if (k == 0) {
+                    double d = distance(want, have, n);
+                    printf("     width %u %s %s: distance %.1e\n", widths[i % 3],
+                           i < 3 ? "e4m3" : "bf16", network ? "dense" : "experts", d);
+                    double bound = cuda_device_multiplies_fp8(0) ? 5e-2 : 5e-3;
+                    CHECK_MSG(d <= bound, "width %u, case %d: distance %g", widths[i % 3], i, d);
+                    memcpy(all, have, 4 * n);
+                }
+                CHECK_MSG(!memcmp(all + (size_t)from * HIDDEN, have, 4 * (size_t)m),
+                          "width %u, case %d: other bits among %u rows", widths[i % 3], i, rows[k]);
+            }
+        }
+        cuda_test_free(dx);
+        cuda_test_free(dy);
+        p.cpu->close(p.cpu);
+        p.gpu->close(p.gpu);
+        cuda_weights_close(dev);
+        weights_close(host);
+        free(x);
+        free(want);
+        free(have);
+        free(all);
+    }
+}
+
 /* The same token wherever the draw is further from a boundary than rounding: all but one in 400. */
 TEST_LIMIT(sample_as_the_cpu, 120)
 {

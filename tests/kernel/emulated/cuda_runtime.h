@@ -160,6 +160,7 @@ typedef enum {
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorNotReady = 600,
+    cudaErrorNotSupported = 801,
     cudaErrorPeerAccessAlreadyEnabled = 704
 } cudaError_t;
 #define CUDART_VERSION 13000
