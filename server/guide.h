@@ -1,6 +1,6 @@
 /* guide.h - what an answer must look like: fields of a request to a grammar that steers it.
  *
- *   response_format                json_object, json_schema; a schema is kept exactly, strict or not
+ *   response_format                json_object, json_schema; schemas are kept exactly
  *   structured_outputs             {json, regex, choice, grammar, json_object}: one of them
  *   guided_json, guided_regex, guided_choice, guided_grammar, guided_json_object
  *   tools                          where a call begins it is held to the format's syntax, to the
