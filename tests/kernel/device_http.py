@@ -122,10 +122,18 @@ def as_the_cpu(have, want, bound):
             "%d tokens, worst %.1e, rms %.1e" % (compared, worst, rms))
 
 
+FAST = ["--precision", "fast"]  # what a CPU computes in; a Hopper GPU would choose fp8
+
+
 def main():
     gaze, device = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "cuda"
     prompts = [prompt_of(i) for i in range(64)]
-    with Server(gaze, device, "--max-seqs", "64") as s:
+    with Server(gaze, device, "--max-seqs", "64", "--precision", "fp8") as s:
+        alone = s.all(prompts, 1)
+    with Server(gaze, device, "--max-seqs", "64", "--precision", "fp8", "--prefix-cache", "off",
+                "--prefill-tokens", "37") as s:
+        same("fp8: 64 at once, in chunks of 37, as alone", s.all(prompts, 64), alone)
+    with Server(gaze, device, "--max-seqs", "64", *FAST) as s:
         name = s.get("/version")["backend"]
         check("the back end is the GPU's", name.startswith("cuda:"), name)
         alone = s.all(prompts, 1)
@@ -133,17 +141,17 @@ def main():
         check("the second time prompts are cached", any(c for _, c in hit) and
               not alone[0][1], "%d tokens" % sum(c for _, c in hit))
         same("cache hit as miss", hit, alone)
-    with Server(gaze, device, "--max-seqs", "64", "--prefix-cache", "off") as s:
+    with Server(gaze, device, "--max-seqs", "64", "--prefix-cache", "off", *FAST) as s:
         begun = time.time()
         among = s.all(prompts, 64)
         same("64 at once as alone", among, alone)
         print("     64 requests at once: %.2f s" % (time.time() - begun))
     with Server(gaze, device, "--max-seqs", "64", "--prefix-cache", "off", "--prefill-tokens",
-                "37") as s:
+                "37", *FAST) as s:
         same("prompts in chunks of 37 as of 512", s.all(prompts, 64), alone)
-    with Server(gaze, "cpu", "--max-seqs", "64") as s:
+    with Server(gaze, "cpu", "--max-seqs", "64", *FAST) as s:
         check("as the CPU, deployed forms", *as_the_cpu(alone, s.all(prompts, 16), 5e-2))
-    plain = ["--max-seqs", "16", "--kv", "f32", "--index", "exact"]
+    plain = ["--max-seqs", "16", "--kv", "f32", "--index", "exact", *FAST]
     with Server(gaze, device, *plain) as s:
         have = s.all(prompts[:24], 16)
     with Server(gaze, "cpu", *plain) as s:
