@@ -19,6 +19,7 @@ import time
 import torch
 
 import batches
+import team
 from ember import EMBER
 from evaluate import held_out, look_up
 from model import INDEXER
@@ -34,11 +35,14 @@ class Run:
     def __init__(self, model, pool, folder, tokens, deadline):
         self.model, self.pool, self.folder = model, pool, folder
         self.tokens, self.deadline = tokens, deadline
-        self.log = open(os.path.join(folder, "train.jsonl"), "a")
+        first = team.RANK == 0
+        self.log = open(os.path.join(folder, "train.jsonl"), "a") if first else None
         self.start = time.time()
         self.done = []  # stages finished
 
     def say(self, **kw):
+        if not self.log:
+            return
         line = json.dumps({"t": round(time.time() - self.start, 1), **kw})
         self.log.write(line + "\n")
         self.log.flush()
@@ -48,6 +52,8 @@ class Run:
         return os.path.join(self.folder, "checkpoint.pt")
 
     def save(self, current=None, progress=None, optimisers=None):
+        if not self.log:
+            return
         torch.save({"model": self.model.state_dict(), "done": self.done, "current": current,
                     "progress": progress, "optimisers": optimisers}, self.path() + ".part")
         os.rename(self.path() + ".part", self.path())
@@ -211,9 +217,10 @@ def train(run, name, seconds, resume=None, steps=None, log_every=25, check_every
     next_check, sums, index_sums, n = time.time() + check_every, 0.0, None, 0
     log_every, times = max(1, steps // 3) if steps else log_every, {}
     while True:
-        p["seconds"] = before + time.time() - began
+        now = (before + time.time() - began, time.time() > run.deadline, time.time() > next_check)
+        p["seconds"], late, check = team.share(now, pool.device)
         f = p["step"] / steps if steps else p["seconds"] / seconds
-        if f >= 1 or time.time() > run.deadline:
+        if f >= 1 or late:
             break
         pattern = [x for at, x in s["lengths"] if f >= at][-1]
         length = pattern[p["step"] % len(pattern)]
@@ -224,6 +231,8 @@ def train(run, name, seconds, resume=None, steps=None, log_every=25, check_every
         loss, loads, index_losses = STEPS[s["kind"]](run, s, ids, weights, p["step"])
         ramp = min(1.0, (p["step"] + 1 - warm_until + s["warm"]) / s["warm"])
         rates = [ramp * rate(f, *r) if r else 0.0 for r in (s["rate"], s.get("index_rate"))]
+        team.gradients(m)
+        team.average(loads)
         for o, r in zip(optimisers, rates):
             if o:
                 o.step(r)
@@ -231,7 +240,7 @@ def train(run, name, seconds, resume=None, steps=None, log_every=25, check_every
         if loads and s["rate"] and (s.get("balance") or s["kind"] == "mtp") and f < 0.9:
             balance(m, loads, s["kind"] == "mtp", BALANCE if length <= 2048 else 0.3 * BALANCE)
         p["step"] += 1
-        p["tokens"] += rows.shape[0] * length
+        p["tokens"] += rows.shape[0] * length * team.SIZE
         if first and not steps:  # what compiling took is not the stage's time
             if rows.is_cuda:
                 torch.cuda.synchronize()
@@ -240,8 +249,8 @@ def train(run, name, seconds, resume=None, steps=None, log_every=25, check_every
             last = (began, p["tokens"])
         if steps and rows.is_cuda:  # a trial: milliseconds of each step
             torch.cuda.synchronize()
-            now = time.time() - began
-            times.setdefault(length, []).append(round(1000 * (now - sum(map(sum, times.values()))
+            passed = time.time() - began
+            times.setdefault(length, []).append(round(1000 * (passed - sum(map(sum, times.values()))
                                                               / 1000)))
         sums, n = sums + loss, n + 1
         if index_losses:
@@ -262,8 +271,10 @@ def train(run, name, seconds, resume=None, steps=None, log_every=25, check_every
                     tokens_per_second=round(speed), **extra)
             sums, index_sums, n = 0.0, None, 0
             last = (time.time(), p["tokens"])
-        if time.time() > next_check and f < 0.95:
+        if check and f < 0.95:
             next_check = time.time() + check_every
+            if team.RANK:
+                continue
             lengths = sorted(set(pattern) | {512} if s["kind"] in ("dense", "sparse") else ())
             lengths = [n for n in lengths if n <= CHECK_LENGTH]
             topk = EMBER.index_topk if s["kind"] == "sparse" else None
