@@ -32,8 +32,8 @@ void cuda_lane_wait(struct cuda_backend *b, enum lane l)
     for (int i = 0; i < 2; i++)
         if (with[i] && comm_wait(with[i], lane->stream, &e))
             cuda_peers_fail(b, l, &e);
-    /* What peers may delay has ended, the rest is this GPU's own. With peers nothing is awaited of a
-     * failed step: a call of theirs may never end. */
+    /* What peers may delay has ended, the rest is this GPU's own. With peers nothing is awaited of
+     * a failed step: a call of theirs may never end. */
     if (!p || !lane->err.code)
         cuda_lane_check(lane, cudaStreamSynchronize(lane->stream), "step");
 }
