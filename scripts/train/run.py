@@ -72,8 +72,8 @@ def main():
         net.f = model.compiled()
         torch.set_float32_matmul_precision("high")
         errors = attention.check(device)
-        run.say(what="kernels", device=torch.cuda.get_device_name(), n=team.SIZE, torch=torch.__version__,
-                **errors)
+        run.say(what="kernels", device=torch.cuda.get_device_name(), n=team.SIZE,
+                torch=torch.__version__, **errors)
         assert errors["wrong_counts"] == 0 and max(errors["masked"] + errors["dense"]) < 0.02
     saved = {"done": [], "current": None}
     if os.path.exists(run.path()):

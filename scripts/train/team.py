@@ -1,4 +1,5 @@
-"""Several GPUs as one trainer: a process each, started by torchrun; alone, nothing here does a thing.
+"""Several GPUs as one trainer: a process each, started by torchrun; alone, nothing here does
+anything.
 
 Every process holds the whole model and draws batches of its own; gradients and the experts' loads
 are averaged, and what a step depends on besides (the share of the stage's time that has passed, the
