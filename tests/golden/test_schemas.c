@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "grammar/grammar.h"
 #include "grammar/schema.h"
+#include "grammar_walk.h"
 #include "test.h"
 #include "text/chat_json.h"
 
@@ -21,22 +22,6 @@ static const char *byte_token(const void *arg, uint32_t id, size_t *n)
     one[id] = (char)id;
     *n = 1;
     return &one[id];
-}
-
-/* Byte by byte, as an output comes. */
-static bool complete(struct grammar *g, const char *s)
-{
-    struct grammar_matcher *m;
-    struct err e;
-    size_t taken;
-    bool ok = true;
-    CHECK_OK(grammar_matcher_open(&m, g, &e), e);
-    for (; *s && ok; s++)
-        ok = grammar_matcher_accept(m, s, 1, &taken);
-    ok &= grammar_matcher_may_end(m);
-    CHECK(!grammar_matcher_failed(m));
-    grammar_matcher_close(m);
-    return ok;
 }
 
 struct counts {

@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "grammar/grammar.h"
 #include "grammar/schema.h"
+#include "grammar_walk.h"
 #include "test.h"
 #include "text/chat_json.h"
 
@@ -46,21 +47,6 @@ static enum err_code compile(struct grammar **g, const cJSON *schema, struct err
     if (code == ERR_INVALID)
         grammar_schema_explain(schema, e);
     return code;
-}
-
-static bool complete(struct grammar *g, const char *s)
-{
-    struct grammar_matcher *m;
-    struct err e;
-    size_t taken;
-    bool ok = true;
-    CHECK_OK(grammar_matcher_open(&m, g, &e), e);
-    for (; *s && ok; s++)
-        ok = grammar_matcher_accept(m, s, 1, &taken);
-    ok &= grammar_matcher_may_end(m);
-    CHECK(!grammar_matcher_failed(m));
-    grammar_matcher_close(m);
-    return ok;
 }
 
 /* A schema, texts that satisfy it, and texts that do not; a space between two. */
