@@ -6,11 +6,15 @@
  *   along rows    A and B: rows are the 64 rows of A, the N columns of B; 128 bytes of the sum's
  *                 index; 32 bytes, a step, further is an address 32 bytes further.
  *   across (B)    rows are the sum's index, 128 bytes are 64 columns; more columns are further
- * blocks. Sums of thread i of the group, w = i / 32, g = i % 32 / 4, t = i % 4: c[4 j + 0, 1] C[16
- * w + g][8 j + 2 t, + 1]    c[4 j + 2, 3] C[16 w + g + 8][the same] Order: what ordinary stores
- * left in shared memory is seen after wgmma_written() by each writer and a barrier; wgmma_open(),
- * products, wgmma_close(); sums are there after wgmma_wait<0>(). The emulated device multiplies at
- * once, by the same descriptors.
+ *                 blocks.
+ *
+ * Sums of thread i of the group, with w = i / 32, g = i % 32 / 4, t = i % 4:
+ *   - c[4 j + 0, 1]: C[16 w + g][8 j + 2 t, + 1]
+ *   - c[4 j + 2, 3]: C[16 w + g + 8][the same]
+ *
+ * Order: what ordinary stores left in shared memory is seen after wgmma_written() by each writer
+ * and a barrier; wgmma_open(), products, wgmma_close(); sums are there after wgmma_wait<0>().
+ * The emulated device multiplies at once, by the same descriptors.
  */
 #ifndef GAZE_CUDA_TILE_WGMMA_CUH
 #define GAZE_CUDA_TILE_WGMMA_CUH

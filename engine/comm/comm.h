@@ -6,11 +6,14 @@
  * rank may be in several groups, and has one struct comm for each group and lane.
  *
  * Three bodies, chosen by name; which one is for whom:
- *   threads  ranks are threads of one process, buffers are host memory. Done on return; stream
- * NULL. device   ranks are threads of one process, buffers are device memory: several ranks on one
- * GPU, or GPUs that read each other's memory (NVLink). Queued on the stream. nccl     ranks on GPUs
- * of one or several nodes. Queued on the stream. A stream is the back end's own (cudaStream_t),
- * opaque here. What is queued may be recorded into a CUDA graph when `capturable` says so.
+ *   - threads: ranks are threads of one process, buffers are host memory. Done on return; the
+ *     stream is NULL.
+ *   - device: ranks are threads of one process, buffers are device memory: several ranks on one
+ *     GPU, or GPUs that read each other's memory (NVLink). Queued on the stream.
+ *   - nccl: ranks on GPUs of one or several nodes. Queued on the stream.
+ *
+ * A stream is the back end's own (cudaStream_t), opaque here. What is queued may be recorded into a
+ * CUDA graph when `capturable` says so.
  *
  * Order of sums: with `any_order` unset, element i is ((x0 + x1) + x2) + ... over the ranks, in
  * fp32, rounded once at the end when it is bf16: the same bits on all ranks, in each run, whatever

@@ -1,8 +1,9 @@
 /* link.h - the connections behind a meeting of several processes. Private to engine/comm.
  *
  * Process 0 listens until all others have said who they are; then each has one connection to it,
- * and a thread in each process reads, sends a word a second, and notices who is silent. Thread:
- * open and close by one; pin and fail by any.
+ * and a thread in each process reads, sends a word a second, and notices who is silent.
+ *
+ * Thread: open and close by one; pin and fail by any.
  */
 #ifndef GAZE_COMM_LINK_H
 #define GAZE_COMM_LINK_H
