@@ -212,7 +212,7 @@ static double error_of(const std::vector<double> &want, const std::vector<float>
             told = true;
             failures++;
         }
-        if (!(e <= worst))
+        if (isnan(e) || e > worst)
             worst = e;
     }
     return worst;

@@ -71,7 +71,7 @@ static double worst_of(const struct prompt *p, const float *logits, uint32_t ski
             continue;
         for (uint32_t i = 0; i < p->vocab; i++) {
             double d = fabs((want[i] - a) - (got[i] - b));
-            if (!(d <= worst))
+            if (isnan(d) || d > worst) /* a NaN stays */
                 worst = d;
         }
     }

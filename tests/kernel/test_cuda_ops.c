@@ -8,7 +8,7 @@
 #include "cpu/cpu_ops.h"
 #include "cuda/cuda_ops.h"
 #include "test.h"
-#include "tests/kernel/device_memory.h"
+#include "tests/kernel/rows.h"
 
 #include <math.h>
 
@@ -88,25 +88,6 @@ static float *random_row(struct pair *p, size_t n)
     for (size_t i = 0; i < n; i++)
         x[i] = rng_normal(&p->r);
     return x;
-}
-
-static void *up(const void *x, size_t bytes)
-{
-    void *at = cuda_test_alloc(bytes);
-    cuda_test_write(at, x, bytes);
-    return at;
-}
-
-/* Largest difference of two arrays over the largest value. */
-static double distance(const float *a, const float *b, size_t n)
-{
-    double worst = 0.0, top = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        double d = fabs((double)a[i] - (double)b[i]);
-        worst = d <= worst ? worst : d; /* NaN stays */
-        top = fabs((double)a[i]) > top ? fabs((double)a[i]) : top;
-    }
-    return worst / (top > 0.0 ? top : 1.0);
 }
 
 /* One sequence of n tokens through KV, indexer and attention in chunks; out[n, heads * v]. */

@@ -11,7 +11,7 @@
 #include "cuda/cuda_ops.h"
 #include "cuda/topk.h"
 #include "test.h"
-#include "tests/kernel/device_memory.h"
+#include "tests/kernel/rows.h"
 
 #include <math.h>
 
@@ -95,13 +95,6 @@ static float *random_row(struct pair *p, size_t n)
     return x;
 }
 
-static void *up(const void *x, size_t bytes)
-{
-    void *at = cuda_test_alloc(bytes);
-    cuda_test_write(at, x, bytes);
-    return at;
-}
-
 /* Fills the slots [0, n) of both back ends with the same values. */
 static void fill(struct pair *p, uint32_t n)
 {
@@ -131,17 +124,6 @@ static void fill(struct pair *p, uint32_t n)
     free(kv);
     free(key);
     free(gain);
-}
-
-static double distance(const float *a, const float *b, size_t n)
-{
-    double worst = 0.0, top = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        double d = fabs((double)a[i] - (double)b[i]);
-        worst = d <= worst ? worst : d; /* NaN stays */
-        top = fabs((double)a[i]) > top ? fabs((double)a[i]) : top;
-    }
-    return worst / (top > 0.0 ? top : 1.0);
 }
 
 /* Rows that see all of n_filled tokens and attend to n[i] of them each, in one step; out[n_rows].
