@@ -529,7 +529,7 @@ enum err_code engine_submit(struct engine *en, struct gen_request *req, struct r
     if (atomic_load(&en->draining)) {
         err_set(e, ERR_CLOSED, "the server is draining");
     } else if (engine_lost(en, e)) {
-        err_set(e, ERR_CLOSED, "a rank is lost");
+        /* e has the code and the reason of the rank that is gone */
     } else if (scheduler_can_ever_fit(&en->sched_cfg, req, e)) {
         atomic_fetch_add(&en->refused_size, 1);
     } else if (!en->n_free) {

@@ -94,9 +94,9 @@ MUST_CHECK enum err_code engine_open(struct engine **out, const struct engine_op
  * to the end of the process, which should be near. */
 void engine_close(struct engine *en);
 
-/* Takes req in any case. ERR_BUSY: the queue is full. ERR_CLOSED: draining. ERR_INVALID: it can
- * never fit, with both numbers. On ERR_OK *id names it until its GEN_DONE or GEN_ERROR was taken.
- */
+/* Takes req in any case. ERR_BUSY: the queue is full. ERR_CLOSED: draining. ERR_COMM: a rank is
+ * lost, with the reason. ERR_INVALID: it can never fit, with both numbers. On ERR_OK *id names it
+ * until its GEN_DONE or GEN_ERROR was taken. */
 MUST_CHECK enum err_code engine_submit(struct engine *en, struct gen_request *req,
                                        struct req_id *id, struct err *e);
 /* Its pages are free within a step; it ends with GEN_DONE (choices FINISH_CANCELLED) all the same.
@@ -109,7 +109,7 @@ struct gen_event *engine_take_events(struct engine *en);
 /* Whether a rank is lost, and why: it said so, another one waited for it in vain (ERR_COMM), or a
  * step has been out for step_limit_s (0: ENGINE_STEP_LIMIT_S with several ranks, without limit with
  * one, whose hanging shows in the stats and may pass). Then every request has ended with GEN_ERROR
- * (ERR_COMM), none is taken any more (ERR_CLOSED), `wake` was called, and the process should end:
+ * (ERR_COMM), none is taken any more, `wake` was called, and the process should end:
  * an engine does not come back from it. Any thread. */
 enum { ENGINE_STEP_LIMIT_S = 8 };
 bool engine_lost(struct engine *en, struct err *why);

@@ -519,8 +519,8 @@ enum err_code settings_engine(const struct settings *s, struct engine_options *o
         o->latent = latent[s->kv - 1];
     else
         o->latent = exact ? LATENT_F32 : LATENT_BF16;
-    o->index = s->index ? (s->index == 1 ? INDEX_EXACT : INDEX_FP8)
-                        : (exact ? INDEX_EXACT : o->index);
+    o->index =
+        s->index ? (s->index == 1 ? INDEX_EXACT : INDEX_FP8) : (exact ? INDEX_EXACT : o->index);
     o->load_dummy = s->load == 1;
     o->expert = s->experts ? EXPERT_FP8 : EXPERT_F32;
     o->ranks_per_gpu = (uint32_t)s->ranks_per_gpu;

@@ -160,8 +160,7 @@ static double rate(struct limits_job *j, pool_fn *fn, double amount)
 static double spin_rate(struct limits_job *j, float (*spin)(uint32_t), int lanes)
 {
     j->spin = spin;
-    return rate(j, spin_chunk,
-                2.0 * SUMS * lanes * SPIN_LOOPS * CHUNKS_PER_THREAD * j->threads);
+    return rate(j, spin_chunk, 2.0 * SUMS * lanes * SPIN_LOOPS * CHUNKS_PER_THREAD * j->threads);
 }
 
 enum err_code cpu_limits_measure(struct cpu_limits *out, uint32_t n_threads, struct err *e)

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct cpu_limits { /* of n_threads together, per second; the best of a few runs */
+struct cpu_limits {               /* of n_threads together, per second; the best of a few runs */
     double bf16_flops, f32_flops; /* multiply-adds count two; 0: this CPU has no such instruction */
     double cold_bytes, hot_bytes; /* read from 96 MB, and from half a megabyte */
 };

@@ -20,7 +20,7 @@ enum { MID_ROWS = 192, TILE_ROWS = 48 }; /* rows of a chunk; rows between two us
 enum { SUM_COLUMNS = 32 };               /* of y in a chunk; half of it for large blocks */
 enum { SUM_BYTES = 256 << 10 };          /* of a chunk's outputs, for them to stay in L2 */
 enum { START_ROWS = 8, START_BYTES = 8 << 10 }; /* of a product's weights, fetched before it */
-enum { ROUTE_ROWS = 16 };                /* in a chunk of the router */
+enum { ROUTE_ROWS = 16 };                       /* in a chunk of the router */
 
 /* ---- router ---- */
 

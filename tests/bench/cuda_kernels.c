@@ -34,7 +34,7 @@
 
 static const double COPY_RATE = 4.3e12, BF16_RATE = 788e12, FP8_RATE = 1500e12;
 enum { RUNS = 5, MOST_ROWS = 2048, SEQS = 128 };
-static double rate_now = 788e12; /* of the operations of the rows that come */
+static double rate_now = 788e12;         /* of the operations of the rows that come */
 static enum lane lane_now = LANE_DECODE; /* steps of more rows than that takes: LANE_PREFILL */
 
 struct bench {

@@ -77,8 +77,7 @@ TEST(plan_is_what_open_reserves)
     struct model_config c = config();
     struct err e;
     for (int i = 0; i < 48; i++) {
-        struct ops_limits lim =
-            limits((enum precision)((i + i / 3) % 3), 1 + (uint32_t)i % 3);
+        struct ops_limits lim = limits((enum precision)((i + i / 3) % 3), 1 + (uint32_t)i % 3);
         lim.latent = (enum latent_form)(i / 2 % 3);
         lim.index = (enum index_form)(i / 6 % 2);
         lim.n_pages =
