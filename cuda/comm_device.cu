@@ -339,6 +339,8 @@ static enum err_code meet(struct device_comm *d, const struct comm_config *cfg, 
     return comm_barrier(d->control, NULL, e);
 }
 
+static_assert((int)PEER_RANKS == (int)COMM_DEVICE_RANKS, "cuda_devices_reach() tells of it");
+
 extern "C" enum err_code comm_device_open(struct comm **out, const struct comm_config *cfg,
                                           struct err *e)
 {

@@ -14,6 +14,10 @@
  * the communicator is aborted, which ends its kernels. NVLink multicast stays off:
  * comm_environment() says so to NCCL before it is opened. Sizes of all_to_allv that do not agree
  * end by the time-out.
+ *
+ * Its calls are not recorded into graphs. NCCL asks that each recorded call is recorded, and each
+ * graph launched, by all ranks alike; with graphs and plain calls taking turns on one communicator
+ * texts differed from run to run (tests/bench/results/h200_x2_layouts.txt).
  */
 #include "cuda/comm_kernels.cuh"
 
@@ -526,7 +530,7 @@ extern "C" enum err_code comm_nccl_open(struct comm **out, const struct comm_con
     pthread_mutex_init(&d->lock, NULL);
     d->device = (int)cfg->device;
     d->base.body = &body;
-    d->base.capturable = true;
+    d->base.capturable = false; /* see above */
     if (reserve(d, cfg, e) || join(d, cfg, e)) {
         struct err why = *e;
         give_up(d);

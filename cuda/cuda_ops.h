@@ -31,6 +31,9 @@ MUST_CHECK enum err_code cuda_device_check(uint32_t device, struct err *e);
 /* Whether PRECISION_FP8 has kernels of its own there (Hopper); elsewhere it rounds as it says and
  * multiplies as the fast precision does. */
 bool cuda_device_multiplies_fp8(uint32_t device);
+/* Whether each of the n devices from `first` on reads the memory of all others, and they are few
+ * enough for the "device" communicator (comm.h). */
+bool cuda_devices_reach(uint32_t first, uint32_t n);
 /* Free memory of a device now; 0 when it cannot be asked. */
 size_t cuda_device_free_bytes(uint32_t device);
 

@@ -85,6 +85,22 @@ uint32_t cuda_device_count(void)
     return n > 0 ? (uint32_t)n : 0;
 }
 
+bool cuda_devices_reach(uint32_t first, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            int can = 1;
+            if (i != j && cudaDeviceCanAccessPeer(&can, (int)(first + i), (int)(first + j)) !=
+                              cudaSuccess) {
+                (void)cudaGetLastError();
+                return false;
+            }
+            if (!can)
+                return false;
+        }
+    return n <= COMM_DEVICE_RANKS;
+}
+
 static __global__ void probe_kernel(void)
 {
 }

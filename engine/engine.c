@@ -345,6 +345,7 @@ static enum err_code open_ranks(struct engine *en, struct err *e)
                                     .dummy_dtype = dummy_dtype(&en->cfg),
                                     .device = o->cuda_device,
                                     .ranks_per_gpu = o->ranks_per_gpu,
+                                    .comm = o->cuda_device >= 0 ? o->comm : NULL,
                                     .comm_timeout_ms = step_limit_s(o) * 875, /* tells who */
                                     .limits = en->detail.limits,
                                     .progress = o->progress,

@@ -40,6 +40,7 @@ struct engine_options {
     uint32_t ep;               /* parts of the experts; 0: 1; see model/parallel.h */
     enum expert_form expert;   /* what experts read */
     uint32_t ranks_per_gpu;    /* 0: 1; more: for tests */
+    const char *comm;          /* kind of communicator of ranks on GPUs; NULL: what fits */
     const char *placement;     /* a file that says which part holds which experts, or NULL */
     uint32_t n_prefill_groups; /* the first ones only prefill, the others decode; 0: all do both */
     int32_t cuda_device;       /* of the first rank; -1: the CPU */

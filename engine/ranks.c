@@ -13,6 +13,7 @@
 
 /* There only in a build with the GPU back end. */
 #pragma weak cuda_device_check
+#pragma weak cuda_devices_reach
 #pragma weak cuda_ops_open
 #pragma weak cuda_weights_upload
 #pragma weak cuda_weights_dummy
@@ -92,12 +93,24 @@ static size_t largest_call(const struct rank *r, const struct model_config *whol
     return most > logits ? most : logits;
 }
 
+/* On GPUs "device" where it can be: it takes less time up to some MB, and its calls can be recorded
+ * into graphs. */
+static const char *fitting_comm(const struct ranks_options *o, uint32_t n_ranks)
+{
+    if (o->device < 0)
+        return "threads";
+    if (o->ranks_per_gpu > 1)
+        return "device";
+    return cuda_devices_reach && cuda_devices_reach((uint32_t)o->device, n_ranks) ? "device"
+                                                                                   : "nccl";
+}
+
 static enum err_code join(struct opening *k, struct rank *r, const char *name, uint32_t rank,
                           uint32_t n_ranks, struct comm **out, struct err *e)
 {
     const struct ranks_options *o = k->o;
-    const char *own = o->device < 0 ? "threads" : o->ranks_per_gpu > 1 ? "device" : "nccl";
-    struct comm_config c = {.kind = o->comm ? o->comm : own,
+    const char *fits = fitting_comm(o, k->all->plan.n_ranks);
+    struct comm_config c = {.kind = o->comm ? o->comm : fits,
                             .group = name,
                             .rank = rank,
                             .n_ranks = n_ranks,

@@ -51,6 +51,8 @@ static const struct option table[] = {
      "what the experts read; fp8: rounded as the deployed model does"},
     {"ranks-per-gpu", NUMBER, AT(ranks_per_gpu), 1, ENGINE_MAX_GROUPS, "1", NULL, "N",
      "ranks that share a GPU, for tests"},
+    {"comm", CHOICE, AT(comm), 0, 0, "auto", "auto device nccl", NULL,
+     "how ranks on GPUs reach each other (auto: device where they read each other's memory)"},
     {"placement", TEXT, AT(placement), 0, 0, "", NULL, "FILE",
      "which part holds which experts, as JSON (default: as many each, in order)"},
     {"dp", NUMBER, AT(dp), 1, ENGINE_MAX_GROUPS, "1", NULL, "N",
@@ -529,6 +531,8 @@ enum err_code settings_engine(const struct settings *s, struct engine_options *o
     o->tp = (uint32_t)s->tp;
     o->dp = (uint32_t)s->dp;
     o->ep = (uint32_t)s->ep;
+    static const char *const comm[] = {NULL, "device", "nccl"};
+    o->comm = comm[s->comm];
     o->placement = s->placement[0] ? s->placement : NULL;
     o->step_limit_s = (uint32_t)s->step_limit_s;
     if (read_split(s, o, e))

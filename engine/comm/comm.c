@@ -244,9 +244,6 @@ enum err_code comm_error(struct comm *c, struct err *e)
 void comm_environment(void)
 {
     setenv("NCCL_NVLS_ENABLE", "0", 0);
-    /* Calls of a group are in order on one stream, recorded or not, so NCCL need not see to it;
-     * what it does for that can make launches of graphs wait for each other. */
-    setenv("NCCL_GRAPH_MIXING_SUPPORT", "0", 0);
     setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
 }

@@ -39,6 +39,7 @@
 struct meeting; /* comm/meeting.h: how ranks find each other */
 
 enum { COMM_MAX_RANKS = 64, COMM_TIMEOUT_MS = 8000, COMM_OPEN_MS = 60000 };
+enum { COMM_DEVICE_RANKS = 8 }; /* most of a "device" group */
 
 enum comm_dtype { COMM_F32, COMM_BF16 };
 size_t comm_dtype_bytes(enum comm_dtype t);

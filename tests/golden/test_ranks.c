@@ -1,8 +1,9 @@
 /* test_ranks.c - every member of the family cut over ranks.
  *
  * Goal:   each layout agrees with the independent implementation as one rank does (test_models.c);
- *         where no sum is cut (tp 1) the logits are one rank's bit for bit, and with experts whole
- *         they do not depend on ep or dp at any tp.
+ *         where no sum is cut (tp 1) the logits are one rank's bit for bit, with experts whole
+ *         they do not depend on ep or dp at any tp, and with cut sums neither on the rows that run
+ *         together nor on the lane.
  * Method: the six fixtures, in chunks of odd sizes, in both lanes, other groups helping or idle.
  */
 #include "tests/golden/ranks_rig.h"
@@ -78,7 +79,7 @@ static double worst_of(const struct prompt *p, const float *logits, uint32_t ski
     return worst;
 }
 
-static float one[MAX_VALUES], spread[MAX_VALUES], got[MAX_VALUES];
+static float one[MAX_VALUES], spread[MAX_VALUES], got[MAX_VALUES], again[MAX_VALUES];
 
 static void run(const char *model, const struct ranks_rig_options *o, const struct prompt *p,
                 uint32_t chunk, enum lane l, float *logits)
@@ -119,6 +120,12 @@ static void check_model(const char *model, enum precision precision, double tole
             if (t[0] == 1)
                 CHECK_MSG(!memcmp(got, one, bytes), "%s prompt %u, dp %u ep %u: other bits", model,
                           i, t[1], t[2]);
+            if (t[0] > 1) {
+                run(model, &o, &p, k % 2 ? 37 : 128, k % 3 ? LANE_DECODE : LANE_PREFILL, again);
+                CHECK_MSG(!memcmp(got, again, bytes),
+                          "%s prompt %u, tp %u dp %u ep %u: other bits in other chunks", model, i,
+                          t[0], t[1], t[2]);
+            }
             if (t[2] == 1 || t[0] * t[1] != t[2])
                 continue;
             if (yard_tp == t[0])

@@ -17,7 +17,8 @@ import urllib.request
 import device_http
 from device_http import FAST, Server, as_the_cpu, check, prompt_of, same
 
-LAYOUTS = [["--tp", "2"], ["--dp", "2"], ["--dp", "2", "--ep", "2"], ["--dp", "2", "--split", "1:1"]]
+LAYOUTS = [["--tp", "2"], ["--tp", "2", "--comm", "nccl"],
+           ["--dp", "2"], ["--dp", "2", "--ep", "2"], ["--dp", "2", "--split", "1:1"]]
 CLIENTS, MOST_SEQS = 24, 32
 LOST_S = 10.0  # the time in which a server whose rank is gone must have ended
 EXIT_LOST = 5
