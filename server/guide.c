@@ -211,17 +211,13 @@ struct call_syntax {
 #define V3_END "<｜tool▁call▁end｜>"
 #define V3_LAST "<｜tool▁calls▁end｜>"
 #define DSML "｜DSML｜"
-static const struct call_syntax syntaxes[] = {{.format = "deepseek-v3",
-                                               .section = V3_CALLS,
-                                               .trigger = V3_CALLS,
-                                               .rest = "",
-                                               .call = V3_CALL,
-                                               .next = V3_CALL,
-                                               .between = "\n",
-                                               .before = "function<｜tool▁sep｜>",
-                                               .after = "\n```json\n",
-                                               .end = "\n```" V3_END,
-                                               .last = V3_LAST},
+#define V3_SYNTAX                                                                                  \
+    .section = V3_CALLS, .trigger = V3_CALLS, .rest = "", .call = V3_CALL, .next = V3_CALL,        \
+    .between = "\n", .before = "function<｜tool▁sep｜>", .after = "\n```json\n",                   \
+    .end = "\n```" V3_END, .last = V3_LAST
+static const struct call_syntax syntaxes[] = {{.format = "deepseek-v3", V3_SYNTAX},
+                                              {.format = "deepseek-r1", V3_SYNTAX},
+                                              {.format = "deepseek-r1-0528", V3_SYNTAX},
                                               {.format = "deepseek-v3.1",
                                                .section = V3_CALLS,
                                                .trigger = V3_CALLS,
@@ -364,16 +360,23 @@ static bool check_late_call(const struct params *p, const struct field_reader *r
                       "ends a tool's name");
 }
 
-bool guide_read(struct params *p, cJSON *root, const struct param_env *env, struct api_error *ae)
+bool guide_read(struct params *p, const cJSON *root, const struct param_env *env,
+                struct api_error *ae)
 {
     struct field_reader r = {root, "", ae};
+    return !env->guides ||
+           (read_format(p, &r) && read_structured(p, &r) && set_schema(p, &r, "guided_json") &&
+            set_text(p, &r, "guided_regex", GUIDE_REGEX) && set_choice(p, &r, "guided_choice") &&
+            set_text(p, &r, "guided_grammar", GUIDE_EBNF) &&
+            set_object(p, &r, "guided_json_object"));
+}
+
+bool guide_settle(struct params *p, const struct param_env *env, struct api_error *ae)
+{
+    struct field_reader r = {NULL, "", ae};
     struct guide_spec *s = &p->guide;
     if (!env->guides)
         return check_late_call(p, &r, env);
-    if (!read_format(p, &r) || !read_structured(p, &r) || !set_schema(p, &r, "guided_json") ||
-        !set_text(p, &r, "guided_regex", GUIDE_REGEX) || !set_choice(p, &r, "guided_choice") ||
-        !set_text(p, &r, "guided_grammar", GUIDE_EBNF) || !set_object(p, &r, "guided_json_object"))
-        return false;
     const struct call_syntax *calls = p->tools ? syntax_of(env) : NULL;
     s->calls = calls && marker_id(env, calls->trigger) != UINT32_MAX;
     if (p->call_required)

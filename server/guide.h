@@ -23,8 +23,11 @@ struct guides; /* opaque: the vocabulary as grammars know it, and the cache */
 MUST_CHECK enum err_code guides_open(struct guides **out, struct err *e);
 void guides_close(struct guides *gs); /* no request holds a grammar any more */
 
-/* Reads the fields into p->guide; the tools and the prompt have been read. */
-bool guide_read(struct params *p, cJSON *root, const struct param_env *env, struct api_error *ae);
+/* Reads the fields into p->guide. What it points to is root's until guide_settle(). */
+bool guide_read(struct params *p, const cJSON *root, const struct param_env *env,
+                struct api_error *ae);
+/* What they come to, once the tools and the prompt have been read. */
+bool guide_settle(struct params *p, const struct param_env *env, struct api_error *ae);
 /* Whether guide_make() would have to compile, which may take long. */
 bool guide_is_new(const struct params *p, const struct param_env *env);
 /* The grammar into p->like; true when there is none to be made, too. */

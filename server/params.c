@@ -420,9 +420,10 @@ static bool read_fields(struct params *p, cJSON *root, const struct param_env *e
         return false;
     if (p->best_of > p->n)
         p->like.sample.want_logprob = true; /* the best are chosen by it */
-    return (p->api == API_CHAT ? prompt_from_chat(p, root, env, ae)
+    return guide_read(p, root, env, ae) &&
+           (p->api == API_CHAT ? prompt_from_chat(p, root, env, ae)
                                : prompt_from_completion(p, root, env, ae)) &&
-           read_budget(p, &r, env) && check_lengths(p, env, ae) && guide_read(p, root, env, ae);
+           read_budget(p, &r, env) && check_lengths(p, env, ae) && guide_settle(p, env, ae);
 }
 
 bool params_read(struct params *p, enum api_kind api, const char *body, size_t bytes,

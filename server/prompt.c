@@ -147,6 +147,7 @@ bool prompt_from_chat(struct params *p, cJSON *root, const struct param_env *env
         return false;
     opt.response_format =
         json_get(json_get(json_get(root, "response_format"), "json_schema"), "schema");
+    opt.open_thinking = p->call_required || p->guide.kind != GUIDE_NONE;
     opt.continue_final_message |= ends_in_prefix(messages);
     if (opt.continue_final_message && json_get(root, "add_generation_prompt") &&
         opt.add_generation_prompt)

@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,21 +138,22 @@ struct opening {
     const char *begin;  /* up to a name, or to what stands before it */
     const char *before; /* the name; only where it is known */
     const char *after;  /* the name: from here on it is over; NULL: nothing sure ends it */
-    bool thinks;        /* when nothing is said */
     bool numbered;      /* ":n" behind the name counts the conversation's calls */
 };
 /* Each piece ends where the tokenizer would cut a whole call's text too, so that a call which is
  * rendered back later has the same tokens. */
 static const struct opening openings[] = {
-    {"deepseek-v3", V3_CALL "function" V3_SEP, "", "\n```json\n", false, false},
-    {"deepseek-v3.1", V3_CALL, "", V3_SEP, false, false},
-    {"deepseek-v3.2-exp", V3_CALL, "", V3_SEP, false, false},
-    {"deepseek-v3.2", DSML_CALL, "", "\">\n", false, false},
+    {"deepseek-v3", V3_CALL "function" V3_SEP, "", "\n```json\n", false},
+    {"deepseek-r1", V3_CALL "function" V3_SEP, "", "\n```json\n", false},
+    {"deepseek-r1-0528", V3_CALL "function" V3_SEP, "", "\n```json\n", false},
+    {"deepseek-v3.1", V3_CALL, "", V3_SEP, false},
+    {"deepseek-v3.2-exp", V3_CALL, "", V3_SEP, false},
+    {"deepseek-v3.2", DSML_CALL, "", "\">\n", false},
     {"kimi-k2", "<|tool_calls_section_begin|><|tool_call_begin|>", "functions.",
-     "<|tool_call_argument_begin|>", false, true},
-    {"glm-4.6", "\n<tool_call>", "", "\n", true, false},
-    {"glm-5", "<tool_call>", "", NULL, true, false},
-    {"glm-5.2", "<tool_call>", "", NULL, true, false}};
+     "<|tool_call_argument_begin|>", true},
+    {"glm-4.6", "\n<tool_call>", "", "\n", false},
+    {"glm-5", "<tool_call>", "", NULL, false},
+    {"glm-5.2", "<tool_call>", "", NULL, false}};
 
 static int count_calls(const cJSON *messages)
 {
@@ -196,13 +198,7 @@ bool tools_open_call(struct params *p, const struct chat_format *format, const c
     for (size_t i = 0; i < sizeof openings / sizeof *openings; i++)
         if (!strcmp(openings[i].format, chat_format_name(format)))
             o = &openings[i];
-    if (!o)
-        return field_fail(&r, "tool_choice",
-                          "a call cannot be required of this model, which always thinks first");
-    if (!thinking_open && o->thinks && opt->thinking != TRI_FALSE)
-        return field_fail(&r, "tool_choice",
-                          "a call can only be required with thinking off "
-                          "(\"thinking\": {\"type\": \"disabled\"})");
+    assert(o); /* every format has one */
     if (!opt->add_generation_prompt && !opt->continue_final_message)
         return field_fail(&r, "tool_choice",
                           "a call can only be required where an answer begins, but "

@@ -11,8 +11,8 @@
  * holds the model to calling; guide.h holds it to the call's syntax. Where the format cannot
  * be entered this way (the model is to think first; in GLM-5's, where nothing but the next argument
  * ends a tool's name, for one certain tool) the grammar alone holds the model to it, behind
- * `</think>` where there is one. Without such a grammar (R1's formats; a vocabulary without the
- * markers; GLM-4.6, whose model begins to think by itself) the request is refused, naming
+ * `</think>` where there is one; a model that would begin to think by itself finds that done in the
+ * prompt. Without such a grammar (a vocabulary without the markers) the request is refused, naming
  * tool_choice.
  *
  * parallel_tool_calls false ends the answer with its first call.

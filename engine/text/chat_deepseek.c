@@ -82,10 +82,11 @@ struct fenced_style {
     bool assistant_after_user; /* the assistant's marker belongs to the user's turn */
     bool lines_between_results;
     const char *generation; /* after the assistant's marker */
+    const char *thinking;   /* what the model then writes by itself when it thinks; NULL: nothing */
 };
-static const struct fenced_style v3 = {false, false, true, ""},
-                                 r1 = {true, false, false, "<think>\n"},
-                                 r1_0528 = {true, true, true, ""};
+static const struct fenced_style v3 = {false, false, true, "", NULL},
+                                 r1 = {true, false, false, "<think>\n", NULL},
+                                 r1_0528 = {true, true, true, "", "<think>\n"};
 
 static void write_fenced_calls(struct chat_out *o, const struct chat_message *m)
 {
@@ -156,8 +157,10 @@ static enum err_code render_fenced(struct chat_job *job, const void *style, stru
     else if (job->opt->add_generation_prompt && !job->opt->continue_final_message) {
         if (!marked)
             chat_mark(o, ASSISTANT);
-        chat_mark(o, st->generation);
-        job->thinking_open = st->generation[0] != '\0';
+        bool opens = st->thinking && job->thinking && job->opt->open_thinking;
+        const char *generation = opens ? st->thinking : st->generation;
+        chat_mark(o, generation);
+        job->thinking_open = generation[0] != '\0';
     }
     return ERR_OK;
 }

@@ -27,6 +27,8 @@ struct chat_options {
     enum tri clear_thinking;      /* GLM only */
     const char *reasoning_effort; /* NULL: not given */
     const cJSON *response_format; /* a schema that deepseek-v3.2 puts into the prompt, or NULL */
+    bool open_thinking; /* where the model is to think and the format leaves it to the model to
+                           begin so, the prompt begins it, with what the model would write */
 };
 
 /* In the arena that render was given; its texts may be borrowed from the JSON as well. */

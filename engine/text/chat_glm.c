@@ -211,7 +211,9 @@ static enum err_code render(struct chat_job *job, const void *style, struct err 
     }
     if (job->opt->add_generation_prompt && !job->opt->continue_final_message) {
         chat_mark(o, job->thinking ? st->invite : st->invite_off);
-        job->thinking_open = job->thinking && !st->nothink;
+        if (st->nothink && job->thinking && job->opt->open_thinking)
+            chat_mark(o, "\n<think>"); /* GLM-4.6 would write it */
+        job->thinking_open = job->thinking && (!st->nothink || job->opt->open_thinking);
     }
     return ERR_OK;
 }

@@ -171,8 +171,8 @@ static enum err_code fake_open(struct engine **out, const struct engine_options 
     if (fake.load_fails)
         return err_set(e, ERR_INVALID, "the fake model does not load");
     *f = (struct fake_engine){.options = *o}; /* one after the other may be opened */
-    if (model_config_read(&f->model, test_fixture("v32-bf16"), e) ||
-        tokenizer_open(&f->tok, test_fixture("v32-bf16"), e))
+    const char *model = fake.model ? fake.model : test_fixture("v32-bf16");
+    if (model_config_read(&f->model, model, e) || tokenizer_open(&f->tok, model, e))
         return e->code;
     f->plan = (struct engine_plan){.max_context = fake.max_context ? fake.max_context : 8192,
                                    .max_seqs = 16};
@@ -220,6 +220,11 @@ static void note(const struct gen_request *r)
     fake_count.max_tokens = r->max_tokens;
     fake_count.min_tokens = r->min_tokens;
     fake_count.n_prompt = r->n_prompt;
+    fake_count.guided = !r->grammar                         ? GUIDED_NEVER
+                        : r->grammar_after_thinking         ? GUIDED_BEHIND_THINKING
+                        : r->grammar_after_id != UINT32_MAX ? GUIDED_BEHIND_MARKER
+                                                            : GUIDED_AT_ONCE;
+    fake_count.think_budget = r->limit_thinking ? r->max_thinking : UINT32_MAX;
     fake_count.has_allowed = s->allowed != NULL;
     fake_count.keep_special = r->keep_special;
     fake_count.include_stop = r->include_stop;

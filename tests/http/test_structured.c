@@ -5,6 +5,7 @@
  *         has a say in the next token.
  * Method: the model is small and has its own mind, so a form that it would not choose by itself
  *         shows that it was held to it; each answer is checked by a reader of its own. */
+#include "glm_model.h"
 #include "rig.h"
 
 #include <ctype.h>
@@ -206,15 +207,15 @@ TEST(structured_several_choices)
 }
 
 /* Reasoning is free, what follows it is not; and the answer never ends inside it. */
-TEST(structured_after_thinking)
+static void check_forms_behind_thinking(const char *format, const char *think, int step)
 {
     struct rig r;
-    char body[1024];
+    char body[1024], rest[200];
     int thought = 0;
-    start(&r);
-    for (int i = 0; i < N_FORMS; i++) {
-        body_for(body, sizeof body, &forms[i],
-                 ASK("What is 3 + 4?") "," THINK ",\"seed\":1,\"max_tokens\":600");
+    start_as(&r, "config/models/ember", format);
+    snprintf(rest, sizeof rest, ASK("What is 3 + 4?") "%s,\"seed\":1,\"max_tokens\":600", think);
+    for (int i = 0; i < N_FORMS; i += step) {
+        body_for(body, sizeof body, &forms[i], rest);
         cJSON *v = ask(&r, CHAT, body);
         const char *finish = text_at(v, "choices.0.finish_reason");
         const char *content = text_at(v, "choices.0.message.content");
@@ -223,8 +224,20 @@ TEST(structured_after_thinking)
         thought += !strcmp(finish, "stop");
         cJSON_Delete(v);
     }
-    CHECK_MSG(thought >= N_FORMS / 2, "%d", thought);
+    CHECK_MSG(thought >= N_FORMS / step / 2, "%d", thought);
     rig_stop(&r);
+}
+
+TEST(structured_after_thinking)
+{
+    check_forms_behind_thinking(NULL, "," THINK, 1);
+}
+
+/* A model that would begin to think by itself still does, and is free until it ends. */
+TEST(structured_after_thinking_of_its_own)
+{
+    check_forms_behind_thinking("deepseek-r1-0528", ",\"thinking_token_budget\":40", 2);
+    check_forms_behind_thinking("glm-4.6", ",\"thinking_token_budget\":40", 2);
 }
 
 /* --- with the other rules of the next token -----------------------------------------------------
@@ -434,51 +447,15 @@ TEST(structured_tool_calls_of_v3)
     call_tools("config/models/ember", "deepseek-v3");
 }
 
-/* The bundled model with GLM's markers in the places of markers that it does not use. */
-static void make_glm(const char *dir)
+TEST(structured_tool_calls_of_r1)
 {
-    static const char *const names[][2] = {{"<｜fim▁hole｜>", "<tool_call>"},
-                                           {"<｜fim▁begin｜>", "</tool_call>"},
-                                           {"<｜fim▁end｜>", "<arg_key>"},
-                                           {"<｜tool▁outputs▁begin｜>", "</arg_key>"},
-                                           {"<｜tool▁outputs▁end｜>", "<arg_value>"},
-                                           {"<｜tool▁output▁begin｜>", "</arg_value>"}};
-    static const char *const same[] = {"config.json", "generation_config.json", "model.safetensors",
-                                       "tokenizer_config.json"};
-    char path[600], from[600];
-    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, same[i]);
-        snprintf(from, sizeof from, "config/models/ember/%s", same[i]);
-        char *whole = realpath(from, NULL);
-        CHECK(whole && !symlink(whole, path));
-        free(whole);
-    }
-    FILE *f = fopen("config/models/ember/tokenizer.json", "rb");
-    struct buf text = {0};
-    char piece[4096];
-    CHECK(f != NULL);
-    for (size_t n; (n = fread(piece, 1, sizeof piece, f)) > 0;)
-        buf_add(&text, piece, n);
-    fclose(f);
-    buf_add(&text, "", 1);
-    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
-    f = fopen(path, "wb");
-    CHECK(f != NULL);
-    for (const char *at = text.s; *at;) {
-        size_t k = 0;
-        while (k < 6 && strncmp(at, names[k][0], strlen(names[k][0])) != 0)
-            k++;
-        fputs(k < 6 ? names[k][1] : (char[2]){*at, 0}, f);
-        at += k < 6 ? strlen(names[k][0]) : 1;
-    }
-    fclose(f);
-    buf_free(&text);
+    call_tools("config/models/ember", "deepseek-r1-0528");
 }
 
 TEST(structured_tool_calls_of_glm)
 {
     char *dir = test_tmpdir();
-    make_glm(dir);
+    glm_model_make(dir);
     call_tools(dir, "glm-4.6");
 }
 
@@ -487,13 +464,55 @@ TEST(structured_tool_calls_of_dsml)
     call_tools("config/models/ember", "deepseek-v3.2");
 }
 
+/* The stream of the same request: the texts of its reasoning, names and arguments, in order. */
+static void check_same_stream(struct rig *r, const char *body, const cJSON *message)
+{
+    static cJSON *ev[900];
+    struct buf reasoning = {0}, calls = {0}, want = {0};
+    bool done;
+    char *streamed = strdup(body);
+    CHECK(streamed && streamed[strlen(streamed) - 1] == '}');
+    buf_add(&want, streamed, strlen(streamed) - 1);
+    buf_str(&want, ",\"stream\":true}");
+    char *a = rig_stream(r, CHAT, want.s);
+    CHECK_MSG(status_of(a) == 200, "%s", a);
+    int n = events_of(a, ev, 900, &done);
+    CHECK(done);
+    for (int i = 0; i < n; i++) {
+        const cJSON *d = at(ev[i], "choices.0.delta"), *list = at(d, "tool_calls");
+        if (cJSON_IsString(at(d, "reasoning_content")))
+            buf_str(&reasoning, text_at(d, "reasoning_content"));
+        for (const cJSON *c = list ? list->child : NULL; c; c = c->next) {
+            if (at(c, "function.name"))
+                buf_str(&calls, text_at(c, "function.name"));
+            buf_str(&calls, text_at(c, "function.arguments"));
+        }
+        cJSON_Delete(ev[i]);
+    }
+    buf_free(&want);
+    const cJSON *list = at(message, "tool_calls");
+    for (const cJSON *c = list ? list->child : NULL; c; c = c->next) {
+        buf_str(&want, text_at(c, "function.name"));
+        buf_str(&want, text_at(c, "function.arguments"));
+    }
+    CHECK_MSG(!strcmp(calls.s ? calls.s : "", want.s ? want.s : ""), "%s: %s", body, calls.s);
+    if (at(message, "reasoning_content"))
+        CHECK_MSG(!strcmp(reasoning.s ? reasoning.s : "", text_at(message, "reasoning_content")),
+                  "%s: %s", body, reasoning.s);
+    buf_free(&reasoning);
+    buf_free(&calls);
+    buf_free(&want);
+    free(streamed);
+    free(a);
+}
+
 /* A call that the prompt cannot begin, because the model thinks first or because nothing ends a
  * name, is required by the grammar alone. */
 static void require_late(const char *model, const char *format)
 {
     static const char *const choices[] = {
         "\"required\"", "{\"type\":\"function\",\"function\":{\"name\":\"find_boat\"}}"};
-    bool glm = format && !strcmp(format, "glm-5");
+    bool glm = format && !strncmp(format, "glm", 3);
     struct rig r;
     start_as(&r, model, format);
     int whole = 0;
@@ -509,6 +528,9 @@ static void require_late(const char *model, const char *format)
         const cJSON *calls = at(v, "choices.0.message.tool_calls");
         const char *finish = text_at(v, "choices.0.finish_reason");
         CHECK_MSG(thinks == (at(v, "choices.0.message.reasoning_content") != NULL), "%s", body);
+        if (thinks) /* of the budget: the last one closes */
+            CHECK(number_at(v, "usage.completion_tokens_details.reasoning_tokens") <= 31);
+        check_same_stream(&r, body, at(v, "choices.0.message"));
         if (!strcmp(finish, "length")) {
             cJSON_Delete(v);
             continue;
@@ -527,13 +549,20 @@ static void require_late(const char *model, const char *format)
     rig_stop(&r);
 }
 
-TEST(structured_required_behind_reasoning)
+TEST_LIMIT(structured_required_behind_reasoning, 60)
 {
-    char *dir = test_tmpdir();
     require_late("config/models/ember", NULL);
     require_late("config/models/ember", "deepseek-v3.2");
-    make_glm(dir);
+    require_late("config/models/ember", "deepseek-r1");
+    require_late("config/models/ember", "deepseek-r1-0528");
+}
+
+TEST_LIMIT(structured_required_behind_reasoning_of_glm, 60)
+{
+    char *dir = test_tmpdir();
+    glm_model_make(dir);
     require_late(dir, "glm-5");
+    require_late(dir, "glm-4.6");
 }
 
 /* --- refusals, cancels, numbers -----------------------------------------------------------------

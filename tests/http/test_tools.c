@@ -1,5 +1,6 @@
 /* test_tools.c - tool calls and reasoning in chat answers, over a fake engine that writes markup.
  */
+#include "glm_model.h"
 #include "rig.h"
 
 #define CHAT "/v1/chat/completions"
@@ -487,13 +488,110 @@ TEST(wrong_tool_fields_are_named)
     rig_stop(&r);
 }
 
-TEST(a_call_cannot_be_required_of_r1)
+/* --- a call is required, and the model thinks first ---------------------------------------------
+ */
+
+#define R1_CALL                                                                                    \
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function" V31_SEP "ping\n```json\n{\"days\": "     \
+    "3}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+#define GLM_CALL                                                                                   \
+    "\n<tool_call>ping\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>"
+
+/* In every way to require it, at every length of the pieces; the prompt ends where reasoning has
+ * begun, and what follows it is the grammar's, behind `</think>`. */
+static void check_required_behind(const char *format, const char *model, const char *prompt_end,
+                                  const char *text)
 {
+    static const char *const ways[] = {
+        "\"required\"", "{\"type\":\"function\",\"function\":{\"name\":\"ping\"}}",
+        "{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"required\",\"tools\":[{\"type\":"
+        "\"function\",\"function\":{\"name\":\"ping\"}}]}}"};
     struct rig r;
-    fake.format = "deepseek-r1-0528";
+    fake.format = format;
+    fake.model = model;
+    fake.text = text;
     rig_prepare(&r);
     rig_start(&r);
-    check_refused(&r, TOOLS "," NO_THINKING ",\"tool_choice\":\"required\"", "tool_choice");
+    for (int way = 0; way < 3; way++) {
+        char fields[2000];
+        snprintf(fields, sizeof fields,
+                 USER "," TOOLS ",\"thinking_token_budget\":4000,\"tool_choice\":%s", ways[way]);
+        char *p = prompt_of(&r, fields, NULL);
+        CHECK_MSG(ends(p, prompt_end), "%s", p);
+        free(p);
+        CHECK(fake_count.guided == GUIDED_BEHIND_THINKING && fake_count.think_budget == 4000);
+        for (uint32_t piece = 1; piece <= strlen(text); piece += way ? 7 : 1) {
+            atomic_store(&fake.piece_bytes, piece);
+            check_both(&r, fields,
+                       &(struct expected){.reasoning = "hm, <b>",
+                                          .call = {{"ping", "{\"days\": 3}"}},
+                                          .finish = "tool_calls"});
+        }
+    }
+    rig_stop(&r);
+}
+
+TEST_LIMIT(r1_calls_behind_its_reasoning, 120)
+{
+    check_required_behind("deepseek-r1", "config/models/ember", "<｜Assistant｜><think>\n",
+                          "hm, <b></think>\n\n" R1_CALL);
+}
+
+TEST_LIMIT(r1_0528_calls_behind_its_reasoning, 120)
+{
+    check_required_behind("deepseek-r1-0528", "config/models/ember", "<｜Assistant｜><think>\n",
+                          "hm, <b></think>" R1_CALL);
+}
+
+TEST_LIMIT(glm_46_calls_behind_its_reasoning, 120)
+{
+    char *dir = test_tmpdir();
+    glm_model_make(dir);
+    check_required_behind("glm-4.6", dir, "<|assistant|>\n<think>", "hm, <b></think>" GLM_CALL);
+}
+
+/* Without reasoning, by the client's will or because the conversation stands behind a result, the
+ * prompt begins the call itself. */
+TEST(r1_0528_calls_at_once_without_reasoning)
+{
+    static const char named[] =
+        ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"ping\"}}";
+    static const char behind_result[] =
+        "\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":"
+        "null,\"tool_calls\":[{\"id\":\"call_1\",\"type\":\"function\",\"function\":{\"name\":"
+        "\"ping\",\"arguments\":\"{}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"call_1\","
+        "\"content\":\"ok\"}]";
+    struct rig r;
+    fake.format = "deepseek-r1-0528";
+    fake.model = "config/models/ember";
+    fake.text = "{\"days\": 3}\n```" V31_END;
+    rig_prepare(&r);
+    rig_start(&r);
+    for (int i = 0; i < 2; i++) {
+        char *fields = text_with("%s," TOOLS "%s%s", i ? behind_result : USER, named,
+                                 i ? "" : "," NO_THINKING);
+        char *p = prompt_of(&r, fields, NULL);
+        CHECK_MSG(ends(p, i ? "<｜tool▁outputs▁end｜>" V31_BEGIN "function" V31_SEP
+                              "ping\n```json\n"
+                            : "<｜Assistant｜>" V31_BEGIN "function" V31_SEP "ping\n```json\n"),
+                  "%s", p);
+        free(p);
+        CHECK(fake_count.guided == GUIDED_AT_ONCE);
+        check_both(&r, fields,
+                   &(struct expected){.call = {{"ping", "{\"days\": 3}"}}, .finish = "tool_calls"});
+        free(fields);
+    }
+    rig_stop(&r);
+}
+
+/* Markers that the vocabulary lacks cannot be held to anything. */
+TEST(a_call_behind_reasoning_needs_the_markers)
+{
+    struct rig r;
+    fake.format = "deepseek-r1";
+    rig_prepare(&r);
+    rig_start(&r);
+    check_refused(&r, TOOLS ",\"tool_choice\":\"required\"", "tool_choice");
     rig_stop(&r);
 }
 
