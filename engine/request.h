@@ -52,7 +52,9 @@ struct gen_request {
     bool limit_thinking;
     bool thinking_open; /* the output begins inside it; else with think_begin */
     uint32_t max_thinking, think_begin, think_end;
-    bool keep_special; /* special tokens show in the text (skip_special_tokens false) */
+    bool keep_special;     /* special tokens show in the text (skip_special_tokens false) */
+    const uint32_t *never; /* ids that are chosen nowhere */
+    uint32_t n_never;
     const struct token_span *bad_word;
     uint32_t n_bad_words;
     bool prompt_logprobs;  /* each prompt token but the first gets a sample_out */

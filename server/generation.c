@@ -58,7 +58,7 @@ static bool make_parsers(struct generation *g, uint64_t seed)
         ch->said.one_call = p->one_call;
         struct output_parser_config cfg = {.format = chat_format_name(g->env.format),
                                            .thinking_open = p->thinking_open,
-                                           .tools_enabled = p->tools != NULL,
+                                           .markup = p->markup,
                                            .tools = p->tools,
                                            .sink = reply_sink(&ch->said)};
         if (output_parser_create(&ch->parser, &cfg, &e) ||

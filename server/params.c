@@ -504,6 +504,7 @@ struct gen_request *params_request(const struct params *p, uint32_t i, const str
         g->stop[k] = copy(g, g->stop[k], g->stop_bytes[k] + 1, &ok);
     g->sample.bias = copy(g, g->sample.bias, g->sample.n_bias * sizeof *g->sample.bias, &ok);
     g->sample.allowed = copy(g, g->sample.allowed, (env->model->vocab_size + 31) / 32 * 4, &ok);
+    g->never = copy(g, g->never, g->n_never * sizeof *g->never, &ok);
     struct token_span *span = arena_alloc(&g->arena, g->n_bad_words * sizeof *span);
     for (uint32_t k = 0; span && k < g->n_bad_words; k++)
         span[k] = (struct token_span){

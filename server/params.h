@@ -75,10 +75,11 @@ struct params {
     uint32_t n, best_of; /* best_of >= n choices are made, the n best are given */
     uint32_t max_tokens; /* UINT32_MAX: as many as fit */
     bool thinking_open;  /* the answer begins inside reasoning */
-    cJSON *tools;        /* that the model sees; NULL: none, and markup in its answer is text */
+    cJSON *tools;        /* that the model sees; NULL: none, and its answer has no calls */
     bool no_calls, call_required, one_call; /* see tools.h */
     const char *call_name;                  /* of the tool that must be called */
     const char *opening;                    /* the beginning of the answer, in the prompt */
+    enum output_markup markup;              /* of the answer: see tools.h */
     bool call_late; /* required, but the prompt cannot begin it: the grammar does */
     struct params_prompt *prompt;
     uint32_t n_prompts;

@@ -158,6 +158,8 @@ bool prompt_from_chat(struct params *p, cJSON *root, const struct param_env *env
         fail_render(ae, &e);
         return false;
     }
+    if (!p->tools && !tools_keep_out(p, env, ae))
+        return false;
     if (tools_markup_is_special(env->tok))
         p->like.keep_special = true; /* the output parser needs to see it */
     return encode_chat(p, &rendered, messages, &opt, env, ae);

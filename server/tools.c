@@ -3,7 +3,6 @@
 
 #include "base/json.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,25 +134,47 @@ bool tools_read(struct params *p, cJSON *root, struct api_error *ae)
 
 struct opening {
     const char *format;
-    const char *begin;  /* up to a name, or to what stands before it */
-    const char *before; /* the name; only where it is known */
-    const char *after;  /* the name: from here on it is over; NULL: nothing sure ends it */
-    bool numbered;      /* ":n" behind the name counts the conversation's calls */
+    const char *begin;   /* up to a name, or to what stands before it */
+    const char *before;  /* the name; only where it is known */
+    const char *after;   /* the name: from here on it is over; NULL: nothing sure ends it */
+    bool numbered;       /* ":n" behind the name counts the conversation's calls */
+    const char *mark[2]; /* what begins calls, and cannot be in text: NULL, or a token in most
+                            vocabularies */
 };
+#define V3_MARKS                                                                                   \
+    {                                                                                              \
+        "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"                                    \
+    }
+#define GLM_MARKS                                                                                  \
+    {                                                                                              \
+        "<tool_call>"                                                                              \
+    }
 /* Each piece ends where the tokenizer would cut a whole call's text too, so that a call which is
  * rendered back later has the same tokens. */
 static const struct opening openings[] = {
-    {"deepseek-v3", V3_CALL "function" V3_SEP, "", "\n```json\n", false},
-    {"deepseek-r1", V3_CALL "function" V3_SEP, "", "\n```json\n", false},
-    {"deepseek-r1-0528", V3_CALL "function" V3_SEP, "", "\n```json\n", false},
-    {"deepseek-v3.1", V3_CALL, "", V3_SEP, false},
-    {"deepseek-v3.2-exp", V3_CALL, "", V3_SEP, false},
-    {"deepseek-v3.2", DSML_CALL, "", "\">\n", false},
-    {"kimi-k2", "<|tool_calls_section_begin|><|tool_call_begin|>", "functions.",
-     "<|tool_call_argument_begin|>", true},
-    {"glm-4.6", "\n<tool_call>", "", "\n", false},
-    {"glm-5", "<tool_call>", "", NULL, false},
-    {"glm-5.2", "<tool_call>", "", NULL, false}};
+    {"deepseek-v3", V3_CALL "function" V3_SEP, "", "\n```json\n", false, V3_MARKS},
+    {"deepseek-r1", V3_CALL "function" V3_SEP, "", "\n```json\n", false, V3_MARKS},
+    {"deepseek-r1-0528", V3_CALL "function" V3_SEP, "", "\n```json\n", false, V3_MARKS},
+    {"deepseek-v3.1", V3_CALL, "", V3_SEP, false, V3_MARKS},
+    {"deepseek-v3.2-exp", V3_CALL, "", V3_SEP, false, V3_MARKS},
+    {"deepseek-v3.2", DSML_CALL, "", "\">\n", false, {"｜DSML｜"}},
+    {"kimi-k2",
+     "<|tool_calls_section_begin|><|tool_call_begin|>",
+     "functions.",
+     "<|tool_call_argument_begin|>",
+     true,
+     {"<|tool_calls_section_begin|>", "<|tool_call_begin|>"}},
+    {"glm-4.6", "\n<tool_call>", "", "\n", false, GLM_MARKS},
+    {"glm-5", "<tool_call>", "", NULL, false, GLM_MARKS},
+    {"glm-5.2", "<tool_call>", "", NULL, false, GLM_MARKS}};
+
+static const struct opening *opening_of(const struct chat_format *format)
+{
+    const struct opening *o = openings;
+    while (strcmp(o->format, chat_format_name(format)) != 0)
+        o++; /* every format has one */
+    return o;
+}
 
 static int count_calls(const cJSON *messages)
 {
@@ -191,14 +212,10 @@ bool tools_open_call(struct params *p, const struct chat_format *format, const c
                      struct text_part part[TOOLS_MAX_PARTS], size_t *n, struct api_error *ae)
 {
     struct field_reader r = {NULL, "", ae};
-    const struct opening *o = NULL;
+    const struct opening *o = opening_of(format);
     *n = 0;
     if (!p->call_required)
         return true;
-    for (size_t i = 0; i < sizeof openings / sizeof *openings; i++)
-        if (!strcmp(openings[i].format, chat_format_name(format)))
-            o = &openings[i];
-    assert(o); /* every format has one */
     if (!opt->add_generation_prompt && !opt->continue_final_message)
         return field_fail(&r, "tool_choice",
                           "a call can only be required where an answer begins, but "
@@ -226,29 +243,66 @@ bool tools_open_call(struct params *p, const struct chat_format *format, const c
     return join(p, part, *n, ae);
 }
 
+/* --- markers among the tokens -------------------------------------------------------------------
+ */
+
+static const char *const marks[] = {"<｜tool▁calls▁begin｜>",
+                                    "<｜tool▁calls▁end｜>",
+                                    "<｜tool▁call▁begin｜>",
+                                    "<｜tool▁call▁end｜>",
+                                    V3_SEP,
+                                    "<｜tool▁outputs▁begin｜>",
+                                    "<｜tool▁outputs▁end｜>",
+                                    "<｜tool▁output▁begin｜>",
+                                    "<｜tool▁output▁end｜>",
+                                    "｜DSML｜",
+                                    "<tool_call>",
+                                    "</tool_call>",
+                                    "<arg_key>",
+                                    "</arg_key>",
+                                    "<arg_value>",
+                                    "</arg_value>",
+                                    "<|tool_calls_section_begin|>",
+                                    "<|tool_calls_section_end|>",
+                                    "<|tool_call_begin|>",
+                                    "<|tool_call_argument_begin|>",
+                                    "<|tool_call_end|>"};
+enum { N_MARKS = sizeof marks / sizeof *marks };
+
+static uint32_t mark_id(const struct tokenizer *tok, const char *mark)
+{
+    uint32_t id = tokenizer_find(tok, mark, strlen(mark));
+    return id != UINT32_MAX && tokenizer_is_added(tok, id) ? id : UINT32_MAX;
+}
+
+bool tools_keep_out(struct params *p, const struct param_env *env, struct api_error *ae)
+{
+    const struct opening *o = opening_of(env->format);
+    const uint32_t *allowed = p->like.sample.allowed; /* by id: that stands */
+    uint32_t *id = arena_alloc(&p->arena, N_MARKS * sizeof *id), n = 0;
+    bool spelled = false;
+    if (!id)
+        return no_memory(ae);
+    for (size_t i = 0; i < N_MARKS; i++) {
+        uint32_t mark = mark_id(env->tok, marks[i]);
+        if (mark != UINT32_MAX && !(allowed && allowed[mark / 32] >> mark % 32 & 1))
+            id[n++] = mark;
+    }
+    for (size_t i = 0; i < 2 && o->mark[i]; i++)
+        spelled |= mark_id(env->tok, o->mark[i]) == UINT32_MAX;
+    p->like.never = id;
+    p->like.n_never = n;
+    p->markup =
+        spelled && p->guide.kind == GUIDE_NONE ? OUTPUT_MARKUP_LEFT_OUT : OUTPUT_MARKUP_TEXT;
+    return true;
+}
+
 bool tools_markup_is_special(const struct tokenizer *tok)
 {
-    static const char *const marks[] = {"<think>",
-                                        "</think>",
-                                        "<｜tool▁calls▁begin｜>",
-                                        "<｜tool▁calls▁end｜>",
-                                        "<｜tool▁call▁begin｜>",
-                                        "<｜tool▁call▁end｜>",
-                                        V3_SEP,
-                                        "｜DSML｜",
-                                        "<tool_call>",
-                                        "</tool_call>",
-                                        "<arg_key>",
-                                        "</arg_key>",
-                                        "<arg_value>",
-                                        "</arg_value>",
-                                        "<|tool_calls_section_begin|>",
-                                        "<|tool_calls_section_end|>",
-                                        "<|tool_call_begin|>",
-                                        "<|tool_call_argument_begin|>",
-                                        "<|tool_call_end|>"};
-    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
-        uint32_t id = tokenizer_find(tok, marks[i], strlen(marks[i]));
+    static const char *const think[] = {"<think>", "</think>"};
+    for (size_t i = 0; i < N_MARKS + 2; i++) {
+        const char *mark = i < N_MARKS ? marks[i] : think[i - N_MARKS];
+        uint32_t id = tokenizer_find(tok, mark, strlen(mark));
         if (id != UINT32_MAX && tokenizer_is_special(tok, id))
             return true;
     }

@@ -1,6 +1,6 @@
 /* tools.h - the tools of a chat request: which the model sees, and whether it must call one.
  *
- * tool_choice none           no tool is rendered; tool markup in the answer is ordinary content
+ * tool_choice none           no tool is rendered, and no call comes
  *             auto           the model decides (the default where there are tools)
  *             required       the answer begins inside a call; of a single tool, behind its name
  *             {function}     the answer begins behind that tool's name
@@ -16,6 +16,11 @@
  * tool_choice.
  *
  * parallel_tool_calls false ends the answer with its first call.
+ *
+ * Without tools a model may still be used to calling some. The tokens that are markers cannot come
+ * then; a text that spells one in plain tokens is text, as it is inside a message. Only where the
+ * vocabulary lacks a marker that opens calls (so that they could only be spelled) are calls read
+ * and left out of the answer, unless that is held to a form, which keeps every byte.
  */
 #ifndef GAZE_SERVER_TOOLS_H
 #define GAZE_SERVER_TOOLS_H
@@ -34,6 +39,10 @@ enum { TOOLS_MAX_PARTS = 4 };
 bool tools_open_call(struct params *p, const struct chat_format *format, const cJSON *messages,
                      const struct chat_options *opt, bool thinking_open,
                      struct text_part part[TOOLS_MAX_PARTS], size_t *n, struct api_error *ae);
+
+/* Without tools: sets p->markup, and the ids that must not come in p->like. The form that the
+ * answer is held to has been read. */
+bool tools_keep_out(struct params *p, const struct param_env *env, struct api_error *ae);
 
 /* Whether a vocabulary counts some of the formats' markup among the special tokens, which are left
  * out of an answer's text unless they are asked for. */

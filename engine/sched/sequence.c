@@ -42,7 +42,7 @@ static bool word_is_next(const struct sequence *s, const struct token_span *word
 void sequence_ban(struct sequence *s)
 {
     const struct gen_request *r = s->ask;
-    s->n_banned = 0;
+    s->n_banned = r->n_never; /* written once, at the front */
     for (uint32_t i = 0; i < r->n_bad_words; i++) {
         const struct token_span *word = &r->bad_word[i];
         if (word->n && word_is_next(s, word))
@@ -130,9 +130,12 @@ enum err_code sequence_open(struct sequence *s, struct gen_request *r, uint32_t 
     s->node = arena_alloc(a, n_pages * sizeof(struct prefix_node *));
     if (!s->token || !s->table.page || !s->node || !collect_end_ids(s, r, eos, n_eos))
         return err_set(e, ERR_NOMEM, "no memory for a sequence of %zu tokens", n_tokens);
-    s->banned = arena_alloc(a, ((size_t)r->n_bad_words + s->n_end) * sizeof *s->banned);
+    s->banned =
+        arena_alloc(a, ((size_t)r->n_never + r->n_bad_words + s->n_end) * sizeof *s->banned);
     if (!s->banned)
         return err_set(e, ERR_NOMEM, "no memory for %u bad words", r->n_bad_words);
+    if (r->n_never)
+        memcpy(s->banned, r->never, r->n_never * sizeof *s->banned);
     memcpy(s->token, r->prompt, r->n_prompt * sizeof *s->token);
     s->stop = (struct stop_list){
         .text = r->stop, .bytes = r->stop_bytes, .n = r->n_stop, .include = r->include_stop};

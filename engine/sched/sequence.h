@@ -69,7 +69,7 @@ struct sequence {
 
     const uint32_t *end_id; /* stop ids, then the model's */
     uint32_t n_end;
-    uint32_t *banned; /* [n_bad_words + n_end] */
+    uint32_t *banned; /* [n_never + n_bad_words + n_end] */
     uint32_t n_banned;
     struct stop_list stop;
     struct detok *detok; /* NULL: no text */

@@ -15,15 +15,23 @@ size_t markup_whole_characters(const char *s, size_t n)
     return n;
 }
 
+static void say(struct markup_out *o, struct output_event ev)
+{
+    bool of_call = ev.kind != OUTPUT_REASONING && ev.kind != OUTPUT_CONTENT;
+    if (of_call && o->no_calls)
+        return;
+    o->n_calls += ev.kind == OUTPUT_CALL_BEGIN;
+    if (of_call)
+        ev.call = o->n_calls - 1;
+    o->sink.event(o->sink.arg, &ev);
+}
+
 void markup_out_flush(struct markup_out *o, bool all)
 {
     uint32_t n = all ? o->n : (uint32_t)markup_whole_characters(o->gathered, o->n);
     if (n == 0)
         return;
-    struct output_event ev = {.kind = o->kind, .text = o->gathered, .bytes = n};
-    if (o->kind == OUTPUT_CALL_ARGUMENTS)
-        ev.call = o->n_calls - 1;
-    o->sink.event(o->sink.arg, &ev);
+    say(o, (struct output_event){.kind = o->kind, .text = o->gathered, .bytes = n});
     memmove(o->gathered, o->gathered + n, o->n - n);
     o->n -= n;
 }
@@ -52,9 +60,7 @@ void markup_out_call_begin(struct markup_out *o, const char *name, size_t bytes)
     o->in_call = true;
     o->argument_bytes = 0;
     json_check_init(&o->check, JSON_CHECK_DEPTH);
-    struct output_event ev = {
-        .kind = OUTPUT_CALL_BEGIN, .call = o->n_calls++, .text = name, .bytes = bytes};
-    o->sink.event(o->sink.arg, &ev);
+    say(o, (struct output_event){.kind = OUTPUT_CALL_BEGIN, .text = name, .bytes = bytes});
 }
 
 void markup_out_argument(struct markup_out *o, char c)
@@ -76,9 +82,7 @@ void markup_out_call_end(struct markup_out *o, bool complete)
     assert(o->in_call);
     markup_out_flush(o, true);
     o->in_call = false;
-    struct output_event ev = {.kind = OUTPUT_CALL_END,
-                              .call = o->n_calls - 1,
-                              .complete = complete,
-                              .valid_json = json_check_whole(&o->check)};
-    o->sink.event(o->sink.arg, &ev);
+    say(o, (struct output_event){.kind = OUTPUT_CALL_END,
+                                 .complete = complete,
+                                 .valid_json = json_check_whole(&o->check)});
 }

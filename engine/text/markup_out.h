@@ -16,9 +16,10 @@ enum { MARKUP_DELTA_BYTES = 1024 }; /* the longest delta */
 
 struct markup_out {
     struct output_sink sink;
+    bool no_calls;               /* nothing is said of calls */
     enum output_event_kind kind; /* of what is gathered */
     uint32_t n;
-    uint32_t n_calls; /* begun */
+    uint32_t n_calls; /* begun, and said */
     bool in_call;
     size_t argument_bytes;   /* of the open call */
     struct json_check check; /* over the open call's arguments */

@@ -186,9 +186,9 @@ void markup_begin_call(struct output_parser *p, const char *name, size_t bytes)
 
 /* ---- the face ---- */
 
-static void fill_sets(struct output_parser *p, bool tools_enabled)
+static void fill_sets(struct output_parser *p, enum output_markup markup)
 {
-    const struct marker *outer = tools_enabled ? p->markup->outer : NULL;
+    const struct marker *outer = markup == OUTPUT_MARKUP_TEXT ? NULL : p->markup->outer;
     marker_set_add(&p->content, outer);
     marker_set_add(&p->content_open, outer);
     marker_set_add(&p->content_open, think_open);
@@ -219,7 +219,8 @@ enum err_code output_parser_create(struct output_parser **out,
     p->one_newline = f->one_newline;
     p->tools = cfg->tools;
     p->out.sink = cfg->sink;
-    fill_sets(p, cfg->tools_enabled);
+    p->out.no_calls = cfg->markup != OUTPUT_MARKUP_CALLS;
+    fill_sets(p, cfg->markup);
     begin_lead(p, cfg->thinking_open ? MODE_REASONING : MODE_CONTENT, false);
     p->may_open = f->thinks && !cfg->thinking_open;
     choose_set(p);

@@ -74,11 +74,17 @@ struct output_sink {
     void *arg;
 };
 
+enum output_markup {
+    OUTPUT_MARKUP_CALLS,    /* it is reported as calls */
+    OUTPUT_MARKUP_LEFT_OUT, /* it is read in the same way, and nothing is said of it */
+    OUTPUT_MARKUP_TEXT, /* it is ordinary content: whoever chose the tokens let no marker come */
+};
+
 struct output_parser_config {
-    const char *format; /* chat_format_name() */
-    bool thinking_open; /* the prompt ended inside reasoning (chat_prompt.thinking_open) */
-    bool tools_enabled; /* false (no tools, tool_choice none): tool markup is ordinary content */
-    const cJSON *tools; /* for types: the request's array or NULL; borrowed until destroy */
+    const char *format;        /* chat_format_name() */
+    bool thinking_open;        /* the prompt ended inside reasoning (chat_prompt.thinking_open) */
+    enum output_markup markup; /* what becomes of tool markup */
+    const cJSON *tools;        /* for types: the request's array or NULL; borrowed until destroy */
     struct output_sink sink;
 };
 

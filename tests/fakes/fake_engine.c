@@ -225,6 +225,7 @@ static void note(const struct gen_request *r)
                         : r->grammar_after_id != UINT32_MAX ? GUIDED_BEHIND_MARKER
                                                             : GUIDED_AT_ONCE;
     fake_count.think_budget = r->limit_thinking ? r->max_thinking : UINT32_MAX;
+    fake_count.n_never = r->n_never;
     fake_count.has_allowed = s->allowed != NULL;
     fake_count.keep_special = r->keep_special;
     fake_count.include_stop = r->include_stop;

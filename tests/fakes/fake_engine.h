@@ -44,6 +44,7 @@ struct fake_counts { /* since the start */
     _Atomic bool has_allowed, keep_special, include_stop, ignore_eos;
     _Atomic enum fake_guided guided;
     _Atomic uint32_t think_budget; /* UINT32_MAX: none */
+    _Atomic uint32_t n_never;
     _Atomic float temperature, top_p;
 };
 extern struct fake_counts fake_count;

@@ -13,7 +13,21 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { FLAG_THINKING = 1, FLAG_TOOLS = 2, FLAG_WORDS = 4, FLAG_CUT = 8, FLAG_BYTES = 16 };
+enum {
+    FLAG_THINKING = 1,
+    FLAG_TOOLS = 2,
+    FLAG_WORDS = 4,
+    FLAG_CUT = 8,
+    FLAG_BYTES = 16,
+    FLAG_LEFT_OUT = 32 /* without FLAG_TOOLS: calls are read, and not told of */
+};
+
+static enum output_markup markup_of(unsigned flags)
+{
+    return flags & FLAG_TOOLS      ? OUTPUT_MARKUP_CALLS
+           : flags & FLAG_LEFT_OUT ? OUTPUT_MARKUP_LEFT_OUT
+                                   : OUTPUT_MARKUP_TEXT;
+}
 
 static const char *const formats[] = {
     "deepseek-v3",       "deepseek-r1",   "deepseek-r1-0528", "deepseek-v3.1",
@@ -181,7 +195,7 @@ static void run(unsigned format, unsigned flags, const struct text *in, struct r
     struct output_parser *p = NULL;
     struct output_parser_config cfg = {.format = formats[format],
                                        .thinking_open = flags & FLAG_THINKING,
-                                       .tools_enabled = flags & FLAG_TOOLS,
+                                       .markup = markup_of(flags),
                                        .tools = tools(),
                                        .sink = {on_event, r}};
     r->kind = -1;
@@ -228,7 +242,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     run(format, flags, &in, &rng, &parts);
     assert(whole.all.n == parts.all.n);
     assert(whole.all.n == 0 || memcmp(whole.all.s, parts.all.s, whole.all.n) == 0);
-    if (!(flags & (FLAG_TOOLS | FLAG_THINKING)) &&
+    if (markup_of(flags) == OUTPUT_MARKUP_LEFT_OUT) { /* all else is as with calls */
+        struct record with = {0};
+        run(format, flags | FLAG_TOOLS, &in, &rng, &with);
+        assert(whole.n_calls == 0 && whole.content.n == with.content.n);
+        assert(!with.content.n || !memcmp(whole.content.s, with.content.s, with.content.n));
+        free(with.all.s);
+        free(with.content.s);
+        free(with.arguments.s);
+    }
+    if (markup_of(flags) == OUTPUT_MARKUP_TEXT && !(flags & FLAG_THINKING) &&
         (format == 0 || format == 9)) /* no markup at all */
         assert(whole.content.n == in.n && (!in.n || memcmp(whole.content.s, in.s, in.n) == 0));
     free(in.s);

@@ -78,14 +78,15 @@ struct row {
 };
 
 /* Feeds the row in pieces of `step` bytes, the first of `first`; 0 stands for everything. */
-static void run(const struct row *row, size_t first, size_t step, struct result *r)
+static void run(const struct row *row, enum output_markup markup, size_t first, size_t step,
+                struct result *r)
 {
     struct err e = {0};
     struct output_parser *p = NULL;
     struct output_parser_config cfg = {.format = json_get(row->json, "format")->valuestring,
                                        .thinking_open =
                                            cJSON_IsTrue(json_get(row->json, "thinking_open")),
-                                       .tools_enabled = true,
+                                       .markup = markup,
                                        .tools = json_get(row->json, "tools"),
                                        .sink = {on_event, r}};
     *r = (struct result){0};
@@ -194,13 +195,19 @@ static bool is_expected(const struct row *row, const struct result *r, uint32_t 
 static bool check_row(const struct row *row)
 {
     struct result whole, part;
-    run(row, 0, 0, &whole);
-    run(row, 1, 1, &part);
+    run(row, OUTPUT_MARKUP_CALLS, 0, 0, &whole);
+    run(row, OUTPUT_MARKUP_CALLS, 1, 1, &part);
     CHECK_MSG(same_result(&whole, &part), "%s: byte by byte gives another result", row->id);
     result_free(&part);
     for (size_t at = 1; at < row->bytes; at++) {
-        run(row, at, 0, &part);
+        run(row, OUTPUT_MARKUP_CALLS, at, 0, &part);
         CHECK_MSG(same_result(&whole, &part), "%s: split at %zu gives another result", row->id, at);
+        result_free(&part);
+        /* Where no tools were offered: the same, but for the calls. */
+        run(row, OUTPUT_MARKUP_LEFT_OUT, at, 0, &part);
+        CHECK_MSG(part.n_calls == 0 && same_text(&part.content, &whole.content) &&
+                      same_text(&part.reasoning, &whole.reasoning),
+                  "%s: calls are not left out, split at %zu: %s", row->id, at, part.content.s);
         result_free(&part);
     }
 

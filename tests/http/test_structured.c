@@ -565,6 +565,44 @@ TEST_LIMIT(structured_required_behind_reasoning_of_glm, 60)
     require_late(dir, "glm-4.6");
 }
 
+/* A model that is set on calling cannot where no tool was offered: whatever pulls the markers'
+ * tokens up, they do not come, and nothing of them shows. */
+TEST(structured_no_markers_without_tools)
+{
+    static const char *const marks[][2] = {{"deepseek-v3.1", "<｜tool▁calls▁begin｜>"},
+                                           {"deepseek-v3.1", "<｜tool▁call▁begin｜>"},
+                                           {"deepseek-r1-0528", "<｜tool▁sep｜>"},
+                                           {"deepseek-v3.2", "｜DSML｜"}};
+    static const char *const none[] = {"", "," TOOLS ",\"tool_choice\":\"none\""};
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
+        struct rig r;
+        start_as(&r, "config/models/ember", marks[i][0]);
+        const struct tokenizer *tok = r.sv->api->tokenizer(r.sv->engine);
+        uint32_t id = tokenizer_find(tok, marks[i][1], strlen(marks[i][1]));
+        CHECK(id != UINT32_MAX);
+        for (int k = 0; k < 5; k++) {
+            char body[2048];
+            bool called = k == 4; /* the pull is strong enough, where it may be */
+            snprintf(body, sizeof body,
+                     "{" USER "%s,\"logit_bias\":{\"%u\":100},\"temperature\":%d,\"seed\":%d,"
+                     "\"max_tokens\":20,\"return_token_ids\":true}",
+                     called ? "," TOOLS : none[k & 1], id, k < 2 ? 0 : 1, k);
+            cJSON *v = ask(&r, CHAT, body);
+            const cJSON *ids = at(v, "choices.0.token_ids");
+            bool came = false;
+            for (const cJSON *t = ids ? ids->child : NULL; t; t = t->next)
+                came |= (uint32_t)t->valuedouble == id;
+            CHECK_MSG(came == called, "%s %s", body, marks[i][1]);
+            CHECK_MSG(called || (!strstr(text_at(v, "choices.0.message.content"), "tool▁") &&
+                                 !strstr(text_at(v, "choices.0.message.content"), "DSML") &&
+                                 !at(v, "choices.0.message.tool_calls")),
+                      "%s: %s", marks[i][1], text_at(v, "choices.0.message.content"));
+            cJSON_Delete(v);
+        }
+        rig_stop(&r);
+    }
+}
+
 /* --- refusals, cancels, numbers -----------------------------------------------------------------
  */
 

@@ -213,17 +213,86 @@ TEST_LIMIT(dsml_calls, 60)
             .finish = "tool_calls"});
 }
 
-TEST(markup_without_tools_is_text)
+/* --- no tools, and yet a call -------------------------------------------------------------------
+ */
+
+/* Where the vocabulary has the markers, their tokens cannot come (ember's own test is in
+ * test_structured.c), so what spells them is text. Where it lacks them a call can only be spelled,
+ * and is left out, at every split. */
+static void check_no_tools(const char *format, const char *model, const char *text,
+                           const struct expected *x)
 {
-    static const char text[] = "a " V31_BEGIN "ping" V31_SEP "{}" V31_END;
-    const struct expected x = {.content = text, .finish = "stop"};
+    static const char *const none[] = {"", ",\"tools\":[]", "," TOOLS ",\"tool_choice\":\"none\""};
     struct rig r;
+    fake.format = format;
+    fake.model = model;
     fake.text = text;
     rig_prepare(&r);
     rig_start(&r);
-    check_both(&r, USER, &x);
-    check_both(&r, USER ",\"tools\":[]", &x);
-    check_both(&r, USER "," TOOLS ",\"tool_choice\":\"none\"", &x);
+    for (int i = 0; i < 3; i++)
+        for (uint32_t piece = 1; piece <= strlen(text); piece += i ? 13 : 1) {
+            char fields[2000];
+            snprintf(fields, sizeof fields, USER "%s", none[i]);
+            atomic_store(&fake.piece_bytes, piece);
+            check_both(&r, fields, x);
+            CHECK((fake_count.n_never > 0) == (model != NULL));
+        }
+    rig_stop(&r);
+}
+
+TEST_LIMIT(calls_without_tools_are_left_out, 60)
+{
+    check_no_tools("deepseek-v3.1", NULL,
+                   "Wait. " V31_BEGIN "get_weather" V31_SEP PARIS V31_NEXT "ping" V31_SEP
+                   "{}" V31_END,
+                   &(struct expected){.content = "Wait. ", .finish = "stop"});
+}
+
+TEST_LIMIT(calls_without_tools_are_left_out_of_dsml, 60)
+{
+    check_no_tools("deepseek-v3.2", NULL,
+                   "Wait.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get_weather\">\n"
+                   "<｜DSML｜parameter name=\"city\" string=\"true\">Zü\"rich</｜DSML｜parameter>\n"
+                   "</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+                   &(struct expected){.content = "Wait.", .finish = "stop"});
+}
+
+TEST_LIMIT(calls_without_tools_are_left_out_of_glm, 60)
+{
+    check_no_tools("glm-5", NULL,
+                   "a plan</think><tool_call>ping<arg_key>days</arg_key><arg_value>3</arg_value>"
+                   "</tool_call>",
+                   &(struct expected){.reasoning = "a plan", .content = "", .finish = "stop"});
+}
+
+TEST_LIMIT(spelled_markup_without_tools_is_text, 60)
+{
+    static const char v31[] = "It writes " V31_BEGIN "ping" V31_SEP "{}" V31_END ".";
+    static const char dsml[] = "It writes <｜DSML｜invoke name=\"f\"> first.";
+    check_no_tools("deepseek-v3.1", "config/models/ember", v31,
+                   &(struct expected){.content = v31, .finish = "stop"});
+    check_no_tools("deepseek-v3.2", "config/models/ember", dsml,
+                   &(struct expected){.content = dsml, .finish = "stop"});
+}
+
+/* A form is kept to the byte, and ids that the client names are the client's. */
+TEST(no_tools_and_other_rules)
+{
+    static const char text[] = "<tool_call>x</tool_call>";
+    char *dir = test_tmpdir();
+    struct rig r;
+    glm_model_make(dir);
+    fake.format = "glm-4.6";
+    fake.model = dir;
+    fake.text = text;
+    rig_prepare(&r);
+    rig_start(&r);
+    check_both(&r, USER "," NO_THINKING ",\"guided_regex\":\".*\"",
+               &(struct expected){.content = text, .finish = "stop"});
+    uint32_t all = fake_count.n_never;
+    check_both(&r, USER "," NO_THINKING ",\"allowed_token_ids\":[8174,8175,100]",
+               &(struct expected){.content = text, .finish = "stop"});
+    CHECK_MSG(fake_count.n_never == all - 2, "%u %u", fake_count.n_never, all);
     rig_stop(&r);
 }
 

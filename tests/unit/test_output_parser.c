@@ -121,12 +121,12 @@ static cJSON *parse(const char *text)
     return tree;
 }
 
-static struct output_parser *create(const char *format, bool thinking_open, bool tools_enabled,
-                                    const cJSON *tools, struct log *l)
+static struct output_parser *create(const char *format, bool thinking_open,
+                                    enum output_markup markup, const cJSON *tools, struct log *l)
 {
     struct err e = {0};
     struct output_parser *p = NULL;
-    struct output_parser_config cfg = {format, thinking_open, tools_enabled, tools, {on_event, l}};
+    struct output_parser_config cfg = {format, thinking_open, markup, tools, {on_event, l}};
     append(&l->content, "", 0);
     append(&l->reasoning, "", 0);
     append(&l->trace, "", 0);
@@ -154,7 +154,7 @@ static struct log *feed(const char *format, bool thinking_open, const char *piec
     struct err e = {0};
     CHECK(l);
     cJSON *tools = parse(tools_text);
-    struct output_parser *p = create(format, thinking_open, true, tools, l);
+    struct output_parser *p = create(format, thinking_open, OUTPUT_MARKUP_CALLS, tools, l);
     struct text piece = {0};
     for (const char *s = pieces; *s; s++) {
         bool bar = s[0] == '|' && s[1] == '|';
@@ -280,7 +280,40 @@ TEST(json_is_checked_strictly)
     }
 }
 
-TEST(without_tools_markup_is_content)
+/* Half a call, too, and in reasoning; what only looked like one is content again. */
+TEST(markup_is_left_out)
+{
+    static const struct {
+        const char *format, *text, *content;
+    } rows[] = {
+        {"deepseek-v3", "a <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{", "a "},
+        {"deepseek-v3.1",
+         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}"
+         "<｜tool▁call▁end｜><｜tool▁calls▁end｜>b",
+         "b"},
+        {"deepseek-v3.2", "c\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"f\">", "c"},
+        {"glm-5", "<tool_call>f</tool_call>\nd", "\nd"},
+        {"kimi-k2", "e<|tool_call_begin|>functions.f:0", "e"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (int thinking = 0; thinking < 2; thinking++) {
+            struct log *l = calloc(1, sizeof *l);
+            CHECK(l);
+            struct output_parser *p =
+                create(rows[i].format, thinking, OUTPUT_MARKUP_LEFT_OUT, NULL, l);
+            put(p, thinking ? "hm" : "");
+            put(p, rows[i].text);
+            finish(p, true);
+            struct text all = {0};
+            append(&all, l->reasoning.s ? l->reasoning.s : "", l->reasoning.n);
+            append(&all, l->content.s ? l->content.s : "", l->content.n);
+            CHECK_MSG(l->n_calls == 0 && !strcmp(all.s + (thinking ? 2 : 0), rows[i].content),
+                      "%s: %s", rows[i].format, all.s);
+            free(all.s);
+            log_free(l);
+        }
+}
+
+TEST(markup_as_text_is_content)
 {
     static const char *const text[][2] = {
         {"deepseek-v3", "a <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}"},
@@ -290,7 +323,7 @@ TEST(without_tools_markup_is_content)
     for (size_t i = 0; i < sizeof text / sizeof *text; i++) {
         struct log *l = calloc(1, sizeof *l);
         CHECK(l);
-        struct output_parser *p = create(text[i][0], false, false, NULL, l);
+        struct output_parser *p = create(text[i][0], false, OUTPUT_MARKUP_TEXT, NULL, l);
         put(p, text[i][1]);
         finish(p, false);
         CHECK_MSG(l->n_calls == 0 && strcmp(l->content.s, text[i][1]) == 0, "%s", l->trace.s);
@@ -302,7 +335,7 @@ TEST(reasoning_ends_once)
 {
     struct log *l = calloc(1, sizeof *l);
     CHECK(l);
-    struct output_parser *p = create("deepseek-v3.1", true, true, NULL, l);
+    struct output_parser *p = create("deepseek-v3.1", true, OUTPUT_MARKUP_CALLS, NULL, l);
     CHECK(output_parser_in_reasoning(p));
     put(p, "one");
     CHECK(output_parser_in_reasoning(p));
@@ -500,7 +533,7 @@ TEST_LIMIT(random_calls_round_trip, 60)
         struct log *l = calloc(1, sizeof *l);
         CHECK(l);
         l->whole_characters = true;
-        struct output_parser *p = create(format, false, true, tools, l);
+        struct output_parser *p = create(format, false, OUTPUT_MARKUP_CALLS, tools, l);
         for (size_t at = 0, n; at < in.n; at += n) {
             n = 1 + rng_below(&r, 9);
             n = n < in.n - at ? n : in.n - at;
@@ -533,7 +566,7 @@ TEST(a_long_piece_is_cut_between_characters)
         struct log *l = calloc(1, sizeof *l);
         CHECK(l);
         l->whole_characters = true;
-        struct output_parser *p = create("deepseek-v3.1", shift & 1, true, NULL, l);
+        struct output_parser *p = create("deepseek-v3.1", shift & 1, OUTPUT_MARKUP_CALLS, NULL, l);
         CHECK_OK(output_parser_put(p, in.s, in.n, &e), e);
         finish(p, false);
         struct text *got = shift & 1 ? &l->reasoning : &l->content;
@@ -548,7 +581,7 @@ TEST(a_value_beyond_the_bound_is_a_string)
     struct err e = {0};
     struct log *l = calloc(1, sizeof *l);
     CHECK(l);
-    struct output_parser *p = create("glm-5", false, true, NULL, l);
+    struct output_parser *p = create("glm-5", false, OUTPUT_MARKUP_CALLS, NULL, l);
     put(p, "<tool_call>f<arg_key>a</arg_key><arg_value>[1");
     for (size_t n = 0; n <= OUTPUT_MAX_VALUE; n += 1024) {
         char block[1024];
@@ -599,7 +632,7 @@ TEST(hostile_output_is_read_in_bounded_memory_and_time)
         for (size_t b = 0; b < sizeof bits / sizeof *bits; b++) {
             struct log *l = calloc(1, sizeof *l);
             CHECK(l);
-            struct output_parser *p = create(formats[f], b & 1, true, NULL, l);
+            struct output_parser *p = create(formats[f], b & 1, OUTPUT_MARKUP_CALLS, NULL, l);
             size_t sent = 0, n = strlen(bits[b]);
             for (; sent < 300000; sent += n)
                 CHECK_OK(output_parser_put(p, bits[b], n, &e), e);
@@ -611,7 +644,7 @@ TEST(hostile_output_is_read_in_bounded_memory_and_time)
     /* JSON deeper than is looked at goes out as written, and is called invalid. */
     struct log *l = calloc(1, sizeof *l);
     CHECK(l);
-    struct output_parser *p = create("deepseek-v3.1", false, true, NULL, l);
+    struct output_parser *p = create("deepseek-v3.1", false, OUTPUT_MARKUP_CALLS, NULL, l);
     put(p, "<｜tool▁call▁begin｜>f<｜tool▁sep｜>");
     for (int i = 0; i < 2000; i++)
         put(p, i < 1000 ? "[" : "]");
@@ -627,7 +660,7 @@ TEST(errors)
     struct log *l = calloc(1, sizeof *l);
     CHECK(l);
     struct output_parser *p = NULL;
-    struct output_parser_config cfg = {"gpt-2", false, true, NULL, {on_event, l}};
+    struct output_parser_config cfg = {"gpt-2", false, OUTPUT_MARKUP_CALLS, NULL, {on_event, l}};
     CHECK(output_parser_create(&p, &cfg, &e) == ERR_INVALID && strstr(e.msg, "gpt-2") && !p);
     cfg.format = NULL;
     CHECK(output_parser_create(&p, &cfg, &e) == ERR_INVALID && !p);

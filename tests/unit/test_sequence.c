@@ -149,6 +149,26 @@ TEST(sequence_min_tokens_bans_and_defers_ends)
     rig_close(&g);
 }
 
+/* They are banned at every token, beside what else is, and nobody has to watch for them. */
+TEST(sequence_never_takes_some_ids)
+{
+    static const uint32_t never[] = {70, 71};
+    struct rig g;
+    rig_make(&g);
+    g.r->never = never;
+    g.r->n_never = 2;
+    g.r->min_tokens = 1;
+    rig_open(&g);
+    for (int i = 0; i < 3; i++) {
+        sequence_ban(&g.s);
+        CHECK(g.s.n_banned == (i ? 2 : 2 + g.s.n_end) && g.s.banned[0] == 70 &&
+              g.s.banned[1] == 71);
+        CHECK((sequence_unwatched(&g.s) > 0) == (i > 0));
+        CHECK(put(&g, 10).finish == FINISH_NONE);
+    }
+    rig_close(&g);
+}
+
 TEST(sequence_bad_words_ban_their_last_token)
 {
     static const uint32_t one[] = {20}, three[] = {30, 31, 32}, across[] = {3, 40};
