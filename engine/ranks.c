@@ -102,7 +102,7 @@ static const char *fitting_comm(const struct ranks_options *o, uint32_t n_ranks)
     if (o->ranks_per_gpu > 1)
         return "device";
     return cuda_devices_reach && cuda_devices_reach((uint32_t)o->device, n_ranks) ? "device"
-                                                                                   : "nccl";
+                                                                                  : "nccl";
 }
 
 static enum err_code join(struct opening *k, struct rank *r, const char *name, uint32_t rank,

@@ -180,12 +180,12 @@ gb_node gb_byte_set(struct grammar_builder *b, const uint64_t set[4])
 {
     struct byte_set s;
     memcpy(&s, set, sizeof s);
-    unsigned count = 0, last = 0;
-    for (unsigned i = 0; i < 256; i++)
-        if (byte_set_has(&s, i)) {
-            count++;
-            last = i;
-        }
+    int count = 0, last = 0;
+    for (int i = 0; i < 4; i++) {
+        count += __builtin_popcountll(s.w[i]);
+        if (s.w[i])
+            last = 64 * i + 63 - __builtin_clzll(s.w[i]);
+    }
     if (count == 0)
         return GB_NEVER;
     if (count == 1)

@@ -159,8 +159,9 @@ static inline bool schema_ok(const struct schema_maker *m)
 {
     return m->e->code == ERR_OK;
 }
-/* One step of work; false: there was an error, or too much work. */
+/* One step of work, or several; false: there was an error, or too much work. */
 bool schema_step(struct schema_maker *m);
+bool schema_work(struct schema_maker *m, uint32_t steps);
 
 /* schema_pool.c: memory and numbers. All give 0 or NULL when there is no memory. */
 void *schema_alloc(struct schema_maker *m, size_t bytes);

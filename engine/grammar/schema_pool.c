@@ -51,16 +51,21 @@ bool schema_fail(struct schema_maker *m, uint32_t schema, const char *keyword, c
     return false;
 }
 
-bool schema_step(struct schema_maker *m)
+bool schema_work(struct schema_maker *m, uint32_t steps)
 {
-    if (m->steps > 0 && schema_ok(m)) {
-        m->steps--;
+    if (m->steps >= steps && schema_ok(m)) {
+        m->steps -= steps;
         return true;
     }
     if (schema_ok(m))
         schema_fail(m, m->goal_now && m->goal[m->goal_now].n ? m->goal[m->goal_now].at[0] >> 1 : 0,
                     "schema", "its combinations are too many to be kept exactly");
     return false;
+}
+
+bool schema_step(struct schema_maker *m)
+{
+    return schema_work(m, 1);
 }
 
 void *schema_alloc(struct schema_maker *m, size_t bytes)
