@@ -33,8 +33,8 @@ static void place(const struct schema_maker *m, uint32_t schema, char *out, size
             all[--at] = '/';
         }
     size_t n = sizeof all - 1 - at;
-    snprintf(out, room, "%s%s", n + 2 > room ? "..." : "#",
-             n + 2 > room ? all + sizeof all - room + 3 : all + at);
+    bool whole = n + 2 <= room;
+    snprintf(out, room, "#%s%s", whole ? "" : "...", all + (whole ? at : sizeof all - room + 4));
 }
 
 bool schema_fail(struct schema_maker *m, uint32_t schema, const char *keyword, const char *fmt, ...)
