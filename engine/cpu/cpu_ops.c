@@ -14,7 +14,12 @@
 
 /* ---- memory ---- */
 
-enum { ALIGNMENT = 64, HUGE_BYTES = 2 << 20 };
+enum { ALIGNMENT = 64, PAGE_BYTES = 4096, HUGE_BYTES = 2 << 20 };
+#ifdef __SANITIZE_ADDRESS__
+enum { HEAP_BYTES = HUGE_BYTES }; /* the sanitizer watches around what is on the heap */
+#else
+enum { HEAP_BYTES = 64 << 10 };
+#endif
 
 struct mem_block {
     struct mem_block *next;
@@ -22,21 +27,29 @@ struct mem_block {
     size_t mapped_bytes; /* 0: from the heap */
 };
 
-/* Large blocks are mapped: zeroed as they are touched, and in huge pages where the machine has
- * them. */
-static void *map_zeroed(size_t bytes, size_t *mapped)
+/* What a block takes. */
+static size_t rounded(size_t bytes)
 {
-    size_t want = (bytes + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES, room = want + HUGE_BYTES;
-    char *at = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                    -1, 0);
+    size_t to = bytes < HEAP_BYTES ? ALIGNMENT : bytes < HUGE_BYTES ? PAGE_BYTES : HUGE_BYTES;
+    return bytes ? (bytes + to - 1) / to * to : ALIGNMENT;
+}
+
+/* All but small blocks are mapped: zeroed as they are touched, so that what is only planned costs
+ * addresses alone; large ones in huge pages where the machine has them. */
+static void *map_zeroed(size_t bytes)
+{
+    size_t spare = bytes < HUGE_BYTES ? 0 : HUGE_BYTES; /* to begin at a huge page */
+    char *at = mmap(NULL, bytes + spare, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
         return NULL;
+    if (!spare)
+        return at;
     size_t skip = (HUGE_BYTES - (uintptr_t)at % HUGE_BYTES) % HUGE_BYTES;
     if (skip)
         munmap(at, skip);
-    munmap(at + skip + want, HUGE_BYTES - skip);
-    madvise(at + skip, want, MADV_HUGEPAGE);
-    *mapped = want;
+    munmap(at + skip + bytes, HUGE_BYTES - skip);
+    madvise(at + skip, bytes, MADV_HUGEPAGE);
     return at + skip;
 }
 
@@ -51,16 +64,16 @@ void *cpu_reserve(struct cpu_backend *b, size_t bytes)
     struct mem_block *m = FAULT("cpu.reserve") ? NULL : calloc(1, sizeof *m);
     if (!m)
         return NULL;
-    bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    bytes = bytes ? bytes : ALIGNMENT;
-    m->at = bytes < HUGE_BYTES ? heap_zeroed(bytes) : map_zeroed(bytes, &m->mapped_bytes);
+    bytes = rounded(bytes);
+    m->mapped_bytes = bytes < HEAP_BYTES ? 0 : bytes;
+    m->at = m->mapped_bytes ? map_zeroed(bytes) : heap_zeroed(bytes);
     if (!m->at) {
         free(m);
         return NULL;
     }
     m->next = b->blocks;
     b->blocks = m;
-    b->reserved_bytes += m->mapped_bytes ? m->mapped_bytes : bytes;
+    b->reserved_bytes += bytes;
     return m->at;
 }
 
@@ -278,13 +291,6 @@ enum err_code cpu_ops_open(struct ops **out, const struct model_config *cfg,
              fill_angles, b);
     *out = &b->ops;
     return ERR_OK;
-}
-
-/* What reserve() makes of a size, without reserving it. */
-static size_t rounded(size_t bytes)
-{
-    size_t to = bytes + ALIGNMENT <= HUGE_BYTES ? ALIGNMENT : HUGE_BYTES;
-    return bytes ? (bytes + to - 1) / to * to : ALIGNMENT;
 }
 
 struct ops_plan cpu_ops_plan(const struct model_config *cfg, const struct ops_limits *limits)
