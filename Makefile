@@ -163,7 +163,7 @@ cpu-carry: $(B)/tests/sim/test_chaos $(B)/commit ## build/cpu-carry: for scripts
 test-gpu: cuda-carry ## the GPU tests, here
 	$(Q)scripts/device_test
 
-test-multigpu: cuda-carry ## what several GPUs can do together, here: collectives, moves, timed rows
+test-multigpu: cuda-carry ## what several GPUs can do together, here: collectives, goldens, load, rows
 	$(Q)scripts/multigpu_test
 
 test-emulated: $(EMU_TESTS) ## the kernels on the emulated device: no GPU needed, slow
