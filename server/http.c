@@ -385,11 +385,44 @@ static enum MHD_Result queue_answer(struct call *c)
         c->answer = (struct buf){0}; /* the response owns it now */
     }
     add_headers(c, r);
+    c->conn->queueing = true;
     enum MHD_Result ok = MHD_queue_response(c->mhd, (unsigned)c->status, r);
+    c->conn->queueing = false;
     MHD_destroy_response(r);
     c->queued = ok == MHD_YES;
     http_set_state(c->conn, CONN_ANSWERING);
     return ok;
+}
+
+static enum MHD_Result count_header(void *arg, enum MHD_ValueKind kind, const char *key,
+                                    const char *value)
+{
+    unsigned *n = arg; /* of Content-Length and Transfer-Encoding */
+    (void)kind;
+    (void)value;
+    n[0] += !strcasecmp(key, "content-length");
+    n[1] += !strcasecmp(key, "transfer-encoding");
+    return MHD_YES;
+}
+
+/* Two measures of one body: whoever stands between us and the client may have taken the other one,
+ * and what follows the body for a request of its own. And a coding that nobody here undoes. */
+static bool refuse_framing(struct call *c)
+{
+    unsigned n[2] = {0};
+    const char *coding = http_header(c, "transfer-encoding");
+    MHD_get_connection_values(c->mhd, MHD_HEADER_KIND, count_header, n);
+    c->unmeasured = n[0] + n[1] > 1 || (coding && strcasecmp(coding, "chunked") != 0);
+    if (n[0] + n[1] > 1)
+        http_fail(c, 400, NULL, "malformed_request",
+                  "The request measures its body more than once, with %u Content-Length and %u "
+                  "Transfer-Encoding.",
+                  n[0], n[1]);
+    else if (c->unmeasured)
+        http_fail(c, 501, NULL, "not_implemented",
+                  "The transfer coding \"%.40s\" is not known here, only chunked.", coding);
+    c->close_after |= c->unmeasured;
+    return c->unmeasured;
 }
 
 static void begin_call(struct call *c, const char **handler)
@@ -398,20 +431,23 @@ static void begin_call(struct call *c, const char **handler)
     uint64_t bytes = length ? strtoull(length, NULL, 10) : 0, limit = c->sv->settings->body_limit;
     make_request_id(c);
     tracing_begin(c, http_header(c, "traceparent"));
+    if (refuse_framing(c))
+        return;
     door_answers(c, handler);
     if (!c->status && bytes > limit)
         fail_too_large(c, bytes);
 }
 
 /* Whether the answer to a body that is not wanted goes out before it was read: the client waits for
- * our 100, or sends far too much. Else it is read and dropped, so that the connection stays usable.
+ * our 100, sends far too much, or nobody knows how much. Else it is read and dropped, so that the
+ * connection stays usable.
  */
 static bool answer_early(struct call *c)
 {
     const char *length = http_header(c, "content-length"), *expect = http_header(c, "expect");
     if (!c->status)
         return false;
-    return expect ||
+    return expect || c->unmeasured ||
            (length && strtoull(length, NULL, 10) > DISCARD_FACTOR * c->sv->settings->body_limit);
 }
 
@@ -513,7 +549,8 @@ static void log_call(struct call *c, enum MHD_RequestTerminationCode why)
     if (c->mhd)
         door_route(c, &allow, &handler);
     if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK && (!status || c->gone || c->streaming))
-        status = 499; /* the client closed it; logged, never sent */
+        status = c->conn->cut_status ? c->conn->cut_status
+                                     : 499; /* the client closed it; logged, never sent */
     http_count(c->sv, handler, c->method, status);
     tracing_end(c, handler, status);
     enum log_level level = c->route && c->route->needs_engine ? LOG_INFO : LOG_DEBUG;

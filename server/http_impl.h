@@ -3,6 +3,7 @@
  *   http.c      calls: answers, clients that leave, the life of a call
  *   door.c      what the headers alone decide: path, method, key, limits
  *   listener.c  the address, connections, and their deadlines
+ *   refusals.c  what libmicrohttpd would say by itself of a request that it cannot read
  */
 #ifndef GAZE_SERVER_HTTP_IMPL_H
 #define GAZE_SERVER_HTTP_IMPL_H
@@ -28,5 +29,8 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
 const struct route *door_route(const struct call *c, const char **allow, const char **handler);
 /* Answers what can be answered from the headers alone; false: the route's handler is next. */
 bool door_answers(struct call *c, const char **handler);
+
+/* ---- listener.c ---- */
+void http_cut_error(struct api_error *ae, int status, const char *why); /* what http_cut() says */
 
 #endif

@@ -36,6 +36,7 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **socket_c
             free(conn);
             return; /* requests on it find no conn and are refused */
         }
+        conn->sv = sv;
         conn->fd = info->connect_fd;
         http_set_state(conn, CONN_IDLE);
         conn->next = sv->conns;
@@ -65,6 +66,18 @@ static const struct call *call_of(const struct server *sv, const struct conn *co
     return c;
 }
 
+void http_cut_error(struct api_error *ae, int status, const char *why)
+{
+    const char *code = status == 408   ? "request_timeout"
+                       : status == 413 ? "request_too_large"
+                       : status == 414 ? "uri_too_long"
+                       : status == 431 ? "headers_too_large"
+                       : status == 505 ? "http_version_not_supported"
+                       : status < 500  ? "malformed_request"
+                                       : "internal_error";
+    api_fail(ae, status, NULL, code, "The request was not taken: %s.", why);
+}
+
 /* Nothing of an answer may be under way when status is given: this writes past libmicrohttpd, which
  * cannot answer a request before it has all of it. */
 void http_cut(struct server *sv, struct conn *conn, int status, const char *why)
@@ -73,12 +86,14 @@ void http_cut(struct server *sv, struct conn *conn, int status, const char *why)
     struct buf body = {0}, all = {0};
     if (conn->cut)
         return;
+    const struct call *c = call_of(sv, conn);
     conn->cut = true;
+    conn->cut_status = status;
     sv->n_cut_off++;
+    if (status && !c) /* else it is counted with the call */
+        http_count(sv, "none", "other", status);
     if (status && !sv->settings->tls_cert[0]) { /* bare words would break a TLS connection */
-        api_fail(&ae, status, NULL, status == 408 ? "request_timeout" : "request_too_large",
-                 "The request was not taken: %s.", why);
-        const struct call *c = call_of(sv, conn);
+        http_cut_error(&ae, status, why);
         if (c)
             http_write_error(c, &body, &ae);
         else
@@ -86,7 +101,7 @@ void http_cut(struct server *sv, struct conn *conn, int status, const char *why)
         buf_fmt(&all,
                 "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
                 "Connection: close\r\n",
-                status, status == 408 ? "Request Timeout" : "Content Too Large", body.n);
+                status, MHD_get_reason_phrase_for((unsigned)status), body.n);
         if (c && c->request_id[0]) /* none before its headers are whole */
             buf_fmt(&all, "x-request-id: %s\r\n", c->request_id);
         buf_str(&all, "\r\n");

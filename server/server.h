@@ -39,12 +39,15 @@ enum conn_state {
     CONN_ANSWERING
 };
 struct conn {
+    struct server *sv;
     int fd;
     enum conn_state state;
     uint64_t since_us;   /* of the state */
     uint64_t read_bytes; /* of the body being read */
     uint64_t looked_us;  /* when it was last asked whether its client is still there */
     bool cut;            /* shut down by us; libmicrohttpd has yet to notice */
+    int cut_status;      /* what its client was told then; 0: nothing */
+    bool queueing;       /* what is queued now is ours: refusals.c */
     struct conn *prev, *next;
 };
 
@@ -88,6 +91,7 @@ struct call {
     bool streaming; /* status and headers are out; `sse` carries the rest */
     bool queued;    /* an answer was handed to libmicrohttpd */
     bool close_after;
+    bool unmeasured; /* where its body ends is not certain */
     bool http10;
     int status; /* of the answer; 0: none yet */
     const char *content_type;

@@ -201,6 +201,107 @@ TEST(errors_of_size_and_time)
     rig_stop(&r);
 }
 
+/* What libmicrohttpd refuses before a request is ours, and what it would let pass although nobody
+ * can be sure where the body ends: one answer, our object, and the connection is over. */
+struct unreadable {
+    const char *request; /* '*' stands for 100,000 letters, where there is one */
+    int status;
+    const char *code;
+};
+static const struct unreadable unreadables[] = {
+    {"GET /health\r\n\r\n", 400, "malformed_request"},
+    {"GET  HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed_request"},
+    {"GET /health http/1.1\r\nHost: x\r\n\r\n", 400, "malformed_request"},
+    {"GET /health HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400, "malformed_request"},
+    {"GET /health HTTP/0.9\r\nHost: x\r\n\r\n", 505, "http_version_not_supported"},
+    {"GET /health HTTP/3.7\r\nHost: x\r\n\r\n", 505, "http_version_not_supported"},
+    {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "http_version_not_supported"},
+    {"GET /* HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri_too_long"},
+    {"GET /health HTTP/1.1\r\nHost: x\r\nX: *\r\n\r\n", 431, "headers_too_large"},
+    {"GET /health HTTP/1.1\r\nHost: x\r\n*: x\r\n\r\n", 431, "headers_too_large"},
+    {"POST " CHAT HEAD "Content-Length: 5x\r\n\r\nabcde", 400, "malformed_request"},
+    {"POST " CHAT HEAD "Content-Length: -5\r\n\r\nabcde", 400, "malformed_request"},
+    {"POST " CHAT HEAD "Content-Length: 99999999999999999999999\r\n\r\nabcde", 413,
+     "request_too_large"},
+    {"POST " CHAT HEAD "Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", 400,
+     "malformed_request"},
+    {"POST " CHAT HEAD "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400,
+     "malformed_request"},
+    {"POST " CHAT HEAD "Transfer-Encoding: gzip\r\n\r\nabcde", 501, "not_implemented"},
+    {"POST " CHAT HEAD "Transfer-Encoding: chunked\r\n\r\nzz\r\nabcde\r\n0\r\n\r\n", 400,
+     "malformed_request"},
+    {"POST " CHAT HEAD "Transfer-Encoding: chunked\r\n\r\n5\r\nabcdeXX0\r\n\r\n", 400,
+     "malformed_request"},
+    {"POST " CHAT HEAD "Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n", 413,
+     "request_too_large"},
+    {"POST " CHAT HEAD "Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\nno colon\r\n\r\n", 400,
+     "malformed_request"},
+    {"POST " CHAT HEAD "Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\nx: *\r\n\r\n", 431,
+     "headers_too_large"},
+};
+
+static void check_unreadable(struct rig *r, const struct unreadable *u, bool second, bool halves)
+{
+    const char *star = strchr(u->request, '*');
+    struct buf b = {0};
+    bool spread = star && u->status != 505;
+    buf_add(&b, u->request, spread ? (size_t)(star - u->request) : strlen(u->request));
+    for (int i = 0; spread && i < 100000; i++)
+        buf_add(&b, "a", 1);
+    if (spread)
+        buf_str(&b, star + 1);
+    int fd = client_open(r);
+    if (second) {
+        client_say(fd, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+        free(client_read(fd, "{\"status\":\"ok\"}", 3000));
+    }
+    client_send(fd, b.s, halves ? b.n / 2 : b.n);
+    if (halves) {
+        usleep(3000);
+        client_send(fd, b.s + b.n / 2, b.n - b.n / 2);
+    }
+    char *a = client_read(fd, NULL, 5000);
+    CHECK_MSG(status_of(a) == u->status, "%.60s: %.200s", u->request, a);
+    CHECK_MSG(!strstr(a + 1, "HTTP/1.1 "), "%.60s: two heads: %.400s", u->request, a);
+    CHECK(strcasestr(a, "\r\nconnection: close\r\n"));
+    CHECK(strcasestr(a, "\r\ncontent-type: application/json\r\n"));
+    cJSON *v = body_of(a);
+    CHECK_MSG(cJSON_GetArraySize(v) == 1 && cJSON_GetArraySize(at(v, "error")) == 4, "%s", a);
+    CHECK_MSG(!strcmp(text_at(v, "error.code"), u->code), "%.60s: %s", u->request, a);
+    CHECK(cJSON_IsNull(at(v, "error.param")) && strlen(text_at(v, "error.message")) > 30);
+    cJSON_Delete(v);
+    free(a);
+    close(fd);
+    buf_free(&b);
+}
+
+TEST_LIMIT(errors_of_requests_that_cannot_be_read, 60)
+{
+    enum { N = sizeof unreadables / sizeof *unreadables };
+    struct rig r;
+    unsigned n_400 = 0;
+    rig_prepare(&r);
+    rig_start(&r);
+    for (int way = 0; way < 4; way++)
+        for (size_t i = 0; i < N; i++) {
+            check_unreadable(&r, &unreadables[i], way & 1, way & 2);
+            n_400 += unreadables[i].status == 400;
+        }
+    char *a = rig_get(&r, "/metrics"), *at = a; /* each is counted as what it was, none as 499 */
+    unsigned counted = 0;
+    while ((at = strstr(at, "http_requests_total{")) && at++) {
+        unsigned long n = strtoul(strchr(at, '}') + 1, NULL, 10);
+        bool is_400 = !strncmp(strchr(at, '}') - 5, "\"400\"", 5);
+        counted += is_400 ? (unsigned)n : 0;
+        CHECK_MSG(strncmp(strchr(at, '}') - 5, "\"499\"", 5) != 0, "%.100s", at);
+    }
+    CHECK_MSG(counted == n_400, "%u of %u", counted, n_400);
+    free(a);
+    CHECK(fake_count.submitted == 0);
+    EVENTUALLY(gauge(&r, "gaze_calls") == 1);
+    rig_stop(&r);
+}
+
 /* 401, 403 and the 429 of a key. */
 TEST(errors_of_keys)
 {

@@ -315,6 +315,16 @@ class Https(unittest.TestCase):
                 c.request("GET", "/v1/models")
                 self.assertEqual(c.getresponse().status, 200)
                 c.close()
+            for request, status in ((b"GET /health\r\n\r\n", 400),
+                                    (b"GET /%s HTTP/1.1\r\n\r\n" % (b"a" * 50000), 414)):
+                c = server.connect()
+                c.connect()
+                c.sock.sendall(request)
+                answer = http.client.HTTPResponse(c.sock)
+                answer.begin()
+                self.assertEqual((answer.status, sorted(json.loads(answer.read())["error"])),
+                                 (status, ["code", "message", "param", "type"]))
+                c.close()
             with self.assertRaises((ssl.SSLError, ConnectionError)):
                 context = ssl.create_default_context(cafile=self.crt)
                 context.set_ciphers("ALL:@SECLEVEL=0")
