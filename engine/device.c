@@ -42,17 +42,12 @@ static int32_t whatever_is_there(void)
     return -1;
 }
 
-enum err_code engine_device(int32_t *out, const char *name, struct err *e)
+static enum err_code read_name(int32_t *out, const char *name, struct err *e)
 {
     unsigned long n = 0;
-    if (!strcmp(name, "auto")) {
-        *out = whatever_is_there();
+    *out = -1;
+    if (!strcmp(name, "cpu"))
         return ERR_OK;
-    }
-    if (!strcmp(name, "cpu")) {
-        *out = -1;
-        return ERR_OK;
-    }
     if (strcmp(name, "cuda") != 0) {
         char *end = NULL;
         if (strncmp(name, "cuda:", 5) != 0 || name[5] < '0' || name[5] > '9' ||
@@ -63,8 +58,27 @@ enum err_code engine_device(int32_t *out, const char *name, struct err *e)
     }
     if (!cuda_device_check)
         return no_back_end(name, e);
-    if (cuda_device_check((uint32_t)n, e))
-        return err_prefix(e, "device");
     *out = (int32_t)n;
+    return ERR_OK;
+}
+
+enum err_code engine_device(int32_t *out, const char *name, struct err *e)
+{
+    if (!strcmp(name, "auto")) {
+        *out = whatever_is_there();
+        return ERR_OK;
+    }
+    if (read_name(out, name, e))
+        return e->code;
+    if (*out >= 0 && cuda_device_check((uint32_t)*out, e))
+        return err_prefix(e, "device");
+    return ERR_OK;
+}
+
+enum err_code engine_planned_device(int32_t *out, const char *name, struct err *e)
+{
+    if (strcmp(name, "auto") != 0)
+        return read_name(out, name, e);
+    *out = whatever_is_there();
     return ERR_OK;
 }

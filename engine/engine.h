@@ -48,6 +48,7 @@ struct engine_options {
     uint32_t max_seqs;         /* running at once in a group: rows of a decode step */
     uint32_t max_queued;       /* waiting requests; beyond: ERR_BUSY */
     uint32_t prefill_tokens;   /* of one prefill step */
+    uint64_t plan_for; /* plan as if so many bytes were free, on a GPU on each; 0: what is there */
     uint64_t kv_bytes; /* of each group's KV pool; 0: enough for max_context, a share of memory */
     bool prefix_cache;
     weights_progress *progress; /* may be NULL */
@@ -63,6 +64,8 @@ void engine_prepare_ranks(void);
 /* options.cuda_device for "auto" (a GPU when a usable one is there), "cpu", "cuda" (the first) or
  * "cuda:N". ERR_INVALID, ERR_CUDA: what is missing, in one sentence that offers the CPU. */
 MUST_CHECK enum err_code engine_device(int32_t *out, const char *name, struct err *e);
+/* The same for a plan: the GPU need not be there, only the back end in this build. */
+MUST_CHECK enum err_code engine_planned_device(int32_t *out, const char *name, struct err *e);
 const char *engine_backends(void); /* of this build: "cpu" or "cpu cuda" */
 
 /* The memory plan: what is reserved at start; nothing is added after. */

@@ -258,7 +258,9 @@ static enum err_code make(struct plan_detail *out, const struct engine_options *
         (double)weights_bytes_share(cfg, &r->share, DT_BF16) / (double)weights_bytes(cfg, DT_BF16);
     size_t weight_bytes =
         device && n_ranks > 1 ? (size_t)((double)all_weight_bytes * part) : all_weight_bytes;
-    uint64_t available = device ? device_free_bytes(o, n_ranks) : plan_available_bytes();
+    uint64_t available = o->plan_for ? o->plan_for
+                         : device    ? device_free_bytes(o, n_ranks)
+                                     : plan_available_bytes();
     uint64_t fixed =
         (uint64_t)weight_bytes + (uint64_t)n_sharing * workspace + (device ? 0 : PROGRAM_BYTES);
     uint64_t left = available > fixed ? (available - fixed) / n_sharing : 0;

@@ -163,19 +163,40 @@ static int take_switch(void *arg, char **argv, int n_left)
     return 1;
 }
 
+struct plan_args {
+    struct switches json;
+    struct settings *s;
+    const char *bad; /* what is no size behind --for */
+};
+
+/* --json; --for BYTES: of memory that is free, here or on each GPU, as the plan should take it. */
+static int take_plan_args(void *arg, char **argv, int n_left)
+{
+    struct plan_args *p = arg;
+    if (strcmp(argv[0], "--for") != 0)
+        return take_switch(&p->json, argv, n_left);
+    if (n_left < 2 || !settings_bytes(argv[1], &p->s->plan_for) || !p->s->plan_for)
+        p->bad = n_left < 2 ? "" : argv[1];
+    return n_left < 2 ? 1 : 2;
+}
+
 int cli_plan(int argc, char **argv)
 {
-    struct switches json = {"--json", false};
     struct settings s;
+    struct plan_args args = {{"--json", false}, &s, NULL};
     struct engine_options o;
     struct engine_plan p;
     struct err e = {0};
-    bool told, known = !load(&s, &o, argc, argv, take_switch, &json, &e);
+    bool told, known = !load(&s, &o, argc, argv, take_plan_args, &args, &e);
+    if (known && args.bad) {
+        err_set(&e, ERR_INVALID, "--for: \"%.40s\" is no size (such as 140GiB)", args.bad);
+        known = false;
+    }
     if (!known || engine_make_plan(&p, &o, &e)) {
         settings_free(&s);
         return cli_fail_as(known ? EXIT_MODEL : EXIT_SETTINGS, &e);
     }
-    if (json.on) {
+    if (args.json.on) {
         struct buf b = {0};
         struct jo j = {.b = &b};
         jo_obj(&j);

@@ -15,7 +15,8 @@ static void help(FILE *to)
             version_number);
     fputs("  gaze serve [options]       serve a model\n"
           "  gaze check [--quick]       would it serve? settings, keys, certificate, model\n"
-          "  gaze plan [--json]         the memory it would take, without loading it\n"
+          "  gaze plan [--json]         the memory it would take, without loading it;\n"
+          "            [--for BYTES]    as if so much were free, here or on each GPU\n"
           "  gaze info                  what the checkpoint is\n"
           "  gaze tokenize [--jsonl]    text on standard input to token ids\n"
           "  gaze bench [--quick]       tokens/s of prefill and decode\n"

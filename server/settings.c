@@ -181,8 +181,7 @@ static const struct option *find(const char *name, size_t n, bool underscores)
     return NULL;
 }
 
-/* "64", "2GiB", "512 MiB", "1.5G"; powers of 1024. */
-static bool parse_bytes(const char *s, uint64_t *out)
+bool settings_bytes(const char *s, uint64_t *out)
 {
     static const char units[] = "KMGT";
     char *end;
@@ -252,7 +251,7 @@ static enum err_code set(struct settings *s, const struct option *o, const char 
             return err_set(e, ERR_INVALID, "%s: \"%.60s\" is not a whole number", o->name, value);
         break;
     case BYTES:
-        if (!parse_bytes(value, &v))
+        if (!settings_bytes(value, &v))
             return err_set(e, ERR_INVALID, "%s: \"%.60s\" is no size like 512MiB", o->name, value);
         break;
     }
@@ -505,8 +504,9 @@ enum err_code settings_engine(const struct settings *s, struct engine_options *o
     engine_options_default(o);
     if (s->tp * s->dp > 1)
         engine_prepare_ranks();
-    if (engine_device(&o->cuda_device, s->device, e))
+    if ((s->plan_for ? engine_planned_device : engine_device)(&o->cuda_device, s->device, e))
         return e->code;
+    o->plan_for = s->plan_for;
     o->model_dir = s->model[0] ? s->model : bundled_model(bundled, sizeof bundled);
     if (!o->model_dir)
         return err_set(e, ERR_INVALID, "model: no directory was given (--model DIR)");

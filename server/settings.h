@@ -33,6 +33,7 @@ struct settings {
     uint64_t dp;           /* attention groups */
     uint64_t step_limit_s; /* 0: by the number of groups; see engine_lost() */
     uint64_t threads, max_context, max_seqs, max_queued, prefill_tokens, kv_memory, layers;
+    uint64_t plan_for;     /* bytes; no option: gaze plan alone sets it */
     uint64_t prefix_cache; /* 0: off, 1: on */
     uint64_t load;         /* 0: auto, 1: dummy */
     uint64_t log_level;    /* enum log_level */
@@ -59,6 +60,8 @@ typedef int settings_rest(void *arg, char **argv, int n_left);
 MUST_CHECK enum err_code settings_load(struct settings *s, char **argv, int argc,
                                        settings_rest *rest, void *rest_arg, struct err *e);
 void settings_default(struct settings *s);
+/* "64", "2GiB", "512 MiB", "1.5G"; powers of 1024. */
+bool settings_bytes(const char *s, uint64_t *out);
 /* One option by its flag name, e.g. in tests. */
 MUST_CHECK enum err_code settings_set(struct settings *s, const char *name, const char *value,
                                       struct err *e);
