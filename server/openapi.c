@@ -1,7 +1,9 @@
 /* openapi.c - GET /openapi.json: what this server takes and gives, as OpenAPI 3.1.
  *
- * Paths come from the routes, requests from the tables of schema.h; answers are described here.
+ * Paths come from the routes, requests from the tables of schema.h, answers from
+ * openapi_answers.c.
  */
+#include "openapi.h"
 #include "api.h"
 #include "http.h"
 #include "schema.h"
@@ -11,96 +13,10 @@
 #include <math.h>
 #include <string.h>
 
-/* With ' for ". Named parts of an object that others need not send are left open. */
-static const char answers[] =
-    "'Error':{'type':'object','required':['error'],'properties':{'error':{'type':'object',"
-    "'required':['message','type','param','code'],'properties':{'message':{'type':'string'},"
-    "'type':{'type':'string'},'param':{'type':['string','null']},'code':{'type':['string','null']}"
-    "}}}},"
-    "'MessagesError':{'type':'object','required':['type','error','request_id'],'properties':{"
-    "'type':{'const':'error'},'error':{'type':'object','required':['type','message'],"
-    "'properties':{'type':{'type':'string'},'message':{'type':'string'}}},"
-    "'request_id':{'type':'string'}}},"
-    "'Count':{'type':'integer','minimum':0},"
-    "'Timings':{'type':'object','required':['queue_ms','prompt_n','prompt_ms','prompt_per_second',"
-    "'cached_n','predicted_n','predicted_ms','predicted_per_second','ttft_ms','total_ms',"
-    "'device_ms','kv_byte_seconds'],'additionalProperties':{'type':'number','minimum':0}},"
-    "'Usage':{'type':'object','required':['prompt_tokens','completion_tokens','total_tokens',"
-    "'prompt_tokens_details','completion_tokens_details','prompt_cache_hit_tokens',"
-    "'prompt_cache_miss_tokens'],'additionalProperties':{'anyOf':[{'$ref':"
-    "'#/components/schemas/Count'},{'type':'object','additionalProperties':{'$ref':"
-    "'#/components/schemas/Count'}}]}},"
-    "'ToolCall':{'type':'object','required':['id','type','function'],'properties':{'id':{'type':"
-    "'string'},'type':{'const':'function'},'function':{'type':'object','required':['name',"
-    "'arguments'],'properties':{'name':{'type':'string'},'arguments':{'type':'string'}}}}},"
-    "'FinishReason':{'enum':['stop','length','tool_calls',null]},"
-    "'ChatCompletion':{'type':'object','required':['id','object','created','model',"
-    "'system_fingerprint','choices','usage','timings'],'properties':{'id':{'type':'string'},"
-    "'object':{'const':'chat.completion'},'created':{'type':'integer'},'model':{'type':'string'},"
-    "'system_fingerprint':{'type':'string'},'choices':{'type':'array','minItems':1,'items':{"
-    "'type':'object','required':['index','message','logprobs','finish_reason'],'properties':{"
-    "'index':{'$ref':'#/components/schemas/Count'},'message':{'type':'object','required':['role',"
-    "'content','refusal'],'properties':{'role':{'const':'assistant'},'content':{'type':['string',"
-    "'null']},'refusal':{'type':'null'},'reasoning':{'type':'string'},'reasoning_content':{'type':"
-    "'string'},'tool_calls':{'type':'array','minItems':1,'items':{'$ref':"
-    "'#/components/schemas/ToolCall'}}}},'logprobs':{'type':['object','null']},'finish_reason':{"
-    "'$ref':'#/components/schemas/FinishReason'}}}},'usage':{'$ref':'#/components/schemas/Usage'},"
-    "'timings':{'$ref':'#/components/schemas/Timings'}}},"
-    "'ChatCompletionChunk':{'type':'object','required':['id','object','created','model','choices']"
-    ",'properties':{'id':{'type':'string'},'object':{'const':'chat.completion.chunk'},'choices':{"
-    "'type':'array','items':{'type':'object','required':['index','delta','finish_reason'],"
-    "'properties':{'index':{'$ref':'#/components/schemas/Count'},'delta':{'type':'object',"
-    "'properties':{'role':{'const':'assistant'},'content':{'type':'string'},'tool_calls':{'type':"
-    "'array','items':{'type':'object','required':['index','function']}}}},'finish_reason':{'$ref':"
-    "'#/components/schemas/FinishReason'}}}},'usage':{'anyOf':[{'type':'null'},{'$ref':"
-    "'#/components/schemas/Usage'}]},'prompt_progress':{'type':'object','required':['total',"
-    "'processed']},'timings':{'$ref':'#/components/schemas/Timings'}}},"
-    "'Completion':{'type':'object','required':['id','object','created','model','choices','usage',"
-    "'timings'],'properties':{'id':{'type':'string'},'object':{'const':'text_completion'},"
-    "'choices':{'type':'array','minItems':1,'items':{'type':'object','required':['index','text',"
-    "'logprobs','finish_reason'],'properties':{'index':{'$ref':'#/components/schemas/Count'},"
-    "'text':{'type':'string'},'finish_reason':{'$ref':'#/components/schemas/FinishReason'}}}},"
-    "'usage':{'$ref':'#/components/schemas/Usage'},'timings':{'$ref':"
-    "'#/components/schemas/Timings'}}},"
-    "'Message':{'type':'object','required':['id','type','role','model','content','stop_reason',"
-    "'stop_sequence','usage','timings'],'properties':{'id':{'type':'string'},'type':{'const':'"
-    "message'},"
-    "'role':{'const':'assistant'},'content':{'type':'array','items':{'type':'object','required':["
-    "'type'],'properties':{'type':{'enum':['text','thinking','tool_use']}}}},'stop_reason':{'enum'"
-    ":['end_turn','max_tokens','stop_sequence','tool_use',null]},'stop_sequence':{'type':['string'"
-    ",'null']},'usage':{'type':'object','required':['input_tokens','output_tokens',"
-    "'cache_read_input_tokens','cache_creation_input_tokens'],'additionalProperties':{'$ref':"
-    "'#/components/schemas/Count'}},'timings':{'$ref':'#/components/schemas/Timings'}}},"
-    "'TokenCount':{'type':'object','required':['input_tokens'],'properties':{'input_tokens':{"
-    "'$ref':'#/components/schemas/Count'}}},"
-    "'Response':{'type':'object','required':['id','object','created_at','status','error',"
-    "'incomplete_details','instructions','metadata','model','output','parallel_tool_calls',"
-    "'temperature','tool_choice','tools','top_p','usage','previous_response_id','store'],"
-    "'properties':{'id':{'type':'string'},'object':{'const':'response'},'status':{'enum':["
-    "'in_progress','completed','incomplete','failed','cancelled']},'output':{'type':'array',"
-    "'items':{'type':'object','required':['id','type','status'],'properties':{'type':{'enum':["
-    "'message','reasoning','function_call']}}}},'usage':{'type':['object','null'],'required':["
-    "'input_tokens','output_tokens','total_tokens','input_tokens_details','output_tokens_details']"
-    "},'timings':{'$ref':'#/components/schemas/Timings'}}},"
-    "'Deleted':{'type':'object','required':['id','object','deleted'],'properties':{'deleted':{"
-    "'const':true}}},"
-    "'Model':{'type':'object','required':['id','object','created','owned_by','max_model_len'],"
-    "'properties':{'id':{'type':'string'},'object':{'const':'model'},'max_model_len':{'type':"
-    "'integer'}}},"
-    "'ModelList':{'type':'object','required':['object','data'],'properties':{'object':{'const':"
-    "'list'},'data':{'type':'array','items':{'$ref':'#/components/schemas/Model'}}}},"
-    "'Tokens':{'type':'object','required':['count','max_model_len','tokens','token_strs'],"
-    "'properties':{'count':{'$ref':'#/components/schemas/Count'},'tokens':{'type':'array','items':"
-    "{'$ref':'#/components/schemas/Count'}},'token_strs':{'type':['array','null']}}},"
-    "'Text':{'type':'object','required':['prompt'],'properties':{'prompt':{'type':'string'}}},"
-    "'Health':{'type':'object','required':['status'],'properties':{'status':{'const':'ok'}}},"
-    "'Version':{'type':'object','required':['version','commit','backends','model',"
-    "'system_fingerprint']},"
-    "'Any':{}";
-
 static void write_answers(struct buf *b)
 {
-    size_t n = sizeof answers - 1, from = 0;
+    const char *const answers = openapi_answers;
+    size_t n = strlen(answers), from = 0;
     for (size_t i = 0; i <= n; i++) {
         if (i < n && answers[i] != '\'')
             continue;
@@ -200,12 +116,10 @@ static void write_fields(struct jo *j, const struct field_rule *rules)
 /* --- paths -------------------------------------------------------------------------------------
  */
 
-static void write_ref(struct jo *j, const char *media, const char *name)
+static void write_media(struct jo *j, const char *media, const char *name)
 {
     char ref[80];
     snprintf(ref, sizeof ref, "#/components/schemas/%s", name);
-    jo_key(j, "content");
-    jo_obj(j);
     jo_key(j, media);
     jo_obj(j);
     jo_key(j, "schema");
@@ -213,6 +127,13 @@ static void write_ref(struct jo *j, const char *media, const char *name)
     jo_kstr(j, "$ref", ref);
     jo_end(j, '}');
     jo_end(j, '}');
+}
+
+static void write_ref(struct jo *j, const char *media, const char *name)
+{
+    jo_key(j, "content");
+    jo_obj(j);
+    write_media(j, media, name);
     jo_end(j, '}');
 }
 
@@ -236,7 +157,12 @@ static void write_answer(struct jo *j, const struct route *r)
         jo_key(j, "200");
         jo_obj(j);
         jo_kstr(j, "description", r->answer);
-        write_ref(j, r->media ? r->media : "application/json", r->answer);
+        jo_key(j, "content");
+        jo_obj(j);
+        write_media(j, r->media ? r->media : "application/json", r->answer);
+        if (r->events) /* each event's data; but for the last, [DONE], of the first two */
+            write_media(j, "text/event-stream", r->events);
+        jo_end(j, '}');
         jo_end(j, '}');
     }
     jo_key(j, r->answer ? "default" : "501");

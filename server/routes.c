@@ -3,10 +3,10 @@
 #include "http.h"
 #include "schema.h"
 
-#define MODEL_CALL(at, name, schema, run, says)                                                    \
+#define MODEL_CALL(at, name, schema, run, says, streams)                                           \
     {                                                                                              \
         .method = "POST", .path = (at), .handler = (name), .needs_engine = true,                   \
-        .body = &(schema), .handle = (run), .answer = (says)                                       \
+        .body = &(schema), .handle = (run), .answer = (says), .events = (streams)                  \
     }
 #define PLAIN(verb, at, name, run, says)                                                           \
     .method = (verb), .path = (at), .handler = (name), .handle = (run), .answer = (says)
@@ -17,12 +17,16 @@
     }
 
 const struct route http_routes[] = {
-    MODEL_CALL("/v1/chat/completions", "chat", schema_chat, api_chat, "ChatCompletion"),
-    MODEL_CALL("/v1/completions", "completions", schema_completion, api_completions, "Completion"),
-    MODEL_CALL("/v1/messages", "messages", schema_messages, api_messages, "Message"),
+    MODEL_CALL("/v1/chat/completions", "chat", schema_chat, api_chat, "ChatCompletion",
+               "ChatCompletionChunk"),
+    MODEL_CALL("/v1/completions", "completions", schema_completion, api_completions, "Completion",
+               "CompletionChunk"),
+    MODEL_CALL("/v1/messages", "messages", schema_messages, api_messages, "Message",
+               "MessageEvent"),
     MODEL_CALL("/v1/messages/count_tokens", "count_tokens", schema_count_tokens, api_count_tokens,
-               "TokenCount"),
-    MODEL_CALL("/v1/responses", "responses", schema_responses, api_responses, "Response"),
+               "TokenCount", NULL),
+    MODEL_CALL("/v1/responses", "responses", schema_responses, api_responses, "Response",
+               "ResponseEvent"),
     {PLAIN("GET", "/v1/responses/*", "responses", api_response, "Response"),
      .query = "starting_after"},
     {PLAIN("DELETE", "/v1/responses/*", "responses", api_response_delete, "Deleted")},
@@ -33,8 +37,8 @@ const struct route http_routes[] = {
     {PLAIN("DELETE", "/v1/streams/*", "streams", api_stream_delete, "Deleted")},
     {PLAIN("GET", "/v1/models", "models", api_models, "ModelList")},
     {PLAIN("GET", "/v1/models/*", "models", api_model, "Model")},
-    MODEL_CALL("/tokenize", "tokenize", schema_tokenize, api_tokenize, "Tokens"),
-    MODEL_CALL("/detokenize", "detokenize", schema_detokenize, api_detokenize, "Text"),
+    MODEL_CALL("/tokenize", "tokenize", schema_tokenize, api_tokenize, "Tokens", NULL),
+    MODEL_CALL("/detokenize", "detokenize", schema_detokenize, api_detokenize, "Text", NULL),
     {PLAIN("GET", "/", "page", api_page, "Any"), .media = "text/html"},
     {PLAIN("GET", "/health", "health", api_health, "Health")},
     {PLAIN("GET", "/health/ready", "health", api_health, "Health")},

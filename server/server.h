@@ -59,6 +59,7 @@ struct route {
     const struct body_schema *body; /* what its JSON body holds; NULL: it takes none */
     void (*handle)(struct call *c);
     const char *answer; /* in /openapi.json; NULL: it is not implemented */
+    const char *events; /* there, of an event where it streams; NULL: it does not */
     const char *shown;  /* the path there; NULL: path, with {id} for its '*' */
     const char *media;  /* of the answer; NULL: application/json */
     const char *query;  /* names of numbers that may follow '?', with spaces; NULL: none */

@@ -143,7 +143,7 @@ else
     if [ -f $ember/model.safetensors ]; then
         stop
         start --model $ember --served-name ember
-        for sdk in tools structured responses anthropic vercel langchain; do
+        for sdk in tools structured events responses anthropic vercel langchain; do
             sdk $sdk.mjs
         done
         if command -v chromium >/dev/null; then
