@@ -32,6 +32,8 @@ struct comm_body {
  * the rest of struct comm once they have returned. */
 MUST_CHECK enum err_code comm_threads_open(struct comm **out, const struct comm_config *cfg,
                                            struct err *e);
+MUST_CHECK enum err_code comm_tcp_open(struct comm **out, const struct comm_config *cfg,
+                                       struct err *e);
 /* Only in builds with the GPU back end; nccl needs its library beside it. */
 MUST_CHECK enum err_code comm_device_open(struct comm **out, const struct comm_config *cfg,
                                           struct err *e);

@@ -29,18 +29,22 @@ const char *comm_op_name(enum comm_op op)
 struct kind {
     const char *name;
     enum err_code (*open)(struct comm **out, const struct comm_config *cfg, struct err *e);
+    bool meets; /* the ranks' first barrier is left to comm_open(): abort must find them by then */
 };
 
 static enum err_code find_kind(struct kind *out, const char *name, struct err *e)
 {
     const struct kind all[] = {
-        {"threads", comm_threads_open}, {"device", comm_device_open}, {"nccl", comm_nccl_open}};
+        {"threads", comm_threads_open, false},
+        {"tcp", comm_tcp_open, true},
+        {"device", comm_device_open, false},
+        {"nccl", comm_nccl_open, false}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i].open && !strcmp(all[i].name, name)) {
             *out = all[i];
             return ERR_OK;
         }
-    return err_set(e, ERR_INVALID, "comm: \"%.40s\" is no kind of this build (threads%s%s)", name,
+    return err_set(e, ERR_INVALID, "comm: \"%.40s\" is no kind of this build (threads, tcp%s%s)", name,
                    comm_device_open ? ", device" : "", comm_nccl_open ? ", nccl" : "");
 }
 
@@ -88,13 +92,18 @@ enum err_code comm_open(struct comm **out, const struct comm_config *given, stru
     c->rank = cfg.rank;
     c->n_ranks = cfg.n_ranks;
     c->any_order = cfg.any_order;
-    c->timeout_ms = cfg.timeout_ms;
+    c->timeout_ms = cfg.open_ms;
     c->max_bytes = cfg.max_bytes;
     c->meeting = meeting_number(cfg.meeting);
     mutex_lock(&open_lock);
     c->next_open = all_open;
     all_open = c;
     mutex_unlock(&open_lock);
+    if (kind.meets && c->body->barrier(c, NULL, e)) {
+        comm_close(c);
+        return e->code;
+    }
+    c->timeout_ms = cfg.timeout_ms;
     *out = c;
     return ERR_OK;
 }

@@ -5,9 +5,11 @@
  * number (seq, from 1), and a rank that comes with another operation or size breaks the group. A
  * rank may be in several groups, and has one struct comm for each group and lane.
  *
- * Three bodies, chosen by name; which one is for whom:
+ * Four bodies, chosen by name; which one is for whom:
  *   - threads: ranks are threads of one process, buffers are host memory. Done on return; the
  *     stream is NULL.
+ *   - tcp: ranks are threads of one or several processes, buffers are host memory, the bytes go over
+ *     TCP. Done on return; the stream is NULL.
  *   - device: ranks are threads of one process, buffers are device memory: several ranks on one
  *     GPU, or GPUs that read each other's memory (NVLink). Queued on the stream.
  *   - nccl: ranks on GPUs of one or several nodes. Queued on the stream.
@@ -57,7 +59,7 @@ enum comm_op {
 const char *comm_op_name(enum comm_op op); /* "all_reduce" */
 
 struct comm_config {
-    const char *kind;       /* "threads", "device" or "nccl" */
+    const char *kind;       /* "threads", "tcp", "device" or "nccl" */
     const char *group;      /* the name under which this group's ranks meet; at most 40 letters */
     uint32_t rank, n_ranks; /* of the group */
     uint32_t device;        /* CUDA's number of this rank's GPU; threads: unused */
@@ -128,7 +130,8 @@ MUST_CHECK enum err_code comm_barrier(struct comm *c, void *stream, struct err *
 
 /* Waits until the stream has done all that is queued, for timeout_ms at most after the last peer
  * was heard of; a late or dead peer is ERR_COMM, and breaks the group. Use it in place of
- * cudaStreamSynchronize() wherever collectives are queued. threads: the group's state, at once. */
+ * cudaStreamSynchronize() wherever collectives are queued. threads and
+ * tcp: the group's state, at once. */
 MUST_CHECK enum err_code comm_wait(struct comm *c, void *stream, struct err *e);
 
 /* Breaks the group for all its ranks in this process, with `why` as the message: calls under way

@@ -16,6 +16,7 @@
 #include "base/rng.h"
 #include "base/thread.h"
 #include "comm/meeting.h"
+#include "comm/sum.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -198,55 +199,11 @@ static enum err_code leave(struct comm *c)
     return ERR_OK;
 }
 
-enum { BLOCK = 1024 }; /* values summed at once, on the stack */
-
-static float bf16_load(const unsigned char *at)
-{
-    uint16_t h;
-    uint32_t bits;
-    float x;
-    memcpy(&h, at, 2);
-    bits = (uint32_t)h << 16;
-    memcpy(&x, &bits, 4);
-    return x;
-}
-
-/* To the nearest, ties to even; a NaN stays one. */
-static uint16_t bf16_of(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    if ((bits & 0x7FFFFFFF) > 0x7F800000)
-        return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
-/* sum[n] = the ranks' in, from byte `at` on, in rank order. */
+/* sum[n] = the ranks' in, from byte `at` on. */
 static void sum_block(const struct group *g, size_t at, size_t n, enum comm_dtype t, float *sum)
 {
-    for (uint32_t r = 0; r < g->n_ranks; r++) {
-        const unsigned char *in = g->place[r].in + at;
-        for (size_t i = 0; i < n; i++) {
-            float x;
-            if (t == COMM_F32)
-                memcpy(&x, in + 4 * i, 4);
-            else
-                x = bf16_load(in + 2 * i);
-            sum[i] = r ? sum[i] + x : x;
-        }
-    }
-}
-
-static void store_block(unsigned char *out, const float *sum, size_t n, enum comm_dtype t)
-{
-    if (t == COMM_F32) {
-        memcpy(out, sum, 4 * n);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        uint16_t h = bf16_of(sum[i]);
-        memcpy(out + 2 * i, &h, 2);
-    }
+    for (uint32_t r = 0; r < g->n_ranks; r++)
+        comm_sum_add(sum, g->place[r].in + at, n, t, r == 0);
 }
 
 static enum err_code all_reduce(struct comm *c, const void *in, void *out, size_t n,
@@ -259,12 +216,12 @@ static enum err_code all_reduce(struct comm *c, const void *in, void *out, size_
               e))
         return e->code;
     size_t end = n * (c->rank + 1) / c->n_ranks;
-    float sum[BLOCK];
-    for (size_t i = n * c->rank / c->n_ranks; i < end; i += BLOCK) {
-        size_t m = end - i < BLOCK ? end - i : BLOCK;
+    float sum[COMM_SUM_BLOCK];
+    for (size_t i = n * c->rank / c->n_ranks; i < end; i += COMM_SUM_BLOCK) {
+        size_t m = end - i < COMM_SUM_BLOCK ? end - i : COMM_SUM_BLOCK;
         sum_block(g, i * size, m, t, sum);
         for (uint32_t r = 0; r < c->n_ranks; r++)
-            store_block(g->place[r].out + i * size, sum, m, t);
+            comm_sum_store(g->place[r].out + i * size, sum, m, t);
     }
     return leave(c);
 }
@@ -277,11 +234,11 @@ static enum err_code reduce_scatter(struct comm *c, const void *in, void *out, s
     (void)stream;
     if (enter(c, (struct place){.op = COMM_REDUCE_SCATTER, .dtype = t, .n = n, .in = in}, e))
         return e->code;
-    float sum[BLOCK];
-    for (size_t i = 0; i < n; i += BLOCK) {
-        size_t m = n - i < BLOCK ? n - i : BLOCK;
+    float sum[COMM_SUM_BLOCK];
+    for (size_t i = 0; i < n; i += COMM_SUM_BLOCK) {
+        size_t m = n - i < COMM_SUM_BLOCK ? n - i : COMM_SUM_BLOCK;
         sum_block(g, (c->rank * n + i) * size, m, t, sum);
-        store_block((unsigned char *)out + i * size, sum, m, t);
+        comm_sum_store((unsigned char *)out + i * size, sum, m, t);
     }
     return leave(c);
 }

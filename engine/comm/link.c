@@ -7,25 +7,21 @@
 #include "base/thread.h"
 #include "comm/comm.h"
 #include "comm/launch.h"
+#include "comm/socket.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 enum {
     MAGIC = 0x657A6167, /* "gaze" */
     VERSION = 1,
     PING_MS = 1000,
-    SEND_MS = 2000,  /* for a peer to take a message */
     RETRY_US = 50000 /* between attempts to reach process 0 */
 };
 
@@ -56,7 +52,7 @@ struct link {
     int wake[2];          /* a pipe that ends the thread's poll */
     pthread_mutex_t lock; /* of sends, and of what follows */
     struct err lost;      /* ERR_OK: all are there */
-    _Atomic bool closing;
+    _Atomic bool closing, parting; /* parting: the others may leave */
     bool started;
     pthread_t thread;
 };
@@ -81,18 +77,7 @@ static struct message text_of(const struct link *k, enum kind kind, const char *
 
 static bool send_to(int fd, const struct message *m)
 {
-    const char *at = (const char *)m;
-    size_t left = sizeof *m;
-    while (left) {
-        ssize_t n = FAULT("meeting.send") ? -1 : send(fd, at, left, MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        at += n;
-        left -= (size_t)n;
-    }
-    return true;
+    return socket_send(fd, m, sizeof *m);
 }
 
 /* A peer that does not take it is found by its silence, or by the end of its connection. */
@@ -131,21 +116,14 @@ static void hang_up(struct peer *p)
     p->fd = -1;
 }
 
-static void set_options(int fd)
-{
-    int one = 1;
-    struct timeval t = {.tv_sec = SEND_MS / 1000};
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t);
-}
-
 /* ---- watching ---- */
 
 /* Once: all others are told, all groups of this process break, and its owner hears of it. */
 static void lose(struct link *k, const struct peer *from, const char *why)
 {
     mutex_lock(&k->lock);
-    bool first = !k->lost.code && !atomic_load(&k->closing);
+    bool agreed = atomic_load(&k->closing) || atomic_load(&k->parting);
+    bool first = !k->lost.code && !agreed;
     if (first)
         err_set(&k->lost, ERR_COMM, "%s", why);
     struct err lost = k->lost;
@@ -240,43 +218,17 @@ static uint64_t after_ms(uint32_t ms)
     return clock_us() + ms * 1000ull;
 }
 
-static enum err_code resolve(struct addrinfo **out, const struct launch *l, struct err *e)
-{
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
-    char port[8];
-    snprintf(port, sizeof port, "%u", l->port);
-    int rc = getaddrinfo(l->host, port, &hints, out);
-    if (rc)
-        return err_set(e, ERR_IO, "meeting: host %.100s: %s", l->host, gai_strerror(rc));
-    return ERR_OK;
-}
-
-/* Listens at the address that the others were given; where that is not this machine's own (a name
- * in front of it), at all of its addresses. */
-static int listen_at(const struct launch *l, struct err *e)
+/* At the address that the others were given. */
+static enum err_code listen_at(int *out, const struct launch *l, struct err *e)
 {
     struct addrinfo *at;
-    struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons(l->port)};
-    int one = 1, no = 0;
-    if (resolve(&at, l, e))
-        return -1;
-    int fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    int rc = FAULT("meeting.listen") ? -1 : bind(fd, at->ai_addr, at->ai_addrlen);
+    if (socket_resolve(&at, l->host, l->port, e))
+        return e->code;
+    e->code = ERR_OK;
+    if (socket_listen(out, at->ai_addr, at->ai_addrlen, e))
+        err_prefix(e, "meeting: %.100s", l->host);
     freeaddrinfo(at);
-    if (rc && errno == EADDRNOTAVAIL) {
-        close(fd);
-        fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-        (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
-        rc = bind(fd, (struct sockaddr *)&any, sizeof any);
-    }
-    if (!rc && !listen(fd, LAUNCH_MAX_PROCESSES))
-        return fd;
-    err_set(e, ERR_IO, "meeting: port %u of %.100s: %s", l->port, l->host, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return -1;
+    return e->code;
 }
 
 /* What is wrong with a HELLO; NULL: nothing. */
@@ -342,7 +294,7 @@ static void take_callers(struct link *k, int listener, uint64_t end_us)
         if (call >= 0 && n == CALLERS)
             hang_up(&caller[--n]); /* the newest stranger makes room */
         if (call >= 0) {
-            set_options(call);
+            socket_set_options(call);
             caller[n++] = (struct peer){.fd = call};
         }
     }
@@ -353,8 +305,8 @@ static void take_callers(struct link *k, int listener, uint64_t end_us)
 
 static enum err_code gather(struct link *k, struct err *e)
 {
-    int listener = listen_at(&k->launch, e);
-    if (listener < 0)
+    int listener = -1;
+    if (listen_at(&listener, &k->launch, e))
         return e->code;
     take_callers(k, listener, after_ms(k->o.watch.open_ms));
     close(listener);
@@ -373,41 +325,16 @@ static enum err_code gather(struct link *k, struct err *e)
     return ERR_OK;
 }
 
-/* One attempt; -1: errno says why. */
-static int call_once(const struct addrinfo *at, uint32_t timeout_ms)
-{
-    int fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), wrong = 0;
-    socklen_t size = sizeof wrong;
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-    if (fd < 0)
-        return -1;
-    if (FAULT("meeting.connect"))
-        errno = wrong = ECONNREFUSED;
-    else if (connect(fd, at->ai_addr, at->ai_addrlen) && errno != EINPROGRESS)
-        wrong = errno;
-    else if (poll(&p, 1, (int)timeout_ms) < 1)
-        wrong = ETIMEDOUT;
-    else if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &wrong, &size))
-        wrong = errno;
-    if (!wrong && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK))
-        wrong = errno;
-    if (!wrong)
-        return fd;
-    close(fd);
-    errno = wrong;
-    return -1;
-}
-
 static enum err_code call_first(struct link *k, uint64_t end_us, struct err *e)
 {
     struct peer *p = &k->peer[0];
     struct addrinfo *all;
     int wrong = ETIMEDOUT;
-    if (resolve(&all, &k->launch, e))
+    if (socket_resolve(&all, k->launch.host, k->launch.port, e))
         return e->code;
     while (p->fd < 0 && clock_us() < end_us) {
         for (struct addrinfo *at = all; at && p->fd < 0; at = at->ai_next)
-            p->fd = call_once(at, 1000);
+            p->fd = socket_call(at->ai_addr, at->ai_addrlen, 1000);
         wrong = errno;
         if (p->fd < 0)
             usleep(RETRY_US);
@@ -416,14 +343,14 @@ static enum err_code call_first(struct link *k, uint64_t end_us, struct err *e)
     if (p->fd < 0)
         return err_set(e, ERR_COMM, "meeting: process 0 is not at %.100s:%u after %u ms: %s",
                        k->launch.host, k->launch.port, k->o.watch.open_ms, strerror(wrong));
-    set_options(p->fd);
+    socket_set_options(p->fd);
     return ERR_OK;
 }
 
 static enum err_code join_first(struct link *k, struct err *e)
 {
     /* process 0 waits for open_ms, perhaps from later on, and then says who is missing */
-    uint64_t end_us = after_ms(k->o.watch.open_ms), answer_us = end_us + SEND_MS * 1000ull;
+    uint64_t end_us = after_ms(k->o.watch.open_ms), answer_us = end_us + SOCKET_SEND_MS * 1000ull;
     struct peer *p = &k->peer[0];
     struct message hello = message_of(k, HELLO);
     if (call_first(k, end_us, e))
@@ -499,6 +426,27 @@ void link_fail(struct link *k, const char *why)
 {
     struct message m = text_of(k, FAILED, why);
     send_all(k, &m, NULL);
+}
+
+void link_part(struct link *k)
+{
+    atomic_store(&k->parting, true);
+}
+
+bool link_address(struct link *k, bool own, struct sockaddr_storage *out, socklen_t *size)
+{
+    *size = sizeof *out;
+    mutex_lock(&k->lock); /* the thread may be hanging up */
+    int fd = k->peer[0].fd;
+    int rc = own ? getsockname(fd, (struct sockaddr *)out, size)
+                 : getpeername(fd, (struct sockaddr *)out, size);
+    mutex_unlock(&k->lock);
+    return !rc;
+}
+
+uint32_t link_process(const struct link *k)
+{
+    return k->launch.process;
 }
 
 void link_close(struct link *k)

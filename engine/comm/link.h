@@ -10,6 +10,9 @@
 
 #include "comm/meeting.h"
 
+#include <stdbool.h>
+#include <sys/socket.h>
+
 struct link;
 
 struct link_options {
@@ -24,5 +27,14 @@ MUST_CHECK enum err_code link_open(struct link **out, const struct launch *l,
 void link_pin(struct link *k, const char *name, const void *note, size_t bytes);
 void link_fail(struct link *k, const char *why);
 void link_close(struct link *k); /* NULL: nothing */
+
+/* From now on nobody who leaves is lost. */
+void link_part(struct link *k);
+uint32_t link_process(const struct link *k); /* this one's number */
+/* This end's address, as process 0 and this process reach each other, or process 0's; false: the
+ * connection is gone. On process 0 the own one is that of its connection to process 1. */
+bool link_address(struct link *k, bool own, struct sockaddr_storage *out, socklen_t *size);
+/* The link of a meeting; NULL: one process. */
+struct link *meeting_link(struct meeting *m);
 
 #endif

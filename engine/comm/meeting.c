@@ -27,6 +27,8 @@ struct meeting {
     struct note *notes;
     uint64_t number;
     struct link *link; /* to the other processes; NULL: there are none */
+    struct meeting_watch watch;
+    struct err lost; /* ERR_OK: all processes are there */
 };
 
 enum err_code meeting_create(struct meeting **out, struct err *e)
@@ -114,14 +116,27 @@ static void pin_theirs(void *arg, const char *name, const void *data, size_t byt
         log_error("meeting", "note=%s error=\"%s\"", name, e.msg);
 }
 
+/* The link's thread: whoever waits for a note waits in vain. */
+static void lose(void *arg, const struct err *why)
+{
+    struct meeting *m = arg;
+    mutex_lock(&m->lock);
+    m->lost = *why;
+    pthread_cond_broadcast(&m->pinned);
+    mutex_unlock(&m->lock);
+    if (m->watch.lost)
+        m->watch.lost(m->watch.arg, why);
+}
+
 enum err_code meeting_join(struct meeting **out, const struct launch *l,
                            const struct meeting_watch *w, struct err *e)
 {
     struct meeting *m;
-    struct link_options o = {*w, pin_theirs, NULL};
+    struct link_options o = {{w->open_ms, w->silence_ms, lose, NULL}, pin_theirs, NULL};
     if (meeting_create(&m, e))
         return e->code;
-    o.board = m;
+    m->watch = *w;
+    o.board = o.watch.arg = m;
     if (l->n_processes > 1 && link_open(&m->link, l, &o, e)) {
         meeting_destroy(m);
         return e->code;
@@ -136,15 +151,37 @@ void meeting_fail(struct meeting *m, const char *why)
         link_fail(m->link, why);
 }
 
+void meeting_part(struct meeting *m)
+{
+    if (m->link)
+        link_part(m->link);
+}
+
+enum err_code meeting_lost(struct meeting *m, struct err *why)
+{
+    mutex_lock(&m->lock);
+    *why = m->lost;
+    mutex_unlock(&m->lock);
+    return why->code;
+}
+
+struct link *meeting_link(struct meeting *m)
+{
+    return m->link;
+}
+
 enum err_code meeting_read(struct meeting *m, const char *name, void *data, size_t bytes,
                            uint32_t timeout_ms, struct err *e)
 {
     uint64_t end_us = clock_us() + (uint64_t)timeout_ms * 1000, now;
     const struct note *n;
     mutex_lock(&m->lock);
-    while (!(n = find(m, name)) && (now = clock_us()) < end_us)
+    while (!(n = find(m, name)) && !m->lost.code && (now = clock_us()) < end_us)
         cond_wait_us(&m->pinned, &m->lock, (unsigned long)(end_us - now));
+    *e = m->lost;
     mutex_unlock(&m->lock); /* a note stays as it is */
+    if (!n && e->code)
+        return e->code;
     if (!n)
         return err_set(e, ERR_COMM, "meeting: nobody pinned %s within %u ms", name, timeout_ms);
     if (n->bytes != bytes)

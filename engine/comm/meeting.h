@@ -42,13 +42,19 @@ MUST_CHECK enum err_code meeting_join(struct meeting **out, const struct launch 
 /* Tells the other processes that this one cannot go on; they are lost, for this reason. */
 void meeting_fail(struct meeting *m, const char *why);
 
+/* The end is agreed: from now on nobody who leaves is lost. */
+void meeting_part(struct meeting *m);
+/* ERR_OK, or why the launch is lost (ERR_COMM). */
+MUST_CHECK enum err_code meeting_lost(struct meeting *m, struct err *why);
+
 /* Leaves: to the others that is as if this process were lost, unless they leave, too. */
 void meeting_destroy(struct meeting *m);
 
 /* Pins note[bytes] under name. ERR_INVALID (the name is taken, or too long), ERR_NOMEM. */
 MUST_CHECK enum err_code meeting_pin(struct meeting *m, const char *name, const void *note,
                                      size_t bytes, struct err *e);
-/* Waits for the note under name, which must have `bytes`. ERR_COMM: nobody pinned it in time. */
+/* Waits for the note under name, which must have `bytes`. ERR_COMM: nobody pinned it in time, or
+ * a process was lost meanwhile. */
 MUST_CHECK enum err_code meeting_read(struct meeting *m, const char *name, void *note, size_t bytes,
                                       uint32_t timeout_ms, struct err *e);
 

@@ -1,5 +1,9 @@
 /* test_comm.c - ranks as threads: the same bits everywhere, and nobody waits for ever. */
+#include "comm/line.h"
 #include "comm_rig.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 static void *host_open(uint32_t device, size_t bytes)
 {
@@ -30,11 +34,14 @@ static void host_move(void *self, void *to, const void *from, size_t bytes)
 static const struct rank_memory host_memory = {host_open, host_area, host_stream,
                                                host_move, host_move, free};
 
+static const char *const kinds[] = {"threads", "tcp"};
+enum { N_KINDS = sizeof kinds / sizeof *kinds };
+
 /* A rank on host memory that lives so; the test adds the rest. */
-static struct rank rank_of(void (*life)(struct rank *))
+static struct rank rank_of(const char *kind, void (*life)(struct rank *))
 {
     return (struct rank){
-        .kind = "threads", .memory = &host_memory, .life = life, .most = 5000, .calls = 150};
+        .kind = kind, .memory = &host_memory, .life = life, .most = 5000, .calls = 150};
 }
 
 /* Goal: any sequence of calls, of any size, gives what it must, on 1 to 5 ranks; sums have the bits
@@ -42,12 +49,14 @@ static struct rank rank_of(void (*life)(struct rank *))
 TEST_LIMIT(comm_random_life, 60)
 {
     struct rng g = {test_seed()};
-    for (uint32_t n = 1; n <= 5; n++) {
+    for (uint32_t k = 0; k < 5 * N_KINDS; k++) {
         struct rank r[MOST_RANKS];
         uint64_t seed = rng_next(&g);
+        uint32_t n = 1 + k / N_KINDS;
         atomic_store(&at_barrier, 0);
         for (uint32_t i = 0; i < n; i++) {
-            r[i] = rank_of(random_life);
+            r[i] = rank_of(kinds[k % N_KINDS], random_life);
+            r[i].most = k % N_KINDS ? 20000 : 5000;
             r[i].seed = seed;
         }
         run_ranks(r, n);
@@ -60,11 +69,12 @@ TEST_LIMIT(comm_random_life, 60)
  * call and its number, in time; nothing after that works. */
 TEST(comm_a_rank_that_does_not_come)
 {
-    for (int op = 0; op < N_COMM_OPS; op++) {
+    for (int k = 0; k < N_COMM_OPS * N_KINDS; k++) {
+        int op = k / N_KINDS;
         struct rank r[3];
         char want[64];
         for (int i = 0; i < 3; i++) {
-            r[i] = rank_of(stay_away);
+            r[i] = rank_of(kinds[k % N_KINDS], stay_away);
             r[i].timeout_ms = 100;
             r[i].calls = 4;
             r[i].op = (enum comm_op)op;
@@ -85,15 +95,15 @@ TEST(comm_a_rank_that_does_not_come)
  * and a later passage, and the wait. */
 TEST(comm_a_call_that_fails)
 {
-    for (int op = 0; op <= N_COMM_OPS; op++)
-        for (int at = 1; at < 12; at += 5) {
+    for (int k = 0; k < (N_COMM_OPS + 1) * N_KINDS; k++)
+        for (int at = 1, op = k / N_KINDS; at < 12; at += 5) {
             struct rank r[3];
             char spec[64];
             const char *name = op < N_COMM_OPS ? comm_op_name((enum comm_op)op) : "wait";
             snprintf(spec, sizeof spec, "comm.%s:%d", name, at);
             fault_arm(spec);
             for (int i = 0; i < 3; i++) {
-                r[i] = rank_of(call_until_broken);
+                r[i] = rank_of(kinds[k % N_KINDS], call_until_broken);
                 r[i].op = (enum comm_op)op;
             }
             run_ranks(r, 3);
@@ -109,12 +119,13 @@ TEST(comm_a_call_that_fails)
 TEST(comm_abort_in_the_middle)
 {
     struct rng g = {test_seed()};
-    for (int op = 0; op < N_COMM_OPS; op++) {
+    for (int k = 0; k < N_COMM_OPS * N_KINDS; k++) {
+        int op = k / N_KINDS;
         struct rank r[4];
         int calls = (int)rng_below(&g, 20);
         uint64_t begin = clock_us();
         for (int i = 0; i < 4; i++) {
-            r[i] = rank_of(abort_in_the_middle);
+            r[i] = rank_of(kinds[k % N_KINDS], abort_in_the_middle);
             r[i].timeout_ms = 60000;
             r[i].calls = calls;
             r[i].op = (enum comm_op)op;
@@ -155,7 +166,7 @@ TEST(comm_calls_that_do_not_agree)
     for (int k = 0; k < 3; k++) {
         struct rank r[3];
         for (int i = 0; i < 3; i++) {
-            r[i] = rank_of(come_with_another_call);
+            r[i] = rank_of("threads", come_with_another_call);
             r[i].op = op[k];
         }
         run_ranks(r, 3);
@@ -165,6 +176,40 @@ TEST(comm_calls_that_do_not_agree)
     }
 }
 
+static void one_sum_of_another_size(struct rank *r)
+{
+    float x[8] = {0};
+    size_t n = r->rank == 1 ? 7 : 8;
+    CHECK(comm_all_reduce(r->comm, x, x, n, COMM_F32, NULL, &r->err) == ERR_COMM);
+}
+
+static void bytes_that_nobody_expects(struct rank *r)
+{
+    size_t at[3] = {0, 16, 32}, bytes[3] = {16, 16, 16}, less[3] = {16, 12, 16};
+    struct comm_parts all = {at, bytes}, recv = {at, r->rank == 2 ? less : bytes};
+    if (!comm_all_to_allv(r->comm, r->in, all, r->out, recv, NULL, &r->err))
+        CHECK(comm_barrier(r->comm, NULL, &r->err) == ERR_COMM);
+}
+
+/* Goal: over TCP, too, where whoever sees it first tells it his way. */
+TEST(comm_tcp_calls_that_do_not_agree)
+{
+    struct rank r[3];
+    for (int i = 0; i < 3; i++)
+        r[i] = rank_of("tcp", one_sum_of_another_size);
+    run_ranks(r, 3);
+    for (int i = 0; i < 3; i++)
+        CHECK_MSG(strstr(r[i].err.msg, "all_reduce 1 of 8") &&
+                      strstr(r[i].err.msg, "all_reduce 1 of 7"),
+                  "%s", r[i].err.msg);
+    for (int i = 0; i < 3; i++)
+        r[i] = rank_of("tcp", bytes_that_nobody_expects);
+    run_ranks(r, 3);
+    for (int i = 0; i < 3; i++)
+        CHECK_MSG(strstr(r[i].err.msg, "rank 1 sends 16 bytes to rank 2, who expects 12"), "%s",
+                  r[i].err.msg);
+}
+
 static void too_large(struct rank *r)
 {
     CHECK(comm_all_reduce(r->comm, r->in, r->in, r->most + 1, COMM_F32, NULL, &r->err) != ERR_OK);
@@ -172,7 +217,7 @@ static void too_large(struct rank *r)
 
 TEST(comm_a_call_beyond_the_bound)
 {
-    struct rank r = rank_of(too_large);
+    struct rank r = rank_of("threads", too_large);
     run_ranks(&r, 1);
     CHECK(r.err.code == ERR_INVALID && strstr(r.err.msg, "20004 bytes: the bound is 20000"));
 }
@@ -188,19 +233,63 @@ TEST(comm_a_rank_that_cannot_join)
     static const char *const place[] = {"comm.open",    "comm.open:2",    "comm.open:3",
                                         "comm.threads", "comm.threads:3", "comm.group",
                                         "meeting.pin"};
-    for (size_t k = 0; k < sizeof place / sizeof *place; k++) {
+    static const char *const tcp_place[] = {"comm.open:2", "comm.tcp",        "comm.tcp:3",
+                                            "meeting.pin", "meeting.listen",  "meeting.connect",
+                                            "line.send",   "meeting.connect:2"};
+    enum { N = sizeof place / sizeof *place, N_TCP = sizeof tcp_place / sizeof *tcp_place };
+    for (size_t k = 0; k < N + N_TCP; k++) {
+        const char *kind = k < N ? "threads" : "tcp", *where = k < N ? place[k] : tcp_place[k - N];
         struct rank r[3];
-        fault_arm(place[k]);
+        fault_arm(where);
         for (int i = 0; i < 3; i++) {
-            r[i] = rank_of(nothing);
+            r[i] = rank_of(kind, nothing);
             r[i].open_ms = 150;
         }
         run_ranks(r, 3);
         fault_arm(NULL);
         for (int i = 0; i < 3; i++)
-            CHECK_MSG(r[i].opened == ERR_COMM || r[i].opened == ERR_NOMEM, "%s rank %d: %s",
-                      place[k], i, r[i].err.msg);
+            CHECK_MSG(r[i].opened == ERR_COMM || r[i].opened == ERR_NOMEM || r[i].opened == ERR_IO,
+                      "%s %s rank %d: %s", kind, where, i, r[i].err.msg);
     }
+}
+
+/* Goal: a stranger at a door, one who says the wrong thing, and one who says nothing, are turned
+ * away; those who are expected come in all the same. */
+TEST(line_strangers)
+{
+    struct meeting *m;
+    struct line_door door;
+    struct sockaddr_in at;
+    socklen_t size = sizeof at;
+    struct err e;
+    int line[2] = {-1, -1}, called, stranger[2];
+    char word[16] = "open the door!!", got[16];
+    CHECK_OK(meeting_create(&m, &e), e);
+    CHECK_OK(line_open_door(&door, m, "door", &e), e);
+    CHECK(line_open_door(&door, m, "door", &e) == ERR_INVALID && strstr(e.msg, "already"));
+    CHECK(!getsockname(door.fd, (struct sockaddr *)&at, &size));
+    for (int i = 0; i < 2; i++) {
+        stranger[i] = socket(AF_INET, SOCK_STREAM, 0);
+        CHECK(!connect(stranger[i], (struct sockaddr *)&at, sizeof at));
+    }
+    CHECK(line_send(stranger[0], word, sizeof word));
+    CHECK_OK(line_call(&called, m, "door", 1, 1000, &e), e);
+    CHECK_OK(line_answer(&door, line, 2, 1, 5000, &e), e);
+    CHECK(line[0] == -1 && line[1] >= 0);
+    CHECK(line_send(called, word, sizeof word) && line_receive(line[1], got, sizeof got));
+    CHECK(!memcmp(word, got, sizeof word));
+    line[0] = line[1];
+    line[1] = -1;
+    CHECK(line_answer(&door, line, 2, 1, 60, &e) == ERR_COMM && strstr(e.msg, "0 of 1 have come"));
+    line_shut(called);
+    CHECK(!line_receive(line[0], got, 1));
+    for (int i = 0; i < 2; i++)
+        line_close(stranger[i]);
+    line_close(called);
+    line_close(line[0]);
+    line_close_door(&door);
+    CHECK(line_call(&called, m, "door", 0, 100, &e) == ERR_COMM);
+    meeting_destroy(m);
 }
 
 TEST(comm_refuses)
@@ -213,9 +302,9 @@ TEST(comm_refuses)
     CHECK_OK(meeting_create(&m, &e), e);
     good.meeting = m;
     bad = good;
-    bad.kind = "tcp";
-    CHECK(comm_open(&c, &bad, &e) == ERR_INVALID && strstr(e.msg, "\"tcp\" is no kind"));
-    CHECK(comm_kind_check("tcp", &e) == ERR_INVALID && strstr(e.msg, "\"tcp\" is no kind"));
+    bad.kind = "mail";
+    CHECK(comm_open(&c, &bad, &e) == ERR_INVALID && strstr(e.msg, "\"mail\" is no kind"));
+    CHECK(comm_kind_check("mail", &e) == ERR_INVALID && strstr(e.msg, "\"mail\" is no kind"));
     CHECK_OK(comm_kind_check("threads", &e), e);
     bad = good;
     bad.rank = 2;
