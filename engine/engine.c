@@ -4,7 +4,6 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "cpu/limits.h"
@@ -12,12 +11,9 @@
 #include "exec/mover.h"
 #include "exec/worker.h"
 #include "model/forward.h"
-#include "plan.h"
-#include "ranks.h"
+#include "opening.h"
 #include "sched/scheduler.h"
 
-#include <inttypes.h>
-#include <malloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,19 +36,13 @@ struct request_slot {
 };
 
 struct engine {
-    struct engine_options options;
-    struct model_config cfg;
-    struct plan_detail detail;
-    struct tokenizer *tok;
-    const struct chat_format *format;
+    struct opening m; /* the model, its ranks, and the options */
     uint32_t n_groups;
-    struct ranks *ranks;
     struct workers *workers;
     struct mover *mover;  /* NULL where no group hands sequences on */
     struct executor exec; /* of all groups */
     struct scheduler_config sched_cfg;
     struct scheduler *sched;
-    char fingerprint[24];
 
     struct mailbox inbox; /* gen_request, from the loop */
     struct mailbox done;  /* work, from the executor; a kick of inbox follows */
@@ -75,8 +65,8 @@ struct engine {
 static void emit(void *arg, struct gen_event *ev)
 {
     struct engine *en = arg;
-    if (mailbox_put(&en->out, &ev->mail) && en->options.wake)
-        en->options.wake(en->options.wake_arg);
+    if (mailbox_put(&en->out, &ev->mail) && en->m.options.wake)
+        en->m.options.wake(en->m.options.wake_arg);
 }
 
 static void batch_done(void *arg, struct batch *b)
@@ -116,17 +106,10 @@ static void publish_stats(struct engine *en)
     mutex_unlock(&en->stats_lock);
 }
 
-/* How long a step may be out; 0: for ever. */
-static uint32_t step_limit_s(const struct engine_options *o)
-{
-    bool several = plan_groups(o) > 1 || o->tp > 1;
-    return o->step_limit_s ? o->step_limit_s : several ? ENGINE_STEP_LIMIT_S : 0;
-}
-
 /* A step that does not end is a lost rank, too. */
 static void watch_steps(struct engine *en, uint64_t now_us)
 {
-    uint32_t limit_s = step_limit_s(&en->options), group = 0;
+    uint32_t limit_s = opening_step_limit_s(&en->m.options), group = 0;
     uint64_t since_us = scheduler_oldest_us(en->sched, &group);
     if (!limit_s || since_us == UINT64_MAX || now_us < since_us + limit_s * UINT64_C(1000000))
         return;
@@ -144,9 +127,12 @@ static void handle_loss(struct engine *en, uint64_t now_us)
     atomic_store(&en->is_lost, true);
     log_error("engine", "lost=rank error=\"%s\"", why.msg);
     scheduler_lose(en->sched, &why, now_us);
-    ranks_abort(en->ranks, why.msg);
-    if (en->options.wake)
-        en->options.wake(en->options.wake_arg);
+    ranks_abort(en->m.ranks, why.msg);
+    relays_shut(&en->m.relays);
+    if (en->m.meeting)
+        meeting_fail(en->m.meeting, why.msg);
+    if (en->m.options.wake)
+        en->m.options.wake(en->m.options.wake_arg);
 }
 
 static void submit_all(struct engine *en, struct mail *requests)
@@ -172,7 +158,7 @@ static void take_cancels(struct engine *en, uint64_t now_us)
     /* A cancel was sent after its request, so with the flag seen the request is here or in the box.
      */
     submit_all(en, mailbox_take(&en->inbox));
-    for (uint32_t i = 0; i < en->detail.max_requests; i++) {
+    for (uint32_t i = 0; i < en->m.detail.max_requests; i++) {
         uint32_t gen = atomic_exchange(&en->slot[i].cancel_gen, 0);
         if (gen)
             scheduler_cancel(en->sched, (struct req_id){.slot = i, .gen = gen}, now_us);
@@ -222,166 +208,6 @@ static bool settle(struct engine *en)
     return true;
 }
 
-/* Hashes what decides the tokens. */
-static void make_fingerprint(struct engine *en)
-{
-    const struct engine_options *o = &en->options;
-    struct model_config cfg = en->cfg;
-    uint32_t settings[] = {(uint32_t)o->precision,
-                           (uint32_t)o->latent,
-                           (uint32_t)o->index,
-                           (uint32_t)o->load_dummy,
-                           (uint32_t)o->expert,
-                           cfg.n_layers,
-                           (uint32_t)en->ranks->rank[0].weights->file_bytes};
-    uint64_t h = hash_bytes(1, settings, sizeof settings);
-    const struct matrix *sample[] = {&en->ranks->rank[0].weights->embed,
-                                     &en->ranks->rank[0].weights->head,
-                                     &en->ranks->rank[0].weights->layer[cfg.n_layers - 1].o};
-    h = hash_bytes(h, cfg.model_type, sizeof cfg.model_type);
-    for (size_t i = 0; i < sizeof sample / sizeof *sample; i++) {
-        size_t bytes = (size_t)sample[i]->n_out * sample[i]->n_in * dtype_bytes(sample[i]->dtype);
-        h = hash_bytes(h, sample[i]->data, bytes < 4096 ? bytes : 4096);
-    }
-    h = hash_bytes(h, en->ranks->rank[0].ops->name, strlen(en->ranks->rank[0].ops->name));
-    if (en->ranks->plan.tp > 1) /* sums over ranks are other sums */
-        h = hash_bytes(h, &en->ranks->plan.tp, sizeof en->ranks->plan.tp);
-    h = hash_bytes(h, __VERSION__, sizeof __VERSION__ - 1); /* the compiler orders the arithmetic */
-    snprintf(en->fingerprint, sizeof en->fingerprint, "fp_%016" PRIx64, h);
-}
-
-/* Configuration and tokenizer: what both a plan and an engine need. *tok_bytes: what it took. */
-static enum err_code read_model(const struct engine_options *o, struct model_config *cfg,
-                                struct tokenizer **tok, size_t *tok_bytes, struct err *e)
-{
-    if (!o->model_dir)
-        return err_set(e, ERR_INVALID, "model: no directory was given");
-    if (model_config_read(cfg, o->model_dir, e))
-        return e->code;
-    if (o->n_layers) {
-        if (o->n_layers > cfg->n_layers)
-            return err_set(e, ERR_INVALID, "layers: %u asked for, the model has %u", o->n_layers,
-                           cfg->n_layers);
-        model_config_cut(cfg, o->n_layers);
-    }
-    struct mallinfo2 before = mallinfo2();
-    if (tokenizer_open(tok, o->model_dir, e))
-        return e->code;
-    struct mallinfo2 after = mallinfo2();
-    size_t was = before.uordblks + before.hblkhd, is = after.uordblks + after.hblkhd;
-    *tok_bytes = is > was ? is - was : 0;
-    return ERR_OK;
-}
-
-static enum err_code check_options(const struct engine_options *o, struct err *e)
-{
-    if (o->max_seqs < 1 || o->max_seqs > 4096)
-        return err_set(e, ERR_INVALID, "max_seqs: %u is outside 1..4096", o->max_seqs);
-    if (o->max_queued < 1 || o->max_queued > 1000000)
-        return err_set(e, ERR_INVALID, "max_queued: %u is outside 1..1000000", o->max_queued);
-    if (o->dp > ENGINE_MAX_GROUPS)
-        return err_set(e, ERR_INVALID, "dp: %u is outside 1..%d", o->dp, ENGINE_MAX_GROUPS);
-    if (o->n_prefill_groups && o->n_prefill_groups >= o->dp)
-        return err_set(e, ERR_INVALID, "split: %u of %u groups prefill, none would decode",
-                       o->n_prefill_groups, o->dp);
-    if (o->prefill_tokens < 1 || o->prefill_tokens > 65536)
-        return err_set(e, ERR_INVALID, "prefill_tokens: %u is outside 1..65536", o->prefill_tokens);
-    return ERR_OK;
-}
-
-static enum dtype dummy_dtype(const struct model_config *cfg)
-{
-    return cfg->fp8_blocks ? DT_F8_E4M3 : DT_BF16;
-}
-
-static enum err_code weight_size(size_t *out, const struct engine_options *o,
-                                 const struct model_config *cfg, struct err *e)
-{
-    if (!o->load_dummy)
-        return plan_weight_bytes(out, o->model_dir, cfg, e);
-    *out = weights_bytes(cfg, dummy_dtype(cfg));
-    return ERR_OK;
-}
-
-enum err_code engine_make_plan(struct engine_plan *out, const struct engine_options *o,
-                               struct err *e)
-{
-    struct model_config cfg;
-    struct plan_detail detail;
-    struct tokenizer *tok = NULL;
-    size_t tok_bytes = 0, weight_bytes = 0;
-    struct engine_options chosen = *o;
-    if (check_options(o, e) || read_model(o, &cfg, &tok, &tok_bytes, e))
-        return e->code;
-    plan_choose_precision(&chosen, &cfg);
-    if (!weight_size(&weight_bytes, o, &cfg, e) &&
-        !plan_make(&detail, &chosen, &cfg, weight_bytes, tok_bytes, e)) {
-        *out = detail.plan;
-        e->code = ERR_OK;
-    }
-    tokenizer_close(tok);
-    return e->code;
-}
-
-/* A vocabulary larger than the embedding would let a prompt read beyond it. */
-static enum err_code check_vocabulary(const struct engine *en, struct err *e)
-{
-    if (tokenizer_n_ids(en->tok) > en->cfg.vocab_size)
-        return err_set(e, ERR_INVALID, "tokenizer.json has ids up to %u, vocab_size is %u",
-                       tokenizer_n_ids(en->tok) - 1, en->cfg.vocab_size);
-    return ERR_OK;
-}
-
-static enum err_code open_ranks(struct engine *en, struct err *e)
-{
-    const struct engine_options *o = &en->options;
-    const struct ranks_options r = {.model_dir = o->model_dir,
-                                    .cfg = &en->cfg,
-                                    .tp = o->tp ? o->tp : 1,
-                                    .dp = en->n_groups,
-                                    .ep = o->ep ? o->ep : 1,
-                                    .placement = o->placement,
-                                    .load_dummy = o->load_dummy,
-                                    .dummy_dtype = dummy_dtype(&en->cfg),
-                                    .device = o->cuda_device,
-                                    .ranks_per_gpu = o->ranks_per_gpu,
-                                    .comm = o->cuda_device >= 0 ? o->comm : NULL,
-                                    .comm_timeout_ms = step_limit_s(o) * 875, /* tells who */
-                                    .limits = en->detail.limits,
-                                    .progress = o->progress,
-                                    .progress_arg = o->progress_arg};
-    if (!ranks_open(&en->ranks, &r, e))
-        return ERR_OK;
-    bool offer = o->cuda_device >= 0 && e->code == ERR_NOMEM;
-    return offer ? plan_offer_cpu(e, (uint32_t)o->cuda_device) : e->code;
-}
-
-static enum err_code open_model(struct engine *en, struct err *e)
-{
-    const struct engine_options *o = &en->options;
-    size_t tok_bytes = 0, weight_bytes = 0;
-    const char *why = "asked for";
-    if (check_options(o, e) || read_model(o, &en->cfg, &en->tok, &tok_bytes, e) ||
-        check_vocabulary(en, e))
-        return e->code;
-    plan_choose_precision(&en->options, &en->cfg);
-    if (o->chat_format) {
-        en->format = chat_format_by_name(o->chat_format);
-        if (!en->format)
-            return err_set(e, ERR_INVALID, "chat_format: %s is not known", o->chat_format);
-    } else {
-        en->format = chat_format_detect(en->tok, en->cfg.model_type, &why);
-    }
-    log_info("engine", "chat_format=%s because=\"%s\"", chat_format_name(en->format), why);
-    if (weight_size(&weight_bytes, o, &en->cfg, e) ||
-        plan_make(&en->detail, o, &en->cfg, weight_bytes, tok_bytes, e))
-        return e->code;
-    if (open_ranks(en, e))
-        return e->code;
-    make_fingerprint(en);
-    return ERR_OK;
-}
-
 static void start_batch(void *self, struct batch *b)
 {
     struct executor *x = workers_executor(((struct engine *)self)->workers);
@@ -396,25 +222,16 @@ static void start_move(void *self, struct page_move *m)
 /* Workers for each group, and a mover where prompts go from one to another. */
 static enum err_code start_executor(struct engine *en, struct err *e)
 {
-    const struct parallel *p = &en->ranks->plan;
-    const struct ops_limits *lim = &en->detail.limits;
+    const struct parallel *p = &en->m.ranks->plan;
     struct ops *ops[PARALLEL_MAX_RANKS];
     struct forward *forward[PARALLEL_MAX_RANKS];
-    for (uint32_t i = 0; i < p->n_ranks; i++) {
-        ops[i] = en->ranks->rank[i].ops;
-        forward[i] = en->ranks->rank[i].forward;
-    }
-    const struct workers_config workers = {
-        .forward = forward,
-        .n_groups = p->dp,
-        .n_ranks = p->tp,
-        .joined = parallel_joins_groups(p),
-        .max_rows = {lim->max_rows[LANE_PREFILL], lim->max_rows[LANE_DECODE]},
-        .max_seqs = plan_max_out(&en->options)};
+    const struct workers_config workers = opening_workers(&en->m, forward);
+    for (uint32_t i = 0; i < p->n_ranks; i++)
+        ops[i] = en->m.ranks->rank[i].ops;
     const struct mover_config mover = {.ops = ops,
                                        .n_groups = p->dp,
                                        .n_ranks = p->tp,
-                                       .page_bytes = en->detail.plan.page_bytes,
+                                       .page_bytes = en->m.detail.plan.page_bytes,
                                        .moved = move_done,
                                        .arg = en};
     if (workers_create(&en->workers, &workers, e))
@@ -424,12 +241,12 @@ static enum err_code start_executor(struct engine *en, struct err *e)
     x->lost = rank_lost;
     x->done_arg = en;
     en->exec = (struct executor){.self = en, .start = start_batch, .move = start_move};
-    return en->options.n_prefill_groups ? mover_create(&en->mover, &mover, e) : ERR_OK;
+    return en->m.options.n_prefill_groups ? mover_create(&en->mover, &mover, e) : ERR_OK;
 }
 
 static enum err_code start_scheduler(struct engine *en, struct err *e)
 {
-    const struct plan_detail *d = &en->detail;
+    const struct plan_detail *d = &en->m.detail;
     if (start_executor(en, e))
         return e->code;
     en->sched_cfg =
@@ -439,20 +256,20 @@ static enum err_code start_scheduler(struct engine *en, struct err *e)
                                   .max_seqs = d->plan.max_seqs,
                                   .max_context = d->plan.max_context,
                                   .prefill_tokens = d->plan.prefill_tokens,
-                                  .max_out = plan_max_out(&en->options),
-                                  .prefix_cache = en->options.prefix_cache,
-                                  .index_topk = en->cfg.has_indexer ? en->cfg.index_topk : 0,
-                                  .expand_tokens = model_expand_tokens(&en->cfg),
+                                  .max_out = plan_max_out(&en->m.options),
+                                  .prefix_cache = en->m.options.prefix_cache,
+                                  .index_topk = en->m.cfg.has_indexer ? en->m.cfg.index_topk : 0,
+                                  .expand_tokens = model_expand_tokens(&en->m.cfg),
                                   .page_bytes = d->plan.page_bytes,
-                                  .eos_id = en->cfg.eos_id,
-                                  .n_eos = en->cfg.n_eos,
-                                  .tok = en->tok,
+                                  .eos_id = en->m.cfg.eos_id,
+                                  .n_eos = en->m.cfg.n_eos,
+                                  .tok = en->m.tok,
                                   .exec = &en->exec,
                                   .emit = emit,
                                   .emit_arg = en,
                                   .decode_budget_us = DECODE_BUDGET_US};
-    for (uint32_t i = 0; en->options.n_prefill_groups && i < en->n_groups; i++)
-        en->sched_cfg.role[i] = i < en->options.n_prefill_groups ? GROUP_PREFILL : GROUP_DECODE;
+    for (uint32_t i = 0; en->m.options.n_prefill_groups && i < en->n_groups; i++)
+        en->sched_cfg.role[i] = i < en->m.options.n_prefill_groups ? GROUP_PREFILL : GROUP_DECODE;
     if (scheduler_create(&en->sched, &en->sched_cfg, e))
         return e->code;
     publish_stats(en);
@@ -467,22 +284,21 @@ enum err_code engine_open(struct engine **out, const struct engine_options *o, s
     struct engine *en = FAULT("engine.open") ? NULL : calloc(1, sizeof *en);
     if (!en)
         return err_set(e, ERR_NOMEM, "engine");
-    en->options = *o;
     en->n_groups = plan_groups(o);
     mailbox_init(&en->inbox);
     mailbox_init(&en->done);
     mailbox_init(&en->out);
     pthread_mutex_init(&en->stats_lock, NULL);
-    if (open_model(en, e))
+    if (opening_start(&en->m, o, rank_lost, en, e))
         goto close_engine;
-    en->slot = calloc(en->detail.max_requests, sizeof *en->slot);
-    en->free_slot = calloc(en->detail.max_requests, sizeof *en->free_slot);
+    en->slot = calloc(en->m.detail.max_requests, sizeof *en->slot);
+    en->free_slot = calloc(en->m.detail.max_requests, sizeof *en->free_slot);
     if (!en->slot || !en->free_slot) {
-        err_set(e, ERR_NOMEM, "engine: %u request slots", en->detail.max_requests);
+        err_set(e, ERR_NOMEM, "engine: %u request slots", en->m.detail.max_requests);
         goto close_engine;
     }
-    for (uint32_t i = 0; i < en->detail.max_requests; i++)
-        en->free_slot[en->n_free++] = en->detail.max_requests - 1 - i;
+    for (uint32_t i = 0; i < en->m.detail.max_requests; i++)
+        en->free_slot[en->n_free++] = en->m.detail.max_requests - 1 - i;
     if (start_scheduler(en, e))
         goto close_engine;
     *out = en;
@@ -503,13 +319,13 @@ void engine_close(struct engine *en)
         if (!settle(en))
             return; /* a thread that hangs still has its hands on all of this */
     }
+    if (en->m.meeting && en->workers)
+        meeting_part(en->m.meeting);
     mover_destroy(en->mover);
     workers_destroy(en->workers);
     if (en->sched)
         scheduler_destroy(en->sched);
-    ranks_close(en->ranks);
-    if (en->tok)
-        tokenizer_close(en->tok);
+    opening_end(&en->m);
     for (struct mail *m = mailbox_take(&en->out), *next; m; m = next) {
         next = m->next;
         gen_event_free((struct gen_event *)m);
@@ -534,7 +350,8 @@ enum err_code engine_submit(struct engine *en, struct gen_request *req, struct r
     } else if (scheduler_can_ever_fit(&en->sched_cfg, req, e)) {
         atomic_fetch_add(&en->refused_size, 1);
     } else if (!en->n_free) {
-        err_set(e, ERR_BUSY, "%u requests are inside, which is the bound", en->detail.max_requests);
+        err_set(e, ERR_BUSY, "%u requests are inside, which is the bound",
+                en->m.detail.max_requests);
         atomic_fetch_add(&en->refused_busy, 1);
     }
     if (e->code) {
@@ -555,7 +372,7 @@ enum err_code engine_submit(struct engine *en, struct gen_request *req, struct r
 
 void engine_cancel(struct engine *en, struct req_id id)
 {
-    if (id.slot >= en->detail.max_requests)
+    if (id.slot >= en->m.detail.max_requests)
         return;
     struct request_slot *slot = &en->slot[id.slot];
     if (!slot->in_use || slot->gen != id.gen)
@@ -603,11 +420,12 @@ void engine_get_stats(struct engine *en, struct engine_stats *out)
     out->refused_busy = atomic_load(&en->refused_busy);
     out->refused_size = atomic_load(&en->refused_size);
     out->draining = atomic_load(&en->draining);
-    for (uint32_t i = 0; i < en->ranks->plan.n_ranks; i += en->ranks->plan.tp) {
+    const struct ranks *all = en->m.ranks;
+    for (uint32_t i = 0; i < all->n_here; i += all->plan.tp) {
         uint64_t us[N_LANES][N_PHASES]; /* of each group's first rank: the others keep its time */
-        forward_get_times(en->ranks->rank[i].forward, us);
+        forward_get_times(all->rank[i].forward, us);
         for (int l = 0; l < N_LANES; l++) {
-            out->device_us[l] += forward_device_us(en->ranks->rank[i].forward, (enum lane)l);
+            out->device_us[l] += forward_device_us(all->rank[i].forward, (enum lane)l);
             for (int p = 0; p < N_PHASES; p++)
                 out->phase_us[l][p] += us[l][p];
         }
@@ -622,12 +440,13 @@ enum err_code engine_measure_limits(const struct engine *en, struct engine_limit
                                     struct err *e)
 {
     struct cpu_limits l;
-    if (en->options.cuda_device >= 0 && cuda_limits_measure)
-        return cuda_limits_measure((uint32_t)en->options.cuda_device, &out->bytes, &out->flops, e);
-    uint32_t n = en->options.n_threads ? en->options.n_threads : thread_n_cpus();
+    if (en->m.options.cuda_device >= 0 && cuda_limits_measure)
+        return cuda_limits_measure((uint32_t)en->m.options.cuda_device, &out->bytes, &out->flops,
+                                   e);
+    uint32_t n = en->m.options.n_threads ? en->m.options.n_threads : thread_n_cpus();
     if (cpu_limits_measure(&l, n, e))
         return e->code;
-    bool split = en->options.precision == PRECISION_FAST && l.bf16_flops > 0;
+    bool split = en->m.options.precision == PRECISION_FAST && l.bf16_flops > 0;
     *out = (struct engine_limits){.flops = split ? l.bf16_flops / 2 : l.f32_flops,
                                   .bytes = l.cold_bytes};
     return ERR_OK;
@@ -635,40 +454,40 @@ enum err_code engine_measure_limits(const struct engine *en, struct engine_limit
 
 struct step_cost engine_step_cost(const struct engine *en, struct step_shape shape)
 {
-    double as_bf16 = (double)weights_bytes(&en->cfg, DT_BF16);
-    uint32_t copies = en->detail.plan.device >= 0 ? en->n_groups : 1;
-    shape.weight_bytes = 2.0 * (double)en->detail.plan.weight_bytes / copies / as_bf16;
-    shape.latent = en->options.latent;
-    shape.index = en->options.index;
-    return model_step_cost(&en->cfg, &shape);
+    double as_bf16 = (double)weights_bytes(&en->m.cfg, DT_BF16);
+    uint32_t copies = en->m.detail.plan.device >= 0 ? en->n_groups : 1;
+    shape.weight_bytes = 2.0 * (double)en->m.detail.plan.weight_bytes / copies / as_bf16;
+    shape.latent = en->m.options.latent;
+    shape.index = en->m.options.index;
+    return model_step_cost(&en->m.cfg, &shape);
 }
 
 const struct model_config *engine_model(const struct engine *en)
 {
-    return &en->cfg;
+    return &en->m.cfg;
 }
 
 const struct tokenizer *engine_tokenizer(const struct engine *en)
 {
-    return en->tok;
+    return en->m.tok;
 }
 
 const struct chat_format *engine_chat_format(const struct engine *en)
 {
-    return en->format;
+    return en->m.format;
 }
 
 const struct engine_plan *engine_get_plan(const struct engine *en)
 {
-    return &en->detail.plan;
+    return &en->m.detail.plan;
 }
 
 const char *engine_backend_name(const struct engine *en)
 {
-    return en->ranks->rank[0].ops->name;
+    return en->m.ranks->rank[0].ops->name;
 }
 
 const char *engine_fingerprint(const struct engine *en)
 {
-    return en->fingerprint;
+    return en->m.fingerprint;
 }

@@ -43,11 +43,15 @@ struct engine_options {
     const char *comm;          /* kind of communicator of ranks on GPUs; NULL: what fits */
     const char *placement;     /* a file that says which part holds which experts, or NULL */
     uint32_t n_prefill_groups; /* the first ones only prefill, the others decode; 0: all do both */
-    int32_t cuda_device;       /* of the first rank; -1: the CPU */
-    uint32_t max_context;      /* tokens of one sequence; 0: the model's, or what memory holds */
-    uint32_t max_seqs;         /* running at once in a group: rows of a decode step */
-    uint32_t max_queued;       /* waiting requests; beyond: ERR_BUSY */
-    uint32_t prefill_tokens;   /* of one prefill step */
+    /* The launcher's environment says how many processes share the ranks, and which one this is
+     * (comm/launch.h); with one rank it is not asked. */
+    bool by_launcher;
+    uint32_t n_processes;    /* set by the opening; 0: 1 */
+    int32_t cuda_device;     /* of the first rank here; -1: the CPU */
+    uint32_t max_context;    /* tokens of one sequence; 0: the model's, or what memory holds */
+    uint32_t max_seqs;       /* running at once in a group: rows of a decode step */
+    uint32_t max_queued;     /* waiting requests; beyond: ERR_BUSY */
+    uint32_t prefill_tokens; /* of one prefill step */
     uint64_t plan_for; /* plan as if so many bytes were free, on a GPU on each; 0: what is there */
     uint64_t kv_bytes; /* of each group's KV pool; 0: enough for max_context, a share of memory */
     bool prefix_cache;
@@ -97,6 +101,17 @@ MUST_CHECK enum err_code engine_open(struct engine **out, const struct engine_op
  * Where a rank is lost and its step does not come back within 0.2 s, threads and memory are left
  * to the end of the process, which should be near. */
 void engine_close(struct engine *en);
+
+/* Which process of how many this is: 0 of 1 where nobody launched several for these ranks. Process
+ * 0 opens an engine; the others follow it. ERR_INVALID: an environment that says nonsense, or does
+ * not fit the options. */
+MUST_CHECK enum err_code engine_launched(uint32_t *process, uint32_t *n_processes,
+                                         const struct engine_options *o, struct err *e);
+/* Opens this process's ranks, calls ready(arg), and runs what process 0's engine has it run;
+ * returns when that engine is closed. ERR_COMM: a process or a rank is lost; then threads and
+ * memory are left to the end of the process, which should be near. Others as engine_open()'s. */
+MUST_CHECK enum err_code engine_follow(const struct engine_options *o, void (*ready)(void *arg),
+                                       void *arg, struct err *e);
 
 /* Takes req in any case. ERR_BUSY: the queue is full. ERR_CLOSED: draining. ERR_COMM: a rank is
  * lost, with the reason. ERR_INVALID: it can never fit, with both numbers. On ERR_OK *id names it

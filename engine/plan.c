@@ -143,6 +143,11 @@ static enum err_code describe_rank(struct first_rank *r, const struct engine_opt
     return ERR_OK;
 }
 
+static uint32_t ranks_here(const struct engine_options *o, const struct first_rank *r)
+{
+    return r->parallel.n_ranks / (o->n_processes ? o->n_processes : 1);
+}
+
 /* Fills limits for a context, and says what the workspace would take. */
 static size_t workspace_for(struct ops_limits *lim, const struct engine_options *o,
                             const struct first_rank *r, uint32_t context)
@@ -159,7 +164,7 @@ static size_t workspace_for(struct ops_limits *lim, const struct engine_options 
     lim->max_rows[LANE_PREFILL] = o->prefill_tokens;
     lim->max_rows[LANE_DECODE] = o->max_seqs;
     if (r->parallel.n_ranks > 1) { /* they share the threads; a row's bits do not depend on them */
-        uint32_t n = (o->n_threads ? o->n_threads : thread_n_cpus()) / r->parallel.n_ranks;
+        uint32_t n = (o->n_threads ? o->n_threads : thread_n_cpus()) / ranks_here(o, r);
         lim->n_threads = n ? n : 1;
     }
     return plan_of_ops(o, &r->cfg, lim).workspace_bytes;
@@ -252,14 +257,14 @@ static enum err_code make(struct plan_detail *out, const struct engine_options *
     bool device = o->cuda_device >= 0 && cuda_device_free_bytes;
     /* Ranks on GPUs have one each, with their part of the weights; on the CPU they share memory and
      * the files' pages. The numbers up to the pages are those of one rank. */
-    uint32_t n_groups = plan_groups(o), n_ranks = r->parallel.n_ranks;
-    uint32_t n_sharing = device ? 1 : n_ranks;
+    uint32_t n_groups = plan_groups(o), n_ranks = r->parallel.n_ranks, n_here = ranks_here(o, r);
+    uint32_t n_sharing = device ? 1 : n_here;
     double part =
         (double)weights_bytes_share(cfg, &r->share, DT_BF16) / (double)weights_bytes(cfg, DT_BF16);
     size_t weight_bytes =
         device && n_ranks > 1 ? (size_t)((double)all_weight_bytes * part) : all_weight_bytes;
     uint64_t available = o->plan_for ? o->plan_for
-                         : device    ? device_free_bytes(o, n_ranks)
+                         : device    ? device_free_bytes(o, n_here)
                                      : plan_available_bytes();
     uint64_t fixed =
         (uint64_t)weight_bytes + (uint64_t)n_sharing * workspace + (device ? 0 : PROGRAM_BYTES);
@@ -287,7 +292,7 @@ static enum err_code make(struct plan_detail *out, const struct engine_options *
         context = (uint32_t)pages * KV_PAGE_TOKENS;
     d.limits.max_context = context;
     d.limits.peers = NULL;
-    d.limits.n_threads *= n_ranks; /* of all of them */
+    d.limits.n_threads *= n_here; /* of all of them */
     d.max_requests = n_groups * o->max_seqs + o->max_queued;
     /* A running request's arena: its prompt, and the tokens of each sequence. */
     size_t requests = (size_t)n_groups * o->max_seqs * context * 2 * sizeof(uint32_t);
@@ -299,9 +304,9 @@ static enum err_code make(struct plan_detail *out, const struct engine_options *
                                      .max_context = context,
                                      .max_out = plan_max_out(o)};
     d.plan =
-        (struct engine_plan){.weight_bytes = device ? n_ranks * weight_bytes : weight_bytes,
-                             .kv_bytes = n_ranks * kv_bytes,
-                             .workspace_bytes = n_ranks * workspace,
+        (struct engine_plan){.weight_bytes = device ? n_here * weight_bytes : weight_bytes,
+                             .kv_bytes = n_here * kv_bytes,
+                             .workspace_bytes = n_here * workspace,
                              .tokenizer_bytes = tokenizer_bytes,
                              .program_bytes = PROGRAM_BYTES + requests + scheduler_bytes(&sched) +
                                               movers * mover_bytes(page_bytes),

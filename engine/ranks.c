@@ -19,13 +19,15 @@
 #pragma weak cuda_weights_dummy
 #pragma weak cuda_weights_close
 
-struct opening {
+enum { LOAD_MS = 3600000 };
+
+struct start {
     const struct ranks_options *o;
     struct ranks *all;
     struct meeting *meeting;
-    enum err_code (*part)(struct opening *k, struct rank *r, struct err *e);
+    enum err_code (*part)(struct start *k, struct rank *r, struct err *e);
     struct opener {
-        struct opening *k;
+        struct start *k;
         uint32_t rank;
         pthread_t thread;
         bool started;
@@ -33,9 +35,10 @@ struct opening {
     } each[PARALLEL_MAX_RANKS];
 };
 
-static uint32_t device_of(const struct ranks_options *o, uint32_t rank)
+static uint32_t device_of(const struct start *k, uint32_t rank)
 {
-    return (uint32_t)o->device + rank / (o->ranks_per_gpu ? o->ranks_per_gpu : 1);
+    const struct ranks_options *o = k->o;
+    return (uint32_t)o->device + (rank - k->all->first) / (o->ranks_per_gpu ? o->ranks_per_gpu : 1);
 }
 
 /* ---- weights ---- */
@@ -46,13 +49,13 @@ static bool shares_weights(const struct ranks *all, const struct ranks_options *
     return o->device < 0 && all->plan.tp == 1 && all->plan.ep == 1;
 }
 
-static enum err_code load(struct opening *k, struct rank *r, struct err *e)
+static enum err_code load(struct start *k, struct rank *r, struct err *e)
 {
     const struct ranks_options *o = k->o;
-    bool gpu = o->device >= 0, first = r->share.rank == 0;
+    bool gpu = o->device >= 0, first = r->share.rank == k->all->first;
     const struct rank_share *share = k->all->plan.n_ranks > 1 ? &r->share : NULL;
     weights_progress *progress = first ? o->progress : NULL;
-    uint32_t device = gpu ? device_of(o, r->share.rank) : 0;
+    uint32_t device = gpu ? device_of(k, r->share.rank) : 0;
     if (shares_weights(k->all, o) && !first)
         return ERR_OK;
     if (o->load_dummy ? weights_dummy_share(&r->weights, o->cfg, share, o->dummy_dtype, 1, gpu, e)
@@ -93,35 +96,38 @@ static size_t largest_call(const struct rank *r, const struct model_config *whol
     return most > logits ? most : logits;
 }
 
-/* On GPUs "device" where it can be: it takes less time up to some MB, and its calls can be recorded
- * into graphs. */
-static const char *fitting_comm(const struct ranks_options *o, uint32_t n_ranks)
+/* For ranks that are all here, or not. On GPUs "device" where it can be: it takes less time up to
+ * some MB, and its calls can be recorded into graphs. */
+static const char *fitting_comm(const struct start *k, bool here)
 {
+    const struct ranks_options *o = k->o;
     if (o->device < 0)
-        return "threads";
+        return here ? "threads" : "tcp";
     if (o->ranks_per_gpu > 1)
         return "device";
-    return cuda_devices_reach && cuda_devices_reach((uint32_t)o->device, n_ranks) ? "device"
-                                                                                  : "nccl";
+    bool reach =
+        here && cuda_devices_reach && cuda_devices_reach((uint32_t)o->device, k->all->n_here);
+    return reach ? "device" : "nccl";
 }
 
-static enum err_code join(struct opening *k, struct rank *r, const char *name, uint32_t rank,
+static enum err_code join(struct start *k, struct rank *r, const char *name, uint32_t rank,
                           uint32_t n_ranks, struct comm **out, struct err *e)
 {
     const struct ranks_options *o = k->o;
-    const char *fits = fitting_comm(o, k->all->plan.n_ranks);
-    struct comm_config c = {.kind = o->comm ? o->comm : fits,
+    uint32_t begin = r->share.rank - rank, end = begin + n_ranks; /* the group's ranks of all */
+    bool here = begin >= k->all->first && end <= k->all->first + k->all->n_here;
+    struct comm_config c = {.kind = o->comm ? o->comm : fitting_comm(k, here),
                             .group = name,
                             .rank = rank,
                             .n_ranks = n_ranks,
-                            .device = o->device < 0 ? 0 : device_of(o, r->share.rank),
+                            .device = o->device < 0 ? 0 : device_of(k, r->share.rank),
                             .timeout_ms = o->comm_timeout_ms,
                             .max_bytes = largest_call(r, o->cfg, &o->limits),
                             .meeting = k->meeting};
     return comm_open(out, &c, e);
 }
 
-static enum err_code meet(struct opening *k, struct rank *r, struct err *e)
+static enum err_code meet(struct start *k, struct rank *r, struct err *e)
 {
     static const char *const lane[N_LANES] = {"prefill", "decode"};
     const struct parallel *p = &k->all->plan;
@@ -137,7 +143,7 @@ static enum err_code meet(struct opening *k, struct rank *r, struct err *e)
     return ERR_OK;
 }
 
-static enum err_code open_rank(struct opening *k, struct rank *r, struct err *e)
+static enum err_code open_rank(struct start *k, struct rank *r, struct err *e)
 {
     const struct ranks_options *o = k->o;
     struct ops_limits limits = o->limits;
@@ -146,14 +152,14 @@ static enum err_code open_rank(struct opening *k, struct rank *r, struct err *e)
         if (meet(k, r, e))
             return e->code;
         uint32_t threads = limits.n_threads ? limits.n_threads : thread_n_cpus();
-        limits.n_threads = threads / n_ranks ? threads / n_ranks : 1;
+        limits.n_threads = threads / k->all->n_here ? threads / k->all->n_here : 1;
         limits.peers = &r->peers;
     }
-    if (o->device >= 0 ? cuda_ops_open(&r->ops, &r->cfg, &limits, device_of(o, r->share.rank), e)
+    if (o->device >= 0 ? cuda_ops_open(&r->ops, &r->cfg, &limits, device_of(k, r->share.rank), e)
                        : cpu_ops_open(&r->ops, &r->cfg, &limits, e))
         return e->code;
     const struct weights *w = r->device_weights ? r->device_weights : r->weights;
-    return forward_create(&r->forward, r->ops, w ? w : k->all->rank[0].weights, e);
+    return forward_create(&r->forward, r->ops, w ? w : k->all->rank[k->all->first].weights, e);
 }
 
 /* ---- all of them ---- */
@@ -161,24 +167,24 @@ static enum err_code open_rank(struct opening *k, struct rank *r, struct err *e)
 static void *opener_main(void *arg)
 {
     struct opener *each = arg;
-    struct opening *k = each->k;
+    struct start *k = each->k;
     each->err.code = ERR_OK;
     if (!k->part(k, &k->all->rank[each->rank], &each->err))
         each->err.code = ERR_OK;
     return NULL;
 }
 
-/* Runs a part of the opening on all ranks at once; the first error by rank. */
-static enum err_code on_all(struct opening *k,
-                            enum err_code (*part)(struct opening *, struct rank *, struct err *),
+/* Runs a part of the opening on all ranks here at once; the first error by rank. */
+static enum err_code on_all(struct start *k,
+                            enum err_code (*part)(struct start *, struct rank *, struct err *),
                             struct err *e)
 {
-    uint32_t n = k->all->plan.n_ranks;
+    uint32_t first = k->all->first, end = first + k->all->n_here;
     k->part = part;
     e->code = ERR_OK;
-    if (n == 1)
+    if (k->all->plan.n_ranks == 1)
         return part(k, &k->all->rank[0], e) ? e->code : (e->code = ERR_OK);
-    for (uint32_t r = 0; r < n; r++) {
+    for (uint32_t r = first; r < end; r++) {
         struct opener *each = &k->each[r];
         char name[16];
         *each = (struct opener){.k = k, .rank = r};
@@ -187,14 +193,14 @@ static enum err_code on_all(struct opening *k,
             break; /* those that have started time out where they wait for it */
         each->started = true;
     }
-    for (uint32_t r = 0; r < n; r++) {
+    for (uint32_t r = first; r < end; r++) {
         struct opener *each = &k->each[r];
         if (each->started)
             thread_join(each->thread);
     }
     /* A rank that was waited for in vain tells more than those that waited. */
     for (int pass = 0; pass < 2 && !e->code; pass++)
-        for (uint32_t r = 0; r < n && !e->code; r++) {
+        for (uint32_t r = first; r < end && !e->code; r++) {
             if (!k->each[r].err.code || (pass == 0 && k->each[r].err.code == ERR_COMM))
                 continue;
             *e = k->each[r].err;
@@ -203,16 +209,36 @@ static enum err_code on_all(struct opening *k,
     return e->code;
 }
 
+/* Processes load at their own pace; the ranks' time-outs begin when all have. */
+static enum err_code wait_for_loads(const struct ranks_options *o, struct err *e)
+{
+    char name[MEETING_NAME_BYTES];
+    uint32_t process;
+    snprintf(name, sizeof name, "loaded/%u", o->process);
+    if (meeting_pin(o->meeting, name, &o->process, sizeof o->process, e))
+        return e->code;
+    for (uint32_t p = 0; p < o->n_processes; p++) {
+        snprintf(name, sizeof name, "loaded/%u", p);
+        if (meeting_read(o->meeting, name, &process, sizeof process, LOAD_MS, e))
+            return err_prefix(e, "process %u of %u", p, o->n_processes);
+    }
+    return ERR_OK;
+}
+
 enum err_code ranks_open(struct ranks **out, const struct ranks_options *o, struct err *e)
 {
     struct ranks *all = FAULT("ranks.open") ? NULL : calloc(1, sizeof *all);
-    struct opening *k = calloc(1, sizeof *k);
+    struct start *k = calloc(1, sizeof *k);
     if (!all || !k) {
         err_set(e, ERR_NOMEM, "ranks");
         goto fail;
     }
     if (parallel_make(&all->plan, o->cfg, o->tp, o->dp, o->ep, o->placement, e))
         goto fail;
+    uint32_t n_processes = o->meeting ? o->n_processes : 1;
+    assert(all->plan.n_ranks % n_processes == 0);
+    all->n_here = all->plan.n_ranks / n_processes;
+    all->first = o->meeting ? o->process * all->n_here : 0;
     for (uint32_t r = 0; r < all->plan.n_ranks; r++) {
         struct rank *rank = &all->rank[r];
         rank->share = parallel_share(&all->plan, r);
@@ -223,10 +249,11 @@ enum err_code ranks_open(struct ranks **out, const struct ranks_options *o, stru
     k->all = all;
     if (on_all(k, load, e))
         goto fail;
-    if (all->plan.n_ranks > 1 && meeting_create(&k->meeting, e))
+    if (o->meeting ? wait_for_loads(o, e) : all->plan.n_ranks > 1 && meeting_create(&k->meeting, e))
         goto fail;
+    k->meeting = o->meeting ? o->meeting : k->meeting;
     enum err_code code = on_all(k, open_rank, e);
-    if (k->meeting)
+    if (!o->meeting)
         meeting_destroy(k->meeting);
     if (code)
         goto fail;

@@ -1,8 +1,11 @@
-/* ranks.h - all ranks of a model that run in this process: weights, back end and layers of each.
+/* ranks.h - the ranks of a model that run in this process, all or its share: weights, back end and
+ * layers of each.
  *
  * One rank is the ordinary case: the whole model on the CPU or on one GPU. With several, each loads
  * its own part by a thread of its own, meets the others (comm.h), and opens its back end; on the
- * CPU they share the cores, on GPUs rank i has GPU first_device + i, or several share one.
+ * CPU they share the cores, on GPUs the i-th rank here has GPU first_device + i, or several share
+ * one. Where several processes share the ranks, process p of P has n_ranks / P of them, in order,
+ * and opens its own together with the others.
  *
  * Thread: opened and closed by one; each rank's ops and forward then belong to its worker threads.
  */
@@ -26,7 +29,8 @@ struct rank {
 
 struct ranks {
     struct parallel plan;
-    struct rank rank[PARALLEL_MAX_RANKS]; /* [plan.n_ranks] */
+    uint32_t first, n_here;               /* those of this process */
+    struct rank rank[PARALLEL_MAX_RANKS]; /* [plan.n_ranks]; of others: their share alone */
 };
 
 struct ranks_options {
@@ -36,12 +40,14 @@ struct ranks_options {
     const char *placement; /* a file, or NULL */
     bool load_dummy;
     enum dtype dummy_dtype;
-    int32_t device;             /* the first GPU; -1: the CPU */
-    uint32_t ranks_per_gpu;     /* 1; more: for tests */
-    const char *comm;           /* kind of communicator; NULL: what fits */
-    uint32_t comm_timeout_ms;   /* 0: comm.h's */
-    struct ops_limits limits;   /* of each rank; n_threads: of all ranks together */
-    weights_progress *progress; /* tells of the first rank */
+    int32_t device;           /* the first GPU; -1: the CPU */
+    uint32_t ranks_per_gpu;   /* 1; more: for tests */
+    const char *comm;         /* kind of communicator; NULL: what fits */
+    uint32_t comm_timeout_ms; /* 0: comm.h's */
+    struct meeting *meeting;  /* of all processes, borrowed for the opening; NULL: one process */
+    uint32_t process, n_processes;
+    struct ops_limits limits;   /* of each rank; n_threads: of all ranks here together */
+    weights_progress *progress; /* tells of the first rank here */
     void *progress_arg;
 };
 

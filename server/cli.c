@@ -8,6 +8,7 @@
 #include "loop.h"
 #include "version.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -120,6 +121,40 @@ static bool reload_settings(struct server *sv, struct err *e)
     return ok;
 }
 
+/* The first one is for process 0, which ends us when it has drained. */
+static void on_signal_following(int number)
+{
+    static volatile sig_atomic_t n_signals;
+    (void)number;
+    n_signals = n_signals + 1;
+    if (n_signals > 1)
+        _exit(EXIT_RANK);
+}
+
+static void say_following(void *arg)
+{
+    const uint32_t *process = arg;
+    struct sigaction on_signal = {.sa_handler = on_signal_following};
+    sigaction(SIGTERM, &on_signal, NULL);
+    sigaction(SIGINT, &on_signal, NULL);
+    fprintf(stderr, "gaze %s follows process 0 as process %u of %u.\n", version_number, process[0],
+            process[1]);
+}
+
+/* A process whose ranks work for process 0. */
+static int serve_ranks(const struct engine_options *o, uint32_t process, uint32_t n_processes)
+{
+    struct err e = {0};
+    uint32_t which[2] = {process, n_processes};
+    enum err_code code = engine_follow(o, say_following, which, &e);
+    if (code == ERR_COMM) { /* at once: a thread or a device that hangs must not keep us */
+        cli_fail_as(EXIT_RANK, &e);
+        fflush(NULL);
+        _exit(EXIT_RANK);
+    }
+    return code ? cli_fail_as(EXIT_MODEL, &e) : EXIT_FINE;
+}
+
 int cli_serve(int argc, char **argv)
 {
     struct settings s;
@@ -127,7 +162,15 @@ int cli_serve(int argc, char **argv)
     struct server *sv;
     struct err e = {0};
     struct serve_args args = {&s, argv, argc};
+    uint32_t process = 0, n_processes = 1;
     bool known = !load(&s, &o, argc, argv, NULL, NULL, &e);
+    o.by_launcher = known && s.launcher;
+    known = known && !engine_launched(&process, &n_processes, &o, &e);
+    if (known && process) {
+        int code = serve_ranks(&o, process, n_processes);
+        settings_free(&s);
+        return code;
+    }
     if (!known || server_open(&sv, &s, &engine_api_real, &e)) {
         settings_free(&s);
         return cli_fail_as(known && e.code == ERR_IO ? EXIT_LISTEN : EXIT_SETTINGS, &e);
@@ -144,7 +187,9 @@ int cli_serve(int argc, char **argv)
         fflush(NULL);
         _exit(EXIT_RANK);
     }
-    return code ? cli_fail_as(EXIT_MODEL, &e) : EXIT_FINE;
+    if (code) /* a process that was lost while the model was loaded, or the model itself */
+        return cli_fail_as(e.code == ERR_COMM ? EXIT_RANK : EXIT_MODEL, &e);
+    return EXIT_FINE;
 }
 
 /* --name as a flag without a value. */

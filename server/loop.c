@@ -313,6 +313,7 @@ enum err_code server_open(struct server **out, const struct settings *settings,
     if (http_start(sv, e))
         goto close_otlp;
     start_handles(sv);
+    sv->engine_options.by_launcher = settings->launcher != 0;
     sv->engine_options.wake = wake_loop;
     sv->engine_options.wake_arg = sv;
     sv->engine_options.progress = on_progress;

@@ -59,6 +59,9 @@ static const struct option table[] = {
      "attention groups, each with KV pages and sequences of its own"},
     {"split", TEXT, AT(split), 0, 0, "", NULL, "P:D",
      "of the groups, P only prefill and D only decode (default: all do both)"},
+    {"launcher", CHOICE, AT(launcher), 0, 0, "auto", "none auto", NULL,
+     "serve: whether the ranks are shared among the processes that torchrun, Slurm or mpirun "
+     "started"},
     {"step-limit", NUMBER, AT(step_limit_s), 0, 86400, "0", NULL, "SECONDS",
      "a step that takes longer means a lost rank: end; 0: 8 with several ranks, else never"},
     {"max-context", NUMBER, AT(max_context), 0, 16777216, "0", NULL, "TOKENS",

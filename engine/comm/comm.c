@@ -34,18 +34,17 @@ struct kind {
 
 static enum err_code find_kind(struct kind *out, const char *name, struct err *e)
 {
-    const struct kind all[] = {
-        {"threads", comm_threads_open, false},
-        {"tcp", comm_tcp_open, true},
-        {"device", comm_device_open, false},
-        {"nccl", comm_nccl_open, false}};
+    const struct kind all[] = {{"threads", comm_threads_open, false},
+                               {"tcp", comm_tcp_open, true},
+                               {"device", comm_device_open, false},
+                               {"nccl", comm_nccl_open, false}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i].open && !strcmp(all[i].name, name)) {
             *out = all[i];
             return ERR_OK;
         }
-    return err_set(e, ERR_INVALID, "comm: \"%.40s\" is no kind of this build (threads, tcp%s%s)", name,
-                   comm_device_open ? ", device" : "", comm_nccl_open ? ", nccl" : "");
+    return err_set(e, ERR_INVALID, "comm: \"%.40s\" is no kind of this build (threads, tcp%s%s)",
+                   name, comm_device_open ? ", device" : "", comm_nccl_open ? ", nccl" : "");
 }
 
 enum err_code comm_kind_check(const char *name, struct err *e)

@@ -8,8 +8,8 @@
  * Four bodies, chosen by name; which one is for whom:
  *   - threads: ranks are threads of one process, buffers are host memory. Done on return; the
  *     stream is NULL.
- *   - tcp: ranks are threads of one or several processes, buffers are host memory, the bytes go over
- *     TCP. Done on return; the stream is NULL.
+ *   - tcp: ranks are threads of one or several processes, buffers are host memory, the bytes go
+ * over TCP. Done on return; the stream is NULL.
  *   - device: ranks are threads of one process, buffers are device memory: several ranks on one
  *     GPU, or GPUs that read each other's memory (NVLink). Queued on the stream.
  *   - nccl: ranks on GPUs of one or several nodes. Queued on the stream.

@@ -127,8 +127,9 @@ static enum err_code check_head(struct comm *c, uint32_t r, const struct head *m
     char why[220];
     if (h->op != mine->op || h->seq != mine->seq || h->n != mine->n || h->root != mine->root ||
         h->dtype != mine->dtype)
-        snprintf(why, sizeof why, "comm %s: rank %u came to %s %u of %llu, rank %u to %s %u of %llu",
-                 c->group, c->rank, comm_op_name((enum comm_op)mine->op), mine->seq,
+        snprintf(why, sizeof why,
+                 "comm %s: rank %u came to %s %u of %llu, rank %u to %s %u of %llu", c->group,
+                 c->rank, comm_op_name((enum comm_op)mine->op), mine->seq,
                  (unsigned long long)mine->n, r,
                  h->op < N_COMM_OPS ? comm_op_name((enum comm_op)h->op) : "nothing known", h->seq,
                  (unsigned long long)h->n);
@@ -276,7 +277,8 @@ static enum err_code sum_slices(struct comm *c, struct head h, const void *in, s
     if (exchange(c, h, in, parts_of(give), k->scratch, parts_of(&take), e))
         return e->code;
     for (size_t i = 0; i < own; i += COMM_SUM_BLOCK) {
-        size_t n = own - i < COMM_SUM_BLOCK ? own - i : COMM_SUM_BLOCK, at = i * comm_dtype_bytes(t);
+        size_t n = own - i < COMM_SUM_BLOCK ? own - i : COMM_SUM_BLOCK,
+               at = i * comm_dtype_bytes(t);
         for (uint32_t r = 0; r < c->n_ranks; r++)
             comm_sum_add(sum, k->scratch + r * bytes + at, n, t, r == 0);
         comm_sum_store((unsigned char *)out + at, sum, n, t);
@@ -350,8 +352,8 @@ static enum err_code barrier(struct comm *c, void *stream, struct err *e)
 {
     struct cuts none = same_parts(c->n_ranks, 0, 0, 0);
     (void)stream;
-    return exchange(c, head_of(c, COMM_BARRIER, 0), of(c)->scratch, parts_of(&none),
-                    of(c)->scratch, parts_of(&none), e);
+    return exchange(c, head_of(c, COMM_BARRIER, 0), of(c)->scratch, parts_of(&none), of(c)->scratch,
+                    parts_of(&none), e);
 }
 
 static enum err_code wait_done(struct comm *c, void *stream, struct err *e)

@@ -49,9 +49,9 @@ struct link {
     struct link_options o;
     struct peer *peer; /* [n_peers] */
     uint32_t n_peers;
-    int wake[2];          /* a pipe that ends the thread's poll */
-    pthread_mutex_t lock; /* of sends, and of what follows */
-    struct err lost;      /* ERR_OK: all are there */
+    int wake[2];                   /* a pipe that ends the thread's poll */
+    pthread_mutex_t lock;          /* of sends, and of what follows */
+    struct err lost;               /* ERR_OK: all are there */
     _Atomic bool closing, parting; /* parting: the others may leave */
     bool started;
     pthread_t thread;

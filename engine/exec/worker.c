@@ -21,7 +21,8 @@ struct part {                      /* a group's part of a round */
 
 struct runner { /* a rank in a team; the first one leads it */
     struct team *team;
-    uint32_t index;
+    uint32_t index; /* among those here */
+    uint32_t rank;  /* of all */
     pthread_t thread;
     bool started;
     struct err err; /* of its step */
@@ -30,7 +31,11 @@ struct runner { /* a rank in a team; the first one leads it */
 struct team {
     struct workers *all;
     enum lane lane;
-    uint32_t first_group, n_groups, n_runners;
+    uint32_t first_group, n_groups;
+    uint32_t n_runners;   /* ranks of it that are here; at least one, which leads */
+    struct relay *relay;  /* NULL: all of its ranks are here */
+    struct step *told;    /* [n_groups] a round's steps, as they go to other processes or come */
+    struct err *err;      /* [n_groups] what went wrong with them */
     pthread_mutex_t lock; /* guards what follows, but for what a round's runners are lent */
     pthread_cond_t given, begun, ended;
     bool ready, stop,
@@ -91,29 +96,40 @@ static void run_rank(struct runner *r)
 {
     struct team *t = r->team;
     const struct workers_config *c = &t->all->cfg;
-    uint32_t group = t->first_group + r->index / c->n_ranks;
-    struct forward *fw = c->forward[group * c->n_ranks + r->index % c->n_ranks];
+    struct forward *fw = c->forward[r->rank];
+    r->err.code = ERR_OK;
+    if (!fw)
+        return;                           /* a leader whose team is elsewhere */
     if (r->index && FAULT("worker.peer")) /* a rank that is not the first, and stops */
         hang();
-    r->err.code = ERR_OK;
-    if (!forward_step(fw, t->lane, &t->part[r->index / c->n_ranks].step, &r->err))
+    const struct step *step = &t->told[r->rank / c->n_ranks - t->first_group];
+    if (!forward_step(fw, t->lane, step, &r->err))
         r->err.code = ERR_OK;
     if (r->err.code == ERR_COMM) /* at once: the others may never end theirs */
         t->all->executor.lost(t->all->executor.done_arg, &r->err);
 }
 
-/* What went wrong in a group; of several the one that does not only say that others did not come.
- */
-static struct err group_error(const struct team *t, uint32_t group)
+/* What went wrong with each group's step on the ranks here, to t->err; of several errors of a group
+ * the one that does not only say that others did not come. */
+static void collect_errors(struct team *t)
 {
-    uint32_t n = t->all->cfg.n_ranks;
-    struct err e = {0};
-    for (uint32_t i = group * n; i < (group + 1) * n; i++) {
+    for (uint32_t g = 0; g < t->n_groups; g++)
+        t->err[g].code = ERR_OK;
+    for (uint32_t i = 0; i < t->n_runners; i++) {
         const struct err *own = &t->runner[i].err;
-        if (own->code && (!e.code || (e.code == ERR_COMM && own->code != ERR_COMM)))
-            e = *own;
+        struct err *e = &t->err[t->runner[i].rank / t->all->cfg.n_ranks - t->first_group];
+        if (own->code && (!e->code || (e->code == ERR_COMM && own->code != ERR_COMM)))
+            *e = *own;
     }
-    return e;
+}
+
+/* A relay that fails: no step of the team will succeed any more. */
+static void lose_round(struct team *t, const struct err *why)
+{
+    for (uint32_t g = 0; g < t->n_groups; g++)
+        if (!t->err[g].code)
+            t->err[g] = *why;
+    t->all->executor.lost(t->all->executor.done_arg, why);
 }
 
 /* The leader, with the lock held; gives it back for the time of the step. */
@@ -129,6 +145,22 @@ static void run_together(struct team *t)
         cond_wait_us(&t->ended, &t->lock, 0);
 }
 
+/* The same without the lock held, with the ranks of other processes. */
+static void run_everywhere(struct team *t)
+{
+    struct err e = {0};
+    if (t->relay && relay_tell(t->relay, t->told, &e)) {
+        lose_round(t, &e);
+        return;
+    }
+    mutex_lock(&t->lock);
+    run_together(t);
+    mutex_unlock(&t->lock);
+    collect_errors(t);
+    if (t->relay && relay_hear(t->relay, t->told, t->err, &e))
+        lose_round(t, &e);
+}
+
 /* A step that is made to fail fails on all ranks, and runs on none. */
 static bool fails_by_fault(struct team *t)
 {
@@ -141,8 +173,8 @@ static bool fails_by_fault(struct team *t)
         err_set(&e, ERR_CUDA, "step: injected fault");
     else if (FAULT("worker.rank"))
         err_set(&e, ERR_COMM, "rank 0 is gone: injected fault");
-    for (uint32_t i = 0; e.code && i < t->n_runners; i++)
-        t->runner[i].err = e;
+    for (uint32_t g = 0; g < t->n_groups; g++)
+        t->err[g] = e;
     if (e.code == ERR_COMM)
         t->all->executor.lost(t->all->executor.done_arg, &e);
     return e.code != ERR_OK;
@@ -160,26 +192,24 @@ static void run_round(struct team *t)
         make_step(t, p);
         most = p->step.n_rows > most ? p->step.n_rows : most;
     }
-    for (uint32_t g = 0; g < t->n_groups; g++)
+    for (uint32_t g = 0; g < t->n_groups; g++) {
         t->part[g].step.most_rows = most;
+        t->told[g] = t->part[g].step;
+    }
     uint64_t start_us = clock_us();
     mutex_unlock(&t->lock);
-    bool failed = fails_by_fault(t);
-    mutex_lock(&t->lock);
-    if (!failed)
-        run_together(t);
-    mutex_unlock(&t->lock);
+    if (!fails_by_fault(t))
+        run_everywhere(t);
     uint64_t end_us = clock_us();
     struct executor *x = &t->all->executor;
     for (uint32_t g = 0; g < t->n_groups; g++) {
         struct batch *b = t->part[g].batch;
-        struct err e = group_error(t, g);
         if (!b)
             continue;
         t->part[g].batch = NULL;
         b->start_us = start_us;
         b->end_us = end_us;
-        b->err = e;
+        b->err = t->err[g];
         x->done(x->done_arg, b);
     }
     mutex_lock(&t->lock);
@@ -195,9 +225,42 @@ static bool has_work(const struct team *t)
     return work;
 }
 
+/* The lock is held. */
+static void end_rounds(struct team *t)
+{
+    t->over = true;
+    pthread_cond_broadcast(&t->begun);
+}
+
+/* A team that is told what to run. */
+static void follow(struct team *t)
+{
+    struct err e = {0};
+    bool end = false;
+    while (!relay_next(t->relay, t->told, &end, &e) && !end) {
+        mutex_lock(&t->lock);
+        run_together(t);
+        mutex_unlock(&t->lock);
+        collect_errors(t);
+        if (relay_answer(t->relay, t->told, t->err, &e))
+            break;
+    }
+    mutex_lock(&t->lock);
+    end_rounds(t);
+    mutex_unlock(&t->lock);
+    if (end)
+        t->all->cfg.ended(t->all->cfg.arg);
+    else
+        t->all->executor.lost(t->all->executor.done_arg, &e);
+}
+
 static void *leader_main(void *arg)
 {
     struct team *t = ((struct runner *)arg)->team;
+    if (t->all->cfg.follows) {
+        follow(t);
+        return NULL;
+    }
     mutex_lock(&t->lock);
     for (;;) {
         while (!has_work(t) && !t->stop)
@@ -206,9 +269,10 @@ static void *leader_main(void *arg)
             break; /* stop, and nothing left to run */
         run_round(t);
     }
-    t->over = true;
-    pthread_cond_broadcast(&t->begun);
+    end_rounds(t);
     mutex_unlock(&t->lock);
+    if (t->relay)
+        relay_end(t->relay);
     return NULL;
 }
 
@@ -259,11 +323,10 @@ static enum err_code start_runner(struct team *t, uint32_t i, struct err *e)
     char name[16];
     r->team = t;
     r->index = i;
-    uint32_t rank = t->first_group * t->all->cfg.n_ranks + i;
     if (t->all->cfg.n_groups * t->all->cfg.n_ranks == 1)
         snprintf(name, sizeof name, "%s", names[t->lane]);
     else
-        snprintf(name, sizeof name, "%s%u", names[t->lane], rank % 1000);
+        snprintf(name, sizeof name, "%s%u", names[t->lane], r->rank % 1000);
     if (thread_start(&r->thread, name, i ? follower_main : leader_main, r, e))
         return e->code;
     r->started = true;
@@ -278,7 +341,13 @@ static enum err_code open_team(struct workers *all, uint32_t index, struct err *
     t->lane = (enum lane)(index % N_LANES);
     t->n_groups = c->joined ? c->n_groups : 1;
     t->first_group = c->joined ? 0 : index / N_LANES;
-    t->n_runners = t->n_groups * c->n_ranks;
+    uint32_t first = t->first_group * c->n_ranks, n = t->n_groups * c->n_ranks, n_here = 0;
+    for (uint32_t i = 0; i < n; i++)
+        n_here += c->forward[first + i] != NULL;
+    if (c->follows && !n_here)
+        return ERR_OK; /* nothing of it is here */
+    t->n_runners = n_here ? n_here : 1;
+    t->relay = c->relays.n ? c->relays.team[index] : NULL;
     pthread_mutex_init(&t->lock, NULL);
     cond_init_monotonic(&t->given);
     cond_init_monotonic(&t->begun);
@@ -286,9 +355,14 @@ static enum err_code open_team(struct workers *all, uint32_t index, struct err *
     t->ready = true;
     t->part = calloc(t->n_groups, sizeof *t->part);
     t->runner = calloc(t->n_runners, sizeof *t->runner);
-    if (!t->part || !t->runner)
+    t->told = calloc(t->n_groups, sizeof *t->told);
+    t->err = calloc(t->n_groups, sizeof *t->err);
+    if (!t->part || !t->runner || !t->told || !t->err)
         return err_set(e, ERR_NOMEM, "a team of %u ranks", t->n_runners);
-    for (uint32_t g = 0; g < t->n_groups; g++) {
+    for (uint32_t i = 0, k = 0; i < n && k < t->n_runners; i++)
+        if (c->forward[first + i] || !n_here)
+            t->runner[k++].rank = first + i;
+    for (uint32_t g = 0; g < t->n_groups && !c->follows; g++) {
         struct part *p = &t->part[g];
         p->token = calloc(c->max_rows[t->lane], sizeof *p->token);
         p->seq = FAULT("workers.arrays") ? NULL : calloc(c->max_seqs, sizeof *p->seq);
@@ -308,7 +382,9 @@ enum err_code workers_create(struct workers **out, const struct workers_config *
     if (!all)
         return err_set(e, ERR_NOMEM, "workers");
     all->executor = (struct executor){
-        .self = all, .max_more = forward_max_more(cfg->forward[0]), .start = executor_start};
+        .self = all, .start = executor_start, .lost = cfg->lost, .done_arg = cfg->arg};
+    if (n == 1)
+        all->executor.max_more = forward_max_more(cfg->forward[0]);
     all->cfg = *cfg;
     all->cfg.forward = calloc(n, sizeof(struct forward *));
     all->n_teams = cfg->joined ? 1 : cfg->n_groups;
@@ -346,10 +422,20 @@ static void close_team(struct team *t)
     }
     free(t->part);
     free(t->runner);
+    free(t->told);
+    free(t->err);
     pthread_cond_destroy(&t->given);
     pthread_cond_destroy(&t->begun);
     pthread_cond_destroy(&t->ended);
     pthread_mutex_destroy(&t->lock);
+}
+
+uint32_t workers_n_teams(const struct workers *all)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < all->n_teams * N_LANES; i++)
+        n += all->team[i].ready;
+    return n;
 }
 
 void workers_destroy(struct workers *all)

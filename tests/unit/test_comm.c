@@ -233,8 +233,8 @@ TEST(comm_a_rank_that_cannot_join)
     static const char *const place[] = {"comm.open",    "comm.open:2",    "comm.open:3",
                                         "comm.threads", "comm.threads:3", "comm.group",
                                         "meeting.pin"};
-    static const char *const tcp_place[] = {"comm.open:2", "comm.tcp",        "comm.tcp:3",
-                                            "meeting.pin", "meeting.listen",  "meeting.connect",
+    static const char *const tcp_place[] = {"comm.open:2", "comm.tcp",         "comm.tcp:3",
+                                            "meeting.pin", "meeting.listen",   "meeting.connect",
                                             "line.send",   "meeting.connect:2"};
     enum { N = sizeof place / sizeof *place, N_TCP = sizeof tcp_place / sizeof *tcp_place };
     for (size_t k = 0; k < N + N_TCP; k++) {

@@ -1,0 +1,271 @@
+"""Ranks in several processes, as a launcher starts them on several nodes: the answers of one process,
+byte for byte, in every layout; and what all of them do when one is killed, frozen or started wrong."""
+
+import concurrent.futures
+import http.client
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+from test_operations import BAD_MODEL, EMBER, FINE, GAZE, ROOT, SETTINGS, environment, free_port
+
+LOST = 5
+LOST_S = 10.0  # the time in which all must have ended when one is lost
+GREEDY = {"prompt": "Once upon a time", "max_tokens": 24, "temperature": 0}
+REQUESTS = [
+    GREEDY,
+    dict(GREEDY, prompt="The dog " * 60, max_tokens=12, logprobs=5),
+    dict(GREEDY, prompt="The dog " * 150, max_tokens=6),
+    {"prompt": "A king", "max_tokens": 24, "temperature": 1.0, "top_p": 0.9, "seed": 7,
+     "presence_penalty": 0.5, "frequency_penalty": 0.3, "logprobs": 3},
+    {"prompt": "A queen", "max_tokens": 16, "temperature": 0.8, "seed": 8, "n": 3,
+     "repetition_penalty": 1.2, "logit_bias": {"100": 4, "200": -100}, "min_tokens": 4},
+    dict(GREEDY, max_tokens=0, echo=True, logprobs=2, prompt="The quick brown fox jumps"),
+    dict(GREEDY, max_tokens=20, structured_outputs={"regex": "[0-9]{3}-[a-f]{4}"}),
+    dict(GREEDY, prompt=["one", "two", "three", "four"], max_tokens=8),
+]
+
+
+class Process:
+    """One gaze serve of a launch."""
+
+    def __init__(self, folder, number, arguments, env):
+        self.path = os.path.join(folder, "log.%d" % number)
+        with open(self.path, "w") as log:
+            self.process = subprocess.Popen([GAZE, "serve"] + arguments, stdout=log, stderr=log,
+                                            cwd=ROOT, env=environment(env))
+
+    def log(self):
+        with open(self.path, encoding="utf-8") as f:
+            return f.read()
+
+    def wait(self, seconds):
+        return self.process.wait(timeout=seconds)
+
+
+def torchrun(number, n, port):
+    return {"RANK": str(number), "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port)}
+
+
+class Nodes:
+    """with Nodes(2, "--tp", "2") as nodes: nodes.answers(REQUESTS)"""
+
+    def __init__(self, n, *options, launcher=None, options_of=None, up=True):
+        self.n, self.options, self.up = n, list(options), up
+        self.launcher = launcher or (torchrun if n > 1 else lambda *_: {})
+        self.options_of = options_of or {}
+
+    def __enter__(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.port, meet = free_port(), free_port()
+        base = ["--device", "cpu", "--model", EMBER, "--port", str(self.port), "--threads", "2",
+                "--max-context", "2048"]
+        self.process = [Process(self.folder.name, i,
+                                base + self.options + self.options_of.get(i, []),
+                                self.launcher(i, self.n, meet))
+                        for i in reversed(range(self.n))][::-1]
+        end = time.monotonic() + 60
+        while self.up and not self.healthy():
+            assert time.monotonic() < end, self.logs()
+            assert self.process[0].process.poll() is None, self.logs()
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, kind, *_):
+        for p in self.process:
+            if p.process.poll() is None:
+                p.process.terminate() if kind is None else p.process.kill()
+        codes = [p.wait(60) for p in self.process]
+        logs = self.logs()
+        self.folder.cleanup()
+        if kind is None and self.up == "to the end":
+            assert codes == [FINE] * self.n, (codes, logs)
+
+    def logs(self):
+        return "\n".join("process %d:\n%s" % (i, p.log()) for i, p in enumerate(self.process))
+
+    def healthy(self):
+        try:
+            return self.get("/health")[0] == 200
+        except OSError:
+            return False
+
+    def get(self, path):
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        c.request("GET", path)
+        a = c.getresponse()
+        status, text = a.status, a.read().decode()
+        c.close()
+        return status, text
+
+    def ask(self, body):
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        c.request("POST", "/v1/completions", json.dumps(body),
+                  {"Content-Type": "application/json"})
+        a = c.getresponse()
+        got = json.loads(a.read())
+        c.close()
+        assert a.status == 200, got
+        return got["choices"], got["usage"]
+
+    def answers(self, requests):
+        """Twice, the second time at once; what the cache saves differs."""
+        alone = [self.ask(r) for r in requests]
+        with concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
+            together = list(pool.map(self.ask, requests))
+        assert [c for c, _ in alone] == [c for c, _ in together]
+        return [c for c, _ in alone]
+
+    def stream(self, n_tokens=1500):
+        """Opens a stream; returns a function that reads it to its end, and its last event."""
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        c.request("POST", "/v1/completions", json.dumps(
+            dict(GREEDY, stream=True, ignore_eos=True, max_tokens=n_tokens)),
+            {"Content-Type": "application/json"})
+        answer = c.getresponse()
+        assert answer.status == 200
+        answer.readline()  # the first event: it is under way
+
+        def rest():
+            last = None
+            for line in answer:
+                if line.startswith(b"data: "):
+                    last = line[6:].strip()
+            c.close()
+            return last
+        return rest
+
+
+def killed(nodes, number, number_signal):
+    """What clients, probes and processes see once process `number` is hit."""
+    rest = nodes.stream()
+    hit = nodes.process[number].process
+    began = time.monotonic()
+    hit.send_signal(number_signal)
+    reasons = []
+    while not reasons and nodes.process[0].process.poll() is None:
+        try:
+            status, text = nodes.get("/health")
+        except OSError:
+            break
+        if status != 200:
+            reasons.append((status, text))
+        time.sleep(0.02)
+    last = rest()
+    codes = {i: p.wait(LOST_S) for i, p in enumerate(nodes.process) if i != number}
+    took = time.monotonic() - began
+    hit.kill()
+    return reasons, last, codes, took
+
+
+@unittest.skipUnless(os.path.exists(GAZE), "no built server")
+class NodesTest(unittest.TestCase):
+    def equal(self, n, *options, launcher=torchrun):
+        with Nodes(1, *options) as one:
+            want = one.answers(REQUESTS)
+        with Nodes(n, *options, launcher=launcher, up="to the end") as nodes:
+            self.assertEqual(nodes.answers(REQUESTS), want)
+            self.assertIn("follows process 0 as process %d of %d" % (n - 1, n),
+                          nodes.process[n - 1].log())
+
+    def test_tensor_parallel_over_two(self):
+        self.equal(2, "--tp", "2")
+
+    def test_groups_over_two(self):
+        self.equal(2, "--dp", "2")
+
+    def test_experts_over_two(self):
+        self.equal(2, "--dp", "2", "--ep", "2", "--experts", "fp8")
+
+    def test_a_group_of_two_in_each_of_two(self):
+        self.equal(2, "--tp", "2", "--dp", "2", "--ep", "4")
+
+    def test_a_group_of_four_over_two_by_mpirun(self):
+        def mpirun(number, n, port):
+            return {"OMPI_COMM_WORLD_RANK": str(number), "OMPI_COMM_WORLD_SIZE": str(n),
+                    "OMPI_COMM_WORLD_LOCAL_SIZE": str(n), "MASTER_PORT": str(port),
+                    "OMPI_COMM_WORLD_LOCAL_RANK": str(number)}
+        self.equal(2, "--tp", "4", launcher=mpirun)
+
+    def test_groups_over_three_by_slurm(self):
+        def slurm(number, n, port):
+            return {"SLURM_PROCID": str(number), "SLURM_STEP_NUM_TASKS": str(n),
+                    "SLURM_STEP_NUM_NODES": "1", "SLURM_LOCALID": str(number),
+                    "MASTER_PORT": str(port)}
+        self.equal(3, "--dp", "3", launcher=slurm)
+
+    def lost(self, number, number_signal, *options):
+        with Nodes(2, *options) as nodes:
+            reasons, last, codes, took = killed(nodes, number, number_signal)
+            self.assertEqual(codes, {1 - number: LOST}, nodes.logs())
+            self.assertLess(took, LOST_S)
+            print("     all had ended %.2f s after the blow" % took)
+            if number == 0:
+                self.assertIn("process 0 of 2", nodes.process[1].log())
+                return
+            self.assertEqual([r[0] for r in reasons], [503])
+            if number_signal == signal.SIGKILL:  # a step that does not end shows earlier
+                self.assertRegex(reasons[0][1], "(process|rank) 1 of 2")
+            self.assertRegex(json.loads(last)["error"]["message"], "(process|rank) 1 of 2")
+            self.assertIn("process 1 of 2", nodes.process[0].log())
+
+    def test_a_process_is_killed(self):
+        self.lost(1, signal.SIGKILL, "--tp", "2")
+
+    def test_a_process_with_a_group_of_its_own_is_killed(self):
+        self.lost(1, signal.SIGKILL, "--dp", "2")
+
+    def test_process_0_is_killed(self):
+        self.lost(0, signal.SIGKILL, "--tp", "2")
+
+    def test_a_process_is_frozen(self):
+        self.lost(1, signal.SIGSTOP, "--tp", "2")
+
+    def test_a_drain_ends_all(self):
+        with Nodes(2, "--tp", "2") as nodes:
+            rest = nodes.stream(150)
+            for p in nodes.process:  # as a launcher does it
+                p.process.terminate()
+            self.assertEqual(rest(), b"[DONE]")
+            self.assertEqual([p.wait(20) for p in nodes.process], [FINE, FINE], nodes.logs())
+            self.assertNotIn("lost=", nodes.logs())
+
+    def test_other_settings_are_refused(self):
+        with Nodes(2, "--tp", "2", options_of={1: ["--max-seqs", "8"]}, up=False) as nodes:
+            codes = [p.wait(30) for p in nodes.process]
+            self.assertTrue(all(c in (BAD_MODEL, LOST) for c in codes), (codes, nodes.logs()))
+            self.assertIn("was started with other settings", nodes.process[0].log())
+            self.assertIn("was started with other settings", nodes.process[1].log())
+
+    def test_a_process_without_the_model(self):
+        with Nodes(2, "--tp", "2", options_of={1: ["--model", "/nowhere"]}, up=False) as nodes:
+            codes = [p.wait(30) for p in nodes.process]
+            self.assertEqual(codes, [LOST, BAD_MODEL], nodes.logs())
+            self.assertIn("process 1 of 2: ", nodes.process[0].log())
+            self.assertIn("/nowhere", nodes.process[0].log())
+
+    def refused(self, says, *options, n=2):
+        with Nodes(n, *options, up=False) as nodes:
+            self.assertEqual([p.wait(30) for p in nodes.process], [SETTINGS] * n, nodes.logs())
+            self.assertIn(says, nodes.process[0].log())
+
+    def test_what_cannot_be_shared(self):
+        self.refused("torchrun started 3 processes, among which 2 ranks", "--tp", "2", n=3)
+        self.refused("split: prompts and answers in different groups are for one process",
+                     "--split", "1:1")
+
+    def test_a_launcher_that_does_not_matter(self):
+        def first_of_two(_, __, port):
+            return torchrun(0, 2, port)
+        for options in [[], ["--tp", "2", "--launcher", "none"]]:
+            with Nodes(1, *options, launcher=first_of_two, up="to the end") as nodes:
+                self.assertTrue(nodes.healthy())
+
+
+if __name__ == "__main__":
+    unittest.main()
