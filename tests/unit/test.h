@@ -42,7 +42,7 @@ char *test_tmpdir(void);                   /* a fresh folder, removed when the t
         test_register(&t);                                                                         \
     }                                                                                              \
     static void test_##test_name(void)
-#define TEST(test_name) TEST_LIMIT(test_name, 20)
+#define TEST(test_name) TEST_LIMIT(test_name, 90)
 #define TEST_SKIP(why) test_skip(why)
 
 #define CHECK(cond)                                                                                \
