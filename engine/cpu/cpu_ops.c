@@ -108,12 +108,14 @@ static void op_begin(struct ops *o, enum lane l, const struct step *s)
         n += q->n_rows;
     }
     assert(n == s->n_rows);
+    pool_in_step(cpu_of(o)->pool, l, true);
 }
 
 static enum err_code op_finish(struct ops *o, enum lane l, struct err *e)
 {
     struct cpu_lane *lane = &cpu_of(o)->lane[l];
     lane->step = NULL;
+    pool_in_step(cpu_of(o)->pool, l, false);
     if (lane->err.code)
         *e = lane->err;
     return lane->err.code;

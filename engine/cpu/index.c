@@ -20,7 +20,7 @@ struct index_worker {
 struct index_scratch {         /* a lane's */
     float *weight;             /* [max_rows, index_heads] */
     unsigned char *query;      /* [max_rows, index_heads, index_dim] as the loops want them (FP8) */
-    float *score;              /* [padded context], of one row whose pages are split */
+    float *score;              /* [INDEX_BLOCK_ROWS, padded context], of a block that is split */
     uint32_t *block, n_blocks; /* first row of each block of rows that select */
     uint32_t *block_rows;
     struct index_worker *worker; /* [n_workers], shared by the lanes */
@@ -35,7 +35,7 @@ struct select_job {
     float *q;
     const float *w;
     int32_t *sel;
-    uint32_t row; /* of a split job */
+    uint32_t row, n_rows; /* of a split job */
 };
 
 static uint32_t padded(const struct cpu_backend *b)
@@ -119,6 +119,11 @@ static void choose(const struct select_job *j, struct index_worker *w, uint32_t 
         out[n] = -1;
 }
 
+static uint32_t pages_of(const struct cpu_lane *lane, uint32_t row)
+{
+    return lane->row_pos[row] / TILE + 1;
+}
+
 static void select_block(void *arg, uint32_t chunk, uint32_t worker)
 {
     struct select_job *j = arg;
@@ -127,7 +132,7 @@ static void select_block(void *arg, uint32_t chunk, uint32_t worker)
     size_t ld = padded(j->b);
     for (uint32_t i = row; i < row + n; i++)
         prepare(j, i);
-    score_pages(j, w, row, n, 0, j->lane->row_pos[row + n - 1] / TILE + 1, w->score, ld);
+    score_pages(j, w, row, n, 0, pages_of(j->lane, row + n - 1), w->score, ld);
     for (uint32_t i = row; i < row + n; i++)
         choose(j, w, i, w->score + (size_t)(i - row) * ld);
 }
@@ -135,16 +140,15 @@ static void select_block(void *arg, uint32_t chunk, uint32_t worker)
 static void score_split(void *arg, uint32_t chunk, uint32_t worker)
 {
     struct select_job *j = arg;
-    uint32_t n_pages = j->lane->row_pos[j->row] / TILE + 1, page = chunk * INDEX_SPLIT_PAGES;
+    uint32_t n_pages = pages_of(j->lane, j->row + j->n_rows - 1), page = chunk * INDEX_SPLIT_PAGES;
     uint32_t end = page + INDEX_SPLIT_PAGES < n_pages ? page + INDEX_SPLIT_PAGES : n_pages;
-    score_pages(j, &j->x->worker[worker], j->row, 1, page, end, j->x->score, 0);
+    score_pages(j, &j->x->worker[worker], j->row, j->n_rows, page, end, j->x->score, padded(j->b));
 }
 
 static void choose_split(void *arg, uint32_t chunk, uint32_t worker)
 {
     struct select_job *j = arg;
-    (void)chunk;
-    choose(j, &j->x->worker[worker], j->row, j->x->score);
+    choose(j, &j->x->worker[worker], j->row + chunk, j->x->score + (size_t)chunk * padded(j->b));
 }
 
 static bool selects(const struct cpu_lane *lane, uint32_t row)
@@ -169,6 +173,27 @@ static void find_blocks(struct index_scratch *x, const struct cpu_lane *lane, ui
     }
 }
 
+/* Whether each block has pages for every thread. */
+static bool all_deep(const struct index_scratch *x, const struct cpu_lane *lane, uint32_t n_threads)
+{
+    for (uint32_t i = 0; i < x->n_blocks; i++)
+        if (pages_of(lane, x->block[i]) < n_threads * INDEX_SPLIT_PAGES)
+            return false;
+    return true;
+}
+
+/* The pages of one block, split over the pool. */
+static void select_split(struct select_job *j, enum lane l, uint32_t block)
+{
+    j->row = j->x->block[block];
+    j->n_rows = j->x->block_rows[block];
+    for (uint32_t i = 0; i < j->n_rows; i++)
+        prepare(j, j->row + i);
+    uint32_t n_pages = pages_of(j->lane, j->row + j->n_rows - 1);
+    pool_run(j->b->pool, l, (n_pages + INDEX_SPLIT_PAGES - 1) / INDEX_SPLIT_PAGES, score_split, j);
+    pool_run(j->b->pool, l, j->n_rows, choose_split, j);
+}
+
 static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_raw,
                             const act *w_raw, int32_t *sel)
 {
@@ -186,7 +211,7 @@ static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_r
     uint32_t n_threads = pool_n_threads(b->pool);
     assert(b->index[layer]);
     find_blocks(x, lane, INDEX_BLOCK_ROWS);
-    if (x->n_blocks < n_threads)
+    if (x->n_blocks < n_threads && !all_deep(x, lane, n_threads))
         find_blocks(x, lane, 1); /* more, smaller blocks: every thread gets one */
     if (!x->n_blocks)
         return;
@@ -194,14 +219,8 @@ static void op_index_select(struct ops *o, enum lane l, uint32_t layer, act *q_r
         pool_run(b->pool, l, x->n_blocks, select_block, &j);
         return;
     }
-    for (uint32_t i = 0; i < x->n_blocks; i++) {
-        j.row = x->block[i];
-        prepare(&j, j.row);
-        uint32_t n_pages = lane->row_pos[j.row] / TILE + 1;
-        pool_run(b->pool, l, (n_pages + INDEX_SPLIT_PAGES - 1) / INDEX_SPLIT_PAGES, score_split,
-                 &j);
-        pool_run(b->pool, l, 1, choose_split, &j);
-    }
+    for (uint32_t i = 0; i < x->n_blocks; i++)
+        select_split(&j, l, i);
 }
 
 static int32_t *op_alloc_sel(struct ops *o, enum lane l)
@@ -246,7 +265,7 @@ enum err_code cpu_index_init(struct cpu_backend *b, struct err *e)
         x->worker = workers;
         x->weight = cpu_reserve(b, sizeof(float) * rows * c->index_heads);
         x->query = cpu_reserve(b, (size_t)4 * rows * c->index_heads * c->index_dim);
-        x->score = cpu_reserve(b, sizeof(float) * padded(b));
+        x->score = cpu_reserve(b, sizeof(float) * INDEX_BLOCK_ROWS * padded(b));
         x->block = cpu_reserve(b, sizeof(uint32_t) * rows);
         x->block_rows = cpu_reserve(b, sizeof(uint32_t) * rows);
         if (!x->weight || !x->query || !x->score || !x->block || !x->block_rows)

@@ -5,7 +5,8 @@
  *
  * - many rows: up to INDEX_BLOCK_ROWS rows of a sequence share each page's tile; one chunk scores
  *   and selects.
- * - few rows: one row's pages are split over the pool, then one thread selects.
+ * - fewer such blocks than threads: a block's pages are split over the pool, then its rows. Short
+ *   contexts, which are not worth that, are cut into blocks of one row.
  */
 #ifndef GAZE_CPU_INDEX_H
 #define GAZE_CPU_INDEX_H

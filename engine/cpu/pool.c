@@ -5,6 +5,11 @@
  * ticket has come to mean another job; so what a thread read of the job (fn, arg, base) belongs to
  * the chunk it took, and a thread that slept through a job's end harms nothing.
  *
+ * Two steps: while each lane has one under way, the first n_decode of the pool's threads take
+ * decode's chunks alone; the others take prefill's, and decode's where there are none of those; and
+ * prefill's caller takes none. There is always a thread that takes prefill's: who leaves chunks to
+ * it wakes it.
+ *
  * Sleep: a pool thread that found nothing for SPIN_US announces itself in `sleepers`, looks once
  * more, and waits on `wakes` (a futex). A caller posts first and looks at `sleepers` after; one of
  * the two must see the other. A caller whose last chunks are in other hands spins for JOIN_SPINS
@@ -44,8 +49,9 @@ struct pool {
     struct job job[N_LANES];
     alignas(64) _Atomic uint32_t sleepers;
     _Atomic uint32_t wakes;
-    _Atomic bool stop;
+    _Atomic bool stop, in_step[N_LANES];
     uint32_t n_threads, n_started;
+    uint32_t n_decode; /* of the pool's threads, for decode while both lanes are in a step */
     struct pool_thread {
         struct pool *pool;
         uint32_t worker;
@@ -99,19 +105,32 @@ static bool take(struct pool *p, enum lane l, uint32_t worker)
     return false;
 }
 
-static bool take_any(struct pool *p, uint32_t worker)
+static bool both_in_step(const struct pool *p)
 {
-    return take(p, LANE_DECODE, worker) || take(p, LANE_PREFILL, worker);
+    return atomic_load_explicit(&p->in_step[LANE_DECODE], memory_order_relaxed) &&
+           atomic_load_explicit(&p->in_step[LANE_PREFILL], memory_order_relaxed);
 }
 
-static bool has_work(struct pool *p)
+static bool take_any(struct pool *p, uint32_t worker)
 {
-    for (int l = 0; l < N_LANES; l++) {
-        uint64_t t = atomic_load(&p->job[l].ticket);
-        if (ticket_taken(t) < ticket_chunks(t))
-            return true;
-    }
-    return false;
+    bool both = both_in_step(p);
+    if (both && worker < p->n_decode)
+        return take(p, LANE_DECODE, worker);
+    enum lane first = both ? LANE_PREFILL : LANE_DECODE;
+    return take(p, first, worker) ||
+           take(p, first == LANE_DECODE ? LANE_PREFILL : LANE_DECODE, worker);
+}
+
+static bool lane_has_work(struct pool *p, enum lane l)
+{
+    uint64_t t = atomic_load(&p->job[l].ticket);
+    return ticket_taken(t) < ticket_chunks(t);
+}
+
+static bool has_work(struct pool *p, uint32_t worker)
+{
+    return lane_has_work(p, LANE_DECODE) ||
+           (lane_has_work(p, LANE_PREFILL) && !(worker < p->n_decode && both_in_step(p)));
 }
 
 static void *thread_main(void *arg)
@@ -124,7 +143,7 @@ static void *thread_main(void *arg)
             idle_since = 0;
             continue;
         }
-        for (int i = 0; i < LOOKS_PER_CLOCK && !has_work(p); i++)
+        for (int i = 0; i < LOOKS_PER_CLOCK && !has_work(p, self->worker); i++)
             pause_cpu();
         uint64_t now = clock_us();
         if (!idle_since)
@@ -133,7 +152,7 @@ static void *thread_main(void *arg)
             continue;
         uint32_t seen = atomic_load(&p->wakes);
         atomic_fetch_add(&p->sleepers, 1);
-        if (!has_work(p) && !atomic_load(&p->stop))
+        if (!has_work(p, self->worker) && !atomic_load(&p->stop))
             futex_wait(&p->wakes, seen);
         atomic_fetch_sub(&p->sleepers, 1);
         idle_since = 0;
@@ -166,6 +185,12 @@ static void join(struct job *j, uint32_t n_chunks)
     atomic_store(&j->waiting, 0);
 }
 
+/* Whether a lane's own thread leaves its chunks to the pool's. */
+static bool gives_way(const struct pool *p, enum lane l)
+{
+    return l == LANE_PREFILL && both_in_step(p);
+}
+
 static void run_part(struct pool *p, enum lane l, uint32_t base, uint32_t n_chunks, pool_fn *fn,
                      void *arg)
 {
@@ -178,8 +203,11 @@ static void run_part(struct pool *p, enum lane l, uint32_t base, uint32_t n_chun
     atomic_store_explicit(&j->done, 0, memory_order_relaxed);
     atomic_store(&j->ticket, ((last >> 32) + 1) << 32 | n_chunks);
     wake_sleepers(p, n_chunks - 1);
-    while (take(p, l, worker))
-        ;
+    bool away = gives_way(p, l);
+    while (!away && take(p, l, worker))
+        away = gives_way(p, l);
+    if (away)
+        wake_sleepers(p, INT_MAX); /* a thread that takes such chunks is among them, or awake */
     join(j, n_chunks);
 }
 
@@ -192,6 +220,11 @@ void pool_run(struct pool *p, enum lane l, uint32_t n_chunks, pool_fn *fn, void 
     }
     for (uint32_t base = 0; base < n_chunks; base += MAX_CHUNKS)
         run_part(p, l, base, n_chunks - base < MAX_CHUNKS ? n_chunks - base : MAX_CHUNKS, fn, arg);
+}
+
+void pool_in_step(struct pool *p, enum lane l, bool is)
+{
+    atomic_store_explicit(&p->in_step[l], is, memory_order_relaxed);
 }
 
 uint32_t pool_n_workers(const struct pool *p)
@@ -214,6 +247,7 @@ enum err_code pool_create(struct pool **out, uint32_t n_threads, struct err *e)
         return err_set(e, ERR_NOMEM, "thread pool of %u threads", n_threads);
     for (int l = 0; l < N_LANES; l++) {
         struct job *j = &p->job[l];
+        atomic_init(&p->in_step[l], false);
         atomic_init(&j->ticket, 0);
         atomic_init(&j->fn, NULL);
         atomic_init(&j->arg, NULL);
@@ -225,6 +259,7 @@ enum err_code pool_create(struct pool **out, uint32_t n_threads, struct err *e)
     atomic_init(&p->wakes, 0);
     atomic_init(&p->stop, false);
     p->n_threads = n_threads;
+    p->n_decode = (n_threads + 1) / 2 - 1; /* with decode's caller half of them */
     p->n_started = 0;
     for (uint32_t i = 0; i + 1 < n_threads; i++) {
         char name[16];

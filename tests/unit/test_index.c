@@ -164,9 +164,11 @@ TEST_LIMIT(index_every_form_and_cut_portable, 60)
     every_form_and_cut(3);
 }
 
-/* One long row whose pages are split over threads, and the same in one piece. */
+/* Rows of a long context whose pages are split over threads, one at a time and several in a block,
+ * and the same in one piece. */
 TEST_LIMIT(index_long_row, 60)
 {
+    static const uint32_t rows[] = {1, 5, 8, 30};
     struct rng r = {11};
     struct model_config c = rig_config();
     struct rig_seq s;
@@ -181,17 +183,20 @@ TEST_LIMIT(index_long_row, 60)
         struct cpu_backend *b = rig_open(&c, &lim);
         s.pos0 = 0;
         rig_run(b, LANE_PREFILL, &s, 1, 500, NULL);
-        s.pos0 = 2470;
-        rig_run(b, LANE_DECODE, &s, 1, 1, NULL);
         size_t at = 2470 * (size_t)c.index_topk, bytes = 4 * 30 * (size_t)c.index_topk;
-        if (!first) {
-            first = malloc(bytes);
-            CHECK(first);
-            memcpy(first, s.sel + at, bytes);
-            for (uint32_t t = 2470; t < s.n; t += 9)
-                check_row(b, &s, t);
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            memset(s.sel + at, 0, bytes);
+            s.pos0 = 2470;
+            rig_run(b, rows[i] == 1 ? LANE_DECODE : LANE_PREFILL, &s, 1, rows[i], NULL);
+            if (!first) {
+                first = malloc(bytes);
+                CHECK(first);
+                memcpy(first, s.sel + at, bytes);
+                for (uint32_t t = 2470; t < s.n; t += 9)
+                    check_row(b, &s, t);
+            }
+            CHECK_MSG(!memcmp(first, s.sel + at, bytes), "%u threads, %u rows", threads, rows[i]);
         }
-        CHECK(!memcmp(first, s.sel + at, bytes));
         b->ops.close(&b->ops);
     }
     free(first);

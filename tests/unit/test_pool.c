@@ -46,12 +46,15 @@ static void *lane_main(void *arg)
     for (uint32_t i = 0; i < life->jobs; i++) {
         struct count c = {life->pool, times, life->busy,
                           1 + rng_below(&r, rng_below(&r, 4) ? 8 : MOST)};
+        if (rng_below(&r, 8) == 0)
+            pool_in_step(life->pool, life->lane, rng_below(&r, 4) != 0);
         pool_run(life->pool, life->lane, c.n_chunks, count_chunk, &c);
         for (uint32_t k = 0; k < c.n_chunks; k++)
             CHECK_MSG(atomic_exchange(&times[k], 0) == 1, "chunk %u of %u", k, c.n_chunks);
         if (rng_below(&r, 200) == 0)
             usleep(rng_below(&r, 300)); /* lets the threads fall asleep now and then */
     }
+    pool_in_step(life->pool, life->lane, false);
     free(times);
     return NULL;
 }
@@ -125,6 +128,39 @@ TEST(pool_waits_only_for_taken_chunks)
     CHECK_MSG(took >= 100000 && took < 1000000, "%u us", (unsigned)took);
     for (int i = 0; i < CHUNKS; i++)
         CHECK(by[i]);
+    pool_destroy(p);
+}
+
+static void who_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    (void)chunk;
+    atomic_fetch_add(&((_Atomic uint32_t *)arg)[worker], 1);
+    usleep(50);
+}
+
+/* Goal: while both lanes are in a step, prefill's chunks are done by its half of the pool's threads
+ * alone: neither by its caller nor by those that are decode's. Before and after by any. */
+TEST(pool_lanes_have_half_each)
+{
+    enum { THREADS = 4, DECODE_THREADS = 1 };
+    struct pool *p;
+    struct err e;
+    CHECK_OK(pool_create(&p, THREADS, &e), e);
+    for (int both = 0; both < 2; both++) {
+        _Atomic uint32_t by[THREADS - 1 + N_LANES] = {0};
+        pool_in_step(p, LANE_PREFILL, true);
+        pool_in_step(p, LANE_DECODE, both);
+        for (int i = 0; i < 50; i++)
+            pool_run(p, LANE_PREFILL, 40, who_chunk, by);
+        uint32_t caller = by[THREADS - 1 + LANE_PREFILL], decode = 0, sum = 0;
+        for (uint32_t i = 0; i < pool_n_workers(p); i++)
+            sum += by[i];
+        for (uint32_t i = 0; i < DECODE_THREADS; i++)
+            decode += by[i];
+        CHECK(sum == 50 * 40);
+        CHECK_MSG(both ? !caller && !decode : caller > 0, "caller %u, decode's threads %u", caller,
+                  decode);
+    }
     pool_destroy(p);
 }
 
