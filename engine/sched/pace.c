@@ -2,64 +2,95 @@
 #include "sched/pace.h"
 
 #include <assert.h>
-#include <string.h>
+#include <math.h>
 
-enum {
-    FIRST_ROWS = 64
-}; /* of the first step beside decoding sequences: small enough for any machine */
+/* FIRST_ROWS: few enough for any machine. EARLY: steps that are taken at their word. A step that
+ * the machine put aside for a while says little of the next one: a known prediction is off by
+ * MAX_OFF at most. A row costs between ROW_LEAST and ROW_MOST of what every step costs, or so it is
+ * said: within these bounds steps have rows, but not only, and so can tell the two apart.
+ *
+ * NOISE, DRIFT: of one step's time, and of what is true from one step to the next, as a share;
+ * their ratio is how much of an error is learned at once, about a sixth. UNSURE: of a part of which
+ * nothing is known any more. */
+enum { FIRST_ROWS = 64, FIRST_DEPTH = 1 << 16, EARLY = 4 };
+static const double MAX_OFF = 3, FIRST_MAX_OFF = 16, ROW_LEAST = 1.0 / 512, ROW_MOST = 0.25;
+static const double NOISE = 0.3, DRIFT = 0.05, FIRST_UNSURE = 3, UNSURE = 1;
 
-static uint32_t depth_of(uint32_t pos)
+void pace_init(struct pace *p, double budget_us)
 {
-    uint32_t d = 0;
-    for (uint32_t p = pos / PACE_FIRST_DEPTH; p && d < PACE_DEPTHS - 1; p >>= 1)
-        d++;
-    return d;
+    *p = (struct pace){0};
+    p->us[PACE_FIXED] = budget_us / 4;
+    p->us[PACE_ROW] = budget_us / 2 / FIRST_ROWS;
+    p->us[PACE_DEPTH] = budget_us / 4 / FIRST_ROWS / FIRST_DEPTH;
+    for (int i = 0; i < PACE_PARTS; i++)
+        p->unsure[i][i] = FIRST_UNSURE * FIRST_UNSURE;
 }
 
-void pace_init(struct pace *p, uint64_t budget_us)
+double pace_row_us(const struct pace *p, uint32_t pos)
 {
-    *p = (struct pace){.guess_us = (double)budget_us / FIRST_ROWS};
-}
-
-double pace_token_us(const struct pace *p, uint32_t pos)
-{
-    uint32_t d = depth_of(pos);
-    for (uint32_t i = 0; i < PACE_DEPTHS; i++) {
-        if (d >= i && p->us_per_token[d - i] > 0)
-            return p->us_per_token[d - i];
-        if (d + i < PACE_DEPTHS && p->us_per_token[d + i] > 0)
-            return p->us_per_token[d + i];
-    }
-    return p->guess_us;
+    return p->us[PACE_ROW] + p->us[PACE_DEPTH] * pos;
 }
 
 void pace_begin_step(struct pace *p)
 {
-    memset(p->in_step, 0, sizeof p->in_step);
+    p->step[PACE_FIXED] = 1;
+    p->step[PACE_ROW] = p->step[PACE_DEPTH] = 0;
 }
 
-void pace_add_rows(struct pace *p, uint32_t pos)
+void pace_add_rows(struct pace *p, uint32_t pos, uint32_t n)
 {
-    p->in_step[depth_of(pos)] = true;
+    p->step[PACE_ROW] += n;
+    p->step[PACE_DEPTH] += (double)n * pos + (double)n * (n - 1) / 2;
 }
 
-void pace_learn(struct pace *p, double planned_us, double us, uint32_t n_rows, double budget_us)
+double pace_planned_us(const struct pace *p)
 {
-    assert(planned_us > 0);
-    double off = (us > 1 ? us : 1) / planned_us;
-    /* A small step is mostly fixed cost and says little of its tokens, unless it broke the budget
-     * while it could have been smaller. */
-    if (planned_us < budget_us / 2 && (us <= budget_us || n_rows <= PACE_MIN_ROWS))
-        return;
-    /* Too long is corrected at once, too short carefully: one quick step proves nothing. */
-    double weight = off > 1 ? 0.7 : 0.3;
-    off = off > 8 ? 8 : off < 0.25 ? 0.25 : off;
-    for (uint32_t d = 0; d < PACE_DEPTHS; d++) {
-        if (!p->in_step[d])
-            continue;
-        uint32_t pos = d ? (uint32_t)PACE_FIRST_DEPTH << (d - 1) : 0;
-        bool known = p->us_per_token[d] > 0;
-        double was = pace_token_us(p, pos);
-        p->us_per_token[d] = was * (known ? 1 + weight * (off - 1) : off);
+    double us = 0;
+    for (int i = 0; i < PACE_PARTS; i++)
+        us += p->us[i] * p->step[i];
+    return us;
+}
+
+static double clamp(double v, double low, double high)
+{
+    return v < low ? low : v > high ? high : v;
+}
+
+/* What is not known grows with each step, up to a bound; a bound on one part keeps how it hangs
+ * together with the others. */
+static void drift(struct pace *p)
+{
+    for (int i = 0; i < PACE_PARTS; i++) {
+        p->unsure[i][i] += DRIFT * DRIFT;
+        double most = UNSURE * UNSURE, by = sqrt(most / p->unsure[i][i]);
+        for (int k = 0; k < PACE_PARTS && by < 1; k++) {
+            p->unsure[i][k] *= by;
+            p->unsure[k][i] *= by;
+        }
     }
+}
+
+/* A Kalman filter on the parts as shares of the prediction: x, which add up to 1. */
+void pace_learn(struct pace *p, double us)
+{
+    double planned = pace_planned_us(p), most = p->n_seen < EARLY ? FIRST_MAX_OFF : MAX_OFF;
+    double x[PACE_PARTS], gain[PACE_PARTS] = {0}, seen = NOISE * NOISE;
+    assert(planned > 0);
+    double error = clamp(us / planned, 1 / most, most) - 1;
+    for (int i = 0; i < PACE_PARTS; i++)
+        x[i] = p->us[i] * p->step[i] / planned;
+    for (int i = 0; i < PACE_PARTS; i++)
+        for (int k = 0; k < PACE_PARTS; k++)
+            gain[i] += p->unsure[i][k] * x[k];
+    for (int i = 0; i < PACE_PARTS; i++)
+        seen += x[i] * gain[i];
+    for (int i = 0; i < PACE_PARTS; i++)
+        p->us[i] *= clamp(1 + gain[i] * error / seen, 1 / most, most);
+    for (int i = 0; i < PACE_PARTS; i++)
+        for (int k = 0; k < PACE_PARTS; k++)
+            p->unsure[i][k] -= gain[i] * gain[k] / seen;
+    drift(p);
+    double fixed = p->us[PACE_FIXED];
+    p->us[PACE_ROW] = clamp(p->us[PACE_ROW], ROW_LEAST * fixed, ROW_MOST * fixed);
+    p->n_seen++;
 }

@@ -2,7 +2,9 @@
  *
  * Half of a step goes to the prompts with the least left to run, so that a short one gets in beside
  * long ones at once; the rest goes in order of service (priority, then arrival), so that the oldest
- * always moves on. What one half does not need the other gets.
+ * always moves on. What one half does not need the other gets. The end of a prompt that is nearly
+ * through is not cut for want of time: it may take the other half, too, but not of two steps that
+ * follow each other.
  *
  * While sequences are decoding the step is cut to a time budget (pace.h); otherwise to
  * prefill_tokens.
@@ -11,9 +13,16 @@
 
 #include <math.h>
 
+enum { OVER_ROWS = 32 }; /* of a step whose fixed cost alone is more than it may take */
+/* What takes no longer than so many steps' time is not cut: each further step would cost its fixed
+ * part. */
+static const double WHOLE_STEPS = 2;
+static const double SHORT_STEPS = 1.75, LONG_STEPS = 0.8; /* of decode steps: set_room() */
+
 struct room {                 /* what is left of the step */
     uint32_t n_rows, n_given; /* rows; results for prompt log-probabilities */
     double us;
+    double whole_us; /* what a prompt's end may take beyond that; 0: nothing */
 };
 
 static bool wants_given(const struct sequence *seq)
@@ -39,9 +48,10 @@ static void collect(struct scheduler *s, struct group *g, uint64_t now_us)
 static void give(const struct group *g, struct share *sh, struct room *room)
 {
     uint32_t pos = sh->seq->n_computed + sh->n_rows, n = sh->max_rows - sh->n_rows;
-    double us = pace_token_us(&g->pace, pos), fit = room->us > 0 ? floor(room->us / us) : 0;
+    double us = pace_row_us(&g->pace, pos), fit = room->us > 0 ? floor(room->us / us) : 0;
+    bool whole = room->us > 0 && n == sh->seq->n_prompt - pos && n * us <= room->whole_us;
     n = n < room->n_rows ? n : room->n_rows;
-    n = fit < n ? (uint32_t)fit : n;
+    n = fit < n && !whole ? (uint32_t)fit : n;
     if (wants_given(sh->seq)) {
         n = n < room->n_given ? n : room->n_given;
         room->n_given -= n;
@@ -73,13 +83,33 @@ static void give_shortest(struct group *g, struct room *room)
     }
 }
 
-/* Where decode steps are long, a prefill step may be nearly as long as one: then the others' tokens
- * come at half their pace at worst, and a machine that is slow to start any step still gets
- * through. */
-static void set_budget(const struct scheduler *s, struct group *g)
+/* How long the step's rows may take while others decode.
+ *
+ * The whole step: a request that comes now waits for what is left of it, then for its own, as long
+ * again or half as much more: with SHORT_STEPS decode steps for the first it has its token within
+ * five. A device that runs one
+ * lane at a time delays a decode step by all of a prefill step: so no more than decode_budget_us,
+ * or than LONG_STEPS where decode steps are long.
+ *
+ * What every step costs, even of one row, may be more than that: then rows go with it that cost
+ * half as much again, or the prompt would never end, but few, in case it is not true. Every fourth
+ * step whose rows cost less than that has twice as many: from it pace.h learns what is their part.
+ */
+static void set_room(const struct scheduler *s, const struct group *g, struct room *room)
 {
-    double least = (double)s->cfg.decode_budget_us, usual = 0.8 * g->decode_us;
-    g->budget_us = usual > least ? usual : least;
+    double budget = (double)s->cfg.decode_budget_us, step = g->decode_us;
+    double fixed = g->pace.us[PACE_FIXED];
+    budget = fmax(budget, LONG_STEPS * step);
+    if (step > 0)
+        budget = fmin(budget, SHORT_STEPS * step);
+    room->us = fmax(budget - fixed, fixed / 2);
+    if (fixed > budget && room->n_rows > OVER_ROWS)
+        room->n_rows = OVER_ROWS;
+    if (room->us < fixed && g->n_steps_planned % 4 == 3) {
+        room->us *= 2;
+        room->n_rows =
+            2 * room->n_rows < s->cfg.prefill_tokens ? 2 * room->n_rows : s->cfg.prefill_tokens;
+    }
 }
 
 static void share_out(const struct scheduler *s, struct group *g)
@@ -87,11 +117,9 @@ static void share_out(const struct scheduler *s, struct group *g)
     struct room room = {.n_rows = s->cfg.prefill_tokens,
                         .n_given = s->cfg.max_out > g->n_shares ? s->cfg.max_out - g->n_shares : 1,
                         .us = INFINITY};
-    if (g->n_decoding) {
-        /* At least PACE_MIN_ROWS rows, whatever they cost. */
-        double us = pace_token_us(&g->pace, g->share[0].seq->n_computed) * PACE_MIN_ROWS;
-        room.us = us > g->budget_us ? us : g->budget_us;
-    }
+    if (g->n_decoding)
+        set_room(s, g, &room);
+    uint32_t most_rows = room.n_rows;
     /* With an odd number of rows, or results, the halves take turns to have one more: with a single
      * one, too, both move. */
     struct room half = room;
@@ -99,15 +127,17 @@ static void share_out(const struct scheduler *s, struct group *g)
     half.n_rows = (room.n_rows + turn) / 2;
     half.n_given = (room.n_given + turn) / 2;
     half.us = room.us / 2;
+    half.whole_us = WHOLE_STEPS * room.us;
     struct room left = half;
     give_shortest(g, &left);
     room.n_rows -= half.n_rows - left.n_rows;
     room.n_given -= half.n_given - left.n_given;
     if (room.us < INFINITY)
-        room.us -= half.us - left.us;
+        room.us -= g->overran ? fmin(half.us, half.us - left.us) : half.us - left.us;
     for (uint32_t i = 0; i < g->n_shares; i++)
         give(g, &g->share[i], &room);
-    if (room.n_rows == s->cfg.prefill_tokens) { /* rounding left nothing: one row moves on */
+    g->overran = room.us < 0;
+    if (room.n_rows == most_rows) { /* rounding left nothing: one row moves on */
         g->share[0].n_rows = 1;
     }
 }
@@ -142,8 +172,6 @@ bool plan_prefill(struct scheduler *s, struct group *g, uint64_t now_us)
 {
     struct batch *b = &g->batch[LANE_PREFILL];
     b->n_seqs = b->n_rows = b->n_out = 0;
-    g->planned_us = 0;
-    set_budget(s, g);
     collect(s, g, now_us);
     if (!g->n_shares)
         return false;
@@ -154,8 +182,7 @@ bool plan_prefill(struct scheduler *s, struct group *g, uint64_t now_us)
         struct sequence *seq = sh->seq;
         if (!sh->n_rows)
             continue;
-        g->planned_us += sh->n_rows * pace_token_us(&g->pace, seq->n_computed);
-        pace_add_rows(&g->pace, seq->n_computed);
+        pace_add_rows(&g->pace, seq->n_computed, sh->n_rows);
         pages_reserve(s, seq, seq->n_computed + sh->n_rows, now_us);
         if (!seq->req->first_chunk_us)
             seq->req->first_chunk_us = now_us ? now_us : 1;

@@ -160,8 +160,8 @@ void scheduler_step_done(struct scheduler *s, struct batch *b, uint64_t now_us)
                   (int)b->lane, b->n_seqs, b->n_rows, b->err.msg);
     } else {
         count_step(s, g, b);
-        if (b->lane == LANE_PREFILL && g->planned_us > 0)
-            pace_learn(&g->pace, g->planned_us, us, b->n_rows, g->budget_us);
+        if (b->lane == LANE_PREFILL)
+            pace_learn(&g->pace, us);
         if (b->lane == LANE_DECODE)
             g->decode_us += (g->decode_us > 0 ? 0.1 : 1.0) * (us / (1 + b->n_more) - g->decode_us);
     }

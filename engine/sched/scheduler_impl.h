@@ -105,9 +105,8 @@ struct group {
     uint32_t n_shares;
     uint64_t n_steps_planned;
     struct pace pace;
-    double decode_us;  /* how long a decode step takes, lately */
-    double budget_us;  /* of the prefill step planned last */
-    double planned_us; /* what the prefill step that is out should take; 0: not known */
+    bool overran;     /* in the prefill step planned last a short prompt took all the time */
+    double decode_us; /* how long a decode step takes, lately; 0: there was none */
     struct engine_group_stats stats;
 };
 

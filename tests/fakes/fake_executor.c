@@ -104,6 +104,22 @@ static double cost_of(const struct fake_executor *f, const struct batch *b)
     return us;
 }
 
+/* What was left of the lanes' steps is worked on until now; then they may come and go. */
+static void share_until(struct fake_group *g, uint64_t now_us)
+{
+    double speed = g->out[LANE_PREFILL] && g->out[LANE_DECODE] ? 0.5 : 1;
+    for (int l = 0; l < N_LANES; l++)
+        g->left_us[l] -= g->out[l] ? speed * (double)(now_us - g->since_us) : 0;
+    g->since_us = now_us;
+}
+
+static void share_ends(struct fake_group *g)
+{
+    double slow = g->out[LANE_PREFILL] && g->out[LANE_DECODE] ? 2 : 1;
+    for (int l = 0; l < N_LANES; l++)
+        g->end_us[l] = g->since_us + (uint64_t)(slow * (g->left_us[l] > 0 ? g->left_us[l] : 0)) + 1;
+}
+
 static void start(void *self, struct batch *b)
 {
     struct fake_executor *f = self;
@@ -129,7 +145,13 @@ static void start(void *self, struct batch *b)
     g->end_us[b->lane] = begin + (uint64_t)(cost_of(f, b) * (1 + b->n_more)) + 1;
     if (f->serial)
         g->busy_until_us = g->end_us[b->lane];
+    if (f->shared) {
+        share_until(g, f->now_us);
+        g->left_us[b->lane] = cost_of(f, b) * (1 + b->n_more);
+    }
     g->out[b->lane] = b;
+    if (f->shared)
+        share_ends(g);
     f->n_steps++;
     f->n_rows += n_rows;
     if (f->die_at_step == f->n_steps) {
@@ -249,7 +271,11 @@ static void finish(struct fake_executor *f, struct batch *b)
     if (failed)
         err_set(&b->err, ERR_CUDA, "step of %u rows: the fake failed", b->n_rows);
     b->end_us = g->end_us[b->lane];
+    if (f->shared)
+        share_until(g, f->now_us);
     g->out[b->lane] = NULL;
+    if (f->shared)
+        share_ends(g);
     f->exec.done(f->exec.done_arg, b);
 }
 

@@ -33,6 +33,8 @@ struct fake_group {
     struct batch *out[N_LANES];
     struct page_move *move; /* that it is the source of */
     uint64_t end_us[N_LANES], move_end_us, busy_until_us;
+    double left_us[N_LANES]; /* where lanes share the device: work that was left at since_us */
+    uint64_t since_us;
     bool dead;
 };
 
@@ -41,6 +43,7 @@ struct fake_executor {
     struct fake_cost cost[N_LANES];
     double move_us, page_us; /* of a move; of each of its pages */
     bool serial;             /* one device a group: a step waits for the other lane's */
+    bool shared;             /* two steps at once go at half their speed */
     uint32_t vocab;
     uint32_t fail_per_1000, bad_per_1000; /* steps that fail, tokens with bad logits */
     uint32_t move_fail_per_1000, move_corrupt_per_1000;
