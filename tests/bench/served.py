@@ -1,7 +1,7 @@
 """A server on loopback and clients that cost little, for the scripts beside this file.
 
 Sockets and epoll alone: one thread watches all streams and notes when bytes came. How many tokens a
-stream has is known from what it asked for; an event is a token where its number matters.
+stream has is known from what it asked for; each is an event of its own.
 """
 
 import json
@@ -104,8 +104,10 @@ class Stream:
         self.times = []  # of each event with a token
         self.begun, self.ended, self.tail = time.monotonic(), None, b""
         self.s = server.connect()
+        # A token may add no text; with its id each one is an event.
         self.s.sendall(request("/v1/completions", dict(body, stream=True, temperature=0,
-                                                       ignore_eos=True)))
+                                                       ignore_eos=True,
+                                                       return_token_ids=True)))
         self.s.setblocking(False)
 
     def read(self):
