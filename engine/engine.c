@@ -432,6 +432,16 @@ void engine_get_stats(struct engine *en, struct engine_stats *out)
     }
 }
 
+void engine_get_expert_rows(struct engine *en, uint64_t *rows)
+{
+    const struct ranks *all = en->m.ranks;
+    memset(rows, 0, (size_t)en->m.cfg.n_layers * en->m.cfg.n_experts * sizeof *rows);
+    /* where rows travel, each rank of a group sends its share of them; else all see all */
+    uint32_t step = parallel_spreads(&all->plan) ? 1 : all->plan.tp;
+    for (uint32_t i = 0; i < all->n_here; i += step)
+        forward_add_expert_rows(all->rank[i].forward, rows);
+}
+
 /* There only in a build with the GPU back end. */
 #pragma weak cuda_limits_measure
 

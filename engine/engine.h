@@ -184,6 +184,9 @@ struct engine_stats {
     struct engine_group_stats group[ENGINE_MAX_GROUPS];
 };
 void engine_get_stats(struct engine *en, struct engine_stats *out);
+/* rows[n_layers * n_experts] = the rows that each expert has been given so far by the ranks of this
+ * process, each row of a group once. On a GPU up to a second old. Any thread. */
+void engine_get_expert_rows(struct engine *en, uint64_t *rows);
 
 /* What the machine can do at most on the engine's threads, measured now (some tens of ms). */
 struct engine_limits {

@@ -10,6 +10,7 @@ const struct engine_api engine_api_real = {
     .drain = engine_drain,
     .lost = engine_lost,
     .get_stats = engine_get_stats,
+    .get_expert_rows = engine_get_expert_rows,
     .model = engine_model,
     .tokenizer = engine_tokenizer,
     .chat_format = engine_chat_format,

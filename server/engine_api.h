@@ -19,6 +19,7 @@ struct engine_api {
     void (*drain)(struct engine *en);
     bool (*lost)(struct engine *en, struct err *why);
     void (*get_stats)(struct engine *en, struct engine_stats *out);
+    void (*get_expert_rows)(struct engine *en, uint64_t *rows);
     const struct model_config *(*model)(const struct engine *en);
     const struct tokenizer *(*tokenizer)(const struct engine *en);
     const struct chat_format *(*chat_format)(const struct engine *en);

@@ -11,6 +11,7 @@
 #include "version.h"
 
 #include <dirent.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -207,6 +208,42 @@ static void groups(struct buf *b, const struct server *sv, const struct engine_s
     }
 }
 
+/* By expert over all layers, and by layer how much more than its share the busiest one has: all
+ * pairs would be thousands of series. */
+static void experts(struct buf *b, const struct server *sv)
+{
+    const struct model_config *m = sv->api->model(sv->engine);
+    size_t n = (size_t)m->n_layers * m->n_experts;
+    uint64_t *rows = n ? malloc(n * sizeof *rows) : NULL;
+    if (!rows) {
+        b->failed = b->failed || n;
+        return;
+    }
+    sv->api->get_expert_rows(sv->engine, rows);
+    head(b, "gaze_expert_rows_total", "counter", "Rows that each expert was given, in all layers.");
+    for (uint32_t x = 0; x < m->n_experts; x++) {
+        uint64_t sum = 0;
+        for (uint32_t l = 0; l < m->n_layers; l++)
+            sum += rows[(size_t)l * m->n_experts + x];
+        buf_fmt(b, "gaze_expert_rows_total{model_name=\"%s\",expert=\"%u\"} %llu\n", sv->label, x,
+                (unsigned long long)sum);
+    }
+    head(b, "gaze_expert_imbalance_ratio", "gauge",
+         "Rows of the layer's busiest expert, by the mean of all; 0 without any.");
+    for (uint32_t l = 0; l < m->n_layers; l++) {
+        uint64_t sum = 0, most = 0;
+        for (uint32_t x = 0; x < m->n_experts; x++) {
+            uint64_t k = rows[(size_t)l * m->n_experts + x];
+            sum += k;
+            most = k > most ? k : most;
+        }
+        if (l >= m->n_dense_layers)
+            buf_fmt(b, "gaze_expert_imbalance_ratio{model_name=\"%s\",layer=\"%u\"} %.4f\n",
+                    sv->label, l, sum ? (double)most * m->n_experts / (double)sum : 0.0);
+    }
+    free(rows);
+}
+
 static void histograms(struct buf *b, const struct server *sv, const struct engine_stats *s)
 {
     const double *t = engine_hist_seconds, *n = engine_hist_tokens;
@@ -243,6 +280,14 @@ static void memory_plan(struct buf *b, const struct server *sv)
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         buf_fmt(b, "gaze_planned_memory_bytes{model_name=\"%s\",part=\"%s\"} %zu\n", sv->label,
                 parts[i].part, parts[i].bytes);
+    if (p->device < 0)
+        return;
+    head(b, "gaze_device_memory_bytes", "gauge",
+         "Of each rank's GPU: what the plan takes, and what was free when it was made.");
+    buf_fmt(b, "gaze_device_memory_bytes{model_name=\"%s\",kind=\"planned\"} %zu\n", sv->label,
+            p->device_bytes);
+    buf_fmt(b, "gaze_device_memory_bytes{model_name=\"%s\",kind=\"free_at_start\"} %zu\n", sv->label,
+            p->device_free_bytes);
 }
 
 static unsigned count_fds(void)
@@ -397,6 +442,7 @@ void api_metrics(struct call *c)
         cache(b, sv, &s);
         steps(b, sv, &s);
         groups(b, sv, &s);
+        experts(b, sv);
         histograms(b, sv, &s);
         memory_plan(b, sv);
     }

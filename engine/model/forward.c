@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/thread.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -34,7 +35,46 @@ struct forward {
     bool samples; /* the first rank of its group */
     struct lane_buffers lane[N_LANES];
     _Atomic uint64_t phase_us[N_LANES][N_PHASES]; /* each lane adds to its own */
+    /* With a device: its counts, fetched after a step, so that who asks never waits for it. */
+    _Atomic uint64_t fetch_us; /* when they are due again */
+    pthread_mutex_t rows_lock;
+    uint64_t *rows, *fetched; /* [n_layers * n_experts] under the lock; where they come in */
 };
+
+enum { FETCH_US = 1000000 };
+
+static size_t n_counts(const struct forward *f)
+{
+    return (size_t)f->cfg->n_layers * f->cfg->n_experts;
+}
+
+/* One of the two lanes does it. */
+static void fetch_expert_rows(struct forward *f)
+{
+    uint64_t now_us = clock_us(), due_us = atomic_load(&f->fetch_us);
+    if (!f->ops->device_us || !n_counts(f) || now_us < due_us ||
+        !atomic_compare_exchange_strong(&f->fetch_us, &due_us, UINT64_MAX))
+        return;
+    f->ops->expert_rows(f->ops, f->fetched);
+    mutex_lock(&f->rows_lock);
+    uint64_t *t = f->rows;
+    f->rows = f->fetched;
+    f->fetched = t;
+    mutex_unlock(&f->rows_lock);
+    atomic_store(&f->fetch_us, now_us + FETCH_US);
+}
+
+void forward_add_expert_rows(struct forward *f, uint64_t *rows)
+{
+    if (!n_counts(f))
+        return;
+    mutex_lock(&f->rows_lock);
+    if (!f->ops->device_us)
+        f->ops->expert_rows(f->ops, f->rows);
+    for (size_t i = 0; i < n_counts(f); i++)
+        rows[i] += f->rows[i];
+    mutex_unlock(&f->rows_lock);
+}
 
 /* What has passed since *since_us belongs to the phase; the next one begins. */
 static void end_phase(struct forward *f, enum lane l, enum forward_phase p, uint64_t *since_us)
@@ -122,6 +162,14 @@ enum err_code forward_create(struct forward **out, struct ops *o, const struct w
     const struct ops_peers *peers = o->limits.peers;
     f->joined = peers && parallel_spreads(peers->share->plan);
     f->samples = !peers || peers->share->tp_rank == 0;
+    pthread_mutex_init(&f->rows_lock, NULL);
+    f->rows = calloc(n_counts(f) + 1, sizeof *f->rows);
+    f->fetched = calloc(n_counts(f) + 1, sizeof *f->fetched);
+    if (!f->rows || !f->fetched) {
+        err_set(e, ERR_NOMEM, "counts of %zu experts' rows", n_counts(f));
+        forward_destroy(f);
+        return e->code;
+    }
     for (enum lane l = 0; l < N_LANES; l++) {
         if (reserve_lane(f, l, e)) {
             forward_destroy(f);
@@ -134,6 +182,11 @@ enum err_code forward_create(struct forward **out, struct ops *o, const struct w
 
 void forward_destroy(struct forward *f)
 {
+    if (!f)
+        return;
+    pthread_mutex_destroy(&f->rows_lock);
+    free(f->rows);
+    free(f->fetched);
     free(f);
 }
 
@@ -306,5 +359,7 @@ enum err_code forward_step(struct forward *f, enum lane l, const struct step *s,
     uint64_t t = clock_us();
     enum err_code code = o->finish(o, l, e);
     end_phase(f, l, PHASE_WAIT, &t);
+    if (!code)
+        fetch_expert_rows(f);
     return code;
 }

@@ -337,6 +337,15 @@ static const struct engine_plan *fake_plan(const struct engine *en)
     return &self(en)->plan;
 }
 
+/* Expert x of layer l had 10 l + x. */
+static void fake_expert_rows(struct engine *en, uint64_t *rows)
+{
+    const struct model_config *m = fake_model(en);
+    for (uint32_t l = 0; l < m->n_layers; l++)
+        for (uint32_t x = 0; x < m->n_experts; x++)
+            rows[(size_t)l * m->n_experts + x] = 10 * l + x;
+}
+
 static const char *fake_name(const struct engine *en)
 {
     (void)en;
@@ -351,6 +360,7 @@ const struct engine_api fake_engine_api = {.open = fake_open,
                                            .drain = fake_drain,
                                            .lost = fake_lost,
                                            .get_stats = fake_stats,
+                                           .get_expert_rows = fake_expert_rows,
                                            .model = fake_model,
                                            .tokenizer = fake_tokenizer,
                                            .chat_format = fake_format,

@@ -55,6 +55,20 @@ static double group_number(struct rig *r, const char *name, const char *labels)
     return v;
 }
 
+/* The sum of a metric's values, over all its labels. */
+static double sum_of(struct rig *r, const char *name)
+{
+    char *a = rig_get(r, "/metrics"), line[80];
+    double sum = 0.0;
+    snprintf(line, sizeof line, "\n%s{", name);
+    for (const char *at = a; (at = strstr(at, line));) {
+        at = strchr(at + 1, '}') + 1;
+        sum += strtod(at, NULL);
+    }
+    free(a);
+    return sum;
+}
+
 static void start_layout(struct rig *r, const char *dp, const char *split)
 {
     rig_prepare(r);
@@ -113,7 +127,8 @@ TEST_LIMIT(layouts_give_the_same_answers, 120)
 }
 
 /* Goal: where a model is cut over ranks, answers are those of their layout, whatever runs beside
- * them and from whichever group; each key of a layout reaches the engine. */
+ * them and from whichever group; each key of a layout reaches the engine; and experts' rows are
+ * counted once. */
 TEST_LIMIT(cut_models_answer_the_same_each_time, 120)
 {
     static const char *const layouts[][3] = {/* tp, dp, ep */
@@ -141,6 +156,10 @@ TEST_LIMIT(cut_models_answer_the_same_each_time, 120)
         }
         for (int i = 0; i < N_ASKED; i++)
             free(first[i]);
+        /* one layer with experts, four of them for each row, whichever rank counts it */
+        EVENTUALLY(sum_of(&r, "gaze_expert_rows_total") == 4 * sum_of(&r, "gaze_rows_total"));
+        CHECK(sum_of(&r, "gaze_expert_rows_total") > 1000);
+        CHECK(sum_of(&r, "gaze_expert_imbalance_ratio") > 1.0);
         rig_stop(&r);
     }
 }

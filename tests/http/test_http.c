@@ -708,6 +708,9 @@ TEST(metrics_count_what_happened)
         "vllm:time_to_first_token_seconds_bucket{model_name=\"fake\",le=\"+Inf\"} ",
         "vllm:prefix_cache_queries_total{",
         "vllm:generation_tokens_total{",
+        /* the fake's: layers 0 and 1, expert x had 10 l + x of each; the second one has experts */
+        "gaze_expert_rows_total{model_name=\"fake\",expert=\"3\"} 16\n",
+        "gaze_expert_imbalance_ratio{model_name=\"fake\",layer=\"1\"} 1.4286\n",
         "gaze_build_info{version=",
         "gaze_loop_lag_seconds ",
         "process_resident_memory_bytes ",
