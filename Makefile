@@ -93,6 +93,12 @@ test-bins: $(TEST_BIN)
 	@:
 .PHONY: test-bins
 
+TP ?= 2
+HTTP_BIN := $(patsubst tests/%.c,$(B)/tests/%,$(HTTP_SRC))
+test-tp: $(HTTP_BIN) ## the http tests with the model cut over TP (2) ranks, threads of the server
+	$(Q)for t in $^; do echo "== $$t"; GAZE_TEST_TP=$(TP) $$t || exit 1; done
+.PHONY: test-tp
+
 test-image: ## build the CPU image with buildah and serve from it (root)
 	$(Q)scripts/image
 .PHONY: test-image

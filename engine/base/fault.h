@@ -13,11 +13,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-extern bool fault_armed;
+extern bool fault_armed; /* read and written with __atomic alone */
 bool fault_hit(const char *name);
 void fault_arm(const char *spec); /* NULL disarms; tests call it, main() gives it GAZE_FAULT */
 uint64_t fault_passages(void);    /* since the last arming: how many places were passed */
 
-#define FAULT(name) (fault_armed && fault_hit(name))
+#define FAULT(name) (__atomic_load_n(&fault_armed, __ATOMIC_RELAXED) && fault_hit(name))
 
 #endif
