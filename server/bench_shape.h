@@ -13,8 +13,10 @@ struct bench_shape {
 
 /* name: deepseek-v3.2 or deepseek-v2-lite. share: NULL, or "epN": a GPU holds 1 / N of the experts
  * and all the rest; each of its tokens takes as many experts as ever, which is what the GPU gets
- * when all N run as many tokens. tokenizer_dir: whose tokenizer is linked. ERR_INVALID: no such
- * shape or share; ERR_IO. End it with bench_shape_remove(). */
+ * when all N run as many tokens; or "tpN": 1 / N of heads, widths and vocabulary, and all of the
+ * latents and the indexer. No bytes travel: see tests/bench/node_model.py. tokenizer_dir: whose
+ * tokenizer is linked. ERR_INVALID: no such shape or share; ERR_IO. End it with
+ * bench_shape_remove(). */
 MUST_CHECK enum err_code bench_shape_make(struct bench_shape *out, const char *name,
                                           const char *share, const char *tokenizer_dir,
                                           struct err *e);
