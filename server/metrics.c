@@ -286,8 +286,8 @@ static void memory_plan(struct buf *b, const struct server *sv)
          "Of each rank's GPU: what the plan takes, and what was free when it was made.");
     buf_fmt(b, "gaze_device_memory_bytes{model_name=\"%s\",kind=\"planned\"} %zu\n", sv->label,
             p->device_bytes);
-    buf_fmt(b, "gaze_device_memory_bytes{model_name=\"%s\",kind=\"free_at_start\"} %zu\n", sv->label,
-            p->device_free_bytes);
+    buf_fmt(b, "gaze_device_memory_bytes{model_name=\"%s\",kind=\"free_at_start\"} %zu\n",
+            sv->label, p->device_free_bytes);
 }
 
 static unsigned count_fds(void)

@@ -7,7 +7,8 @@
 #include <string.h>
 
 bool fault_armed;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what is armed: tests arm at any time */
+static pthread_mutex_t lock =
+    PTHREAD_MUTEX_INITIALIZER; /* of what is armed: tests arm at any time */
 static char armed_name[64];
 static uint64_t armed_at, armed_to; /* passages, both included */
 static _Atomic uint64_t matching_passages;
