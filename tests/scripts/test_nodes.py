@@ -226,6 +226,30 @@ class NodesTest(unittest.TestCase):
     def test_a_process_is_frozen(self):
         self.lost(1, signal.SIGSTOP, "--tp", "2")
 
+    def test_what_fails_in_a_process_ends_all(self):
+        """While it opens, in a collective, on the line of its steps, in a step: all end with code 5
+        (one that cannot open: 3), in time, and the client of a stream is told."""
+        for fault in ["relay.create", "meeting.pin:2", "line.send:3", "comm.all_reduce:60",
+                      "line.receive:12", "wire.grow:2"]:
+            def launcher(number, n, port, fault=fault):
+                return dict(torchrun(number, n, port), **({"GAZE_FAULT": fault} if number else {}))
+            with self.subTest(fault=fault), Nodes(2, "--tp", "2", launcher=launcher,
+                                                  up=False) as nodes:
+                end, last = time.monotonic() + 30, None
+                while time.monotonic() < end and nodes.process[0].process.poll() is None:
+                    if nodes.healthy():
+                        try:
+                            last = nodes.stream()()
+                        except (OSError, AssertionError, http.client.HTTPException):
+                            break  # it was lost before the stream began
+                        break
+                    time.sleep(0.02)
+                codes = [p.wait(LOST_S) for p in nodes.process]
+                self.assertEqual(codes[0], LOST, nodes.logs())
+                self.assertIn(codes[1], (BAD_MODEL, LOST), nodes.logs())
+                if last is not None:
+                    self.assertIn("error", json.loads(last), fault)
+
     def test_a_drain_ends_all(self):
         with Nodes(2, "--tp", "2") as nodes:
             rest = nodes.stream(150)
