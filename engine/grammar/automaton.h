@@ -208,8 +208,12 @@ uint32_t scope_supply(struct grammar *g, gb_node x);
  * maximum as if they had just begun. *room: lowered to the rounds that are left. */
 uint32_t scope_loosen(struct grammar *g, uint32_t at, uint32_t *room);
 bool scope_is_counted(const struct grammar *g, const struct cell *c);
-/* Of the items of many texts that `at` is in the i-th from the top; false: there is none. What its
- * scope's finished items hold behind the bytes that it has read, and as a whole. */
+/* Of the items of many texts that `at` is in the i-th from the top; false: there is none. */
+struct item {
+    uint32_t read, finished; /* the string that it has read; its scope's set */
+};
+bool scope_item(const struct grammar *g, uint32_t at, uint32_t i, struct item *item);
+/* What the finished ones hold behind the bytes that an item has read, and as a whole. */
 struct ends {
     unsigned char **text;
     size_t *bytes;
@@ -217,8 +221,8 @@ struct ends {
     unsigned char *read; /* what the item itself has read: n_read bytes */
     size_t n_read;
 };
-bool scope_ends(struct grammar *g, uint32_t at, uint32_t i, struct ends *behind,
-                struct ends *whole);
+bool scope_ends(struct grammar *g, const struct item *item, struct ends *behind,
+                struct ends *whole); /* false: failed is set */
 void scope_ends_free(struct ends *e);
 
 /* texts.c: what compiling learns of node x, whose longest match has so many bytes; its parts are

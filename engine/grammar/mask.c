@@ -353,7 +353,7 @@ static void retry_holding(struct grammar *g, uint32_t state, const unsigned char
             uint32_t i = v->by_length[k], length = v->at[i + 1] - v->at[i];
             if (length < bytes)
                 return;
-            if (memmem(v->text + v->at[i], length, s, bytes))
+            if (mask_has(mask, v->trie.token[i]) && memmem(v->text + v->at[i], length, s, bytes))
                 retry(g, state, i, mask, met);
         }
         return;
@@ -370,7 +370,8 @@ static void retry_holding(struct grammar *g, uint32_t state, const unsigned char
     const uint32_t *list = lexicon_with_byte(v, s[0], &n);
     for (; k < n; k++) {
         uint32_t i = list ? list[k] : k;
-        if (memmem(v->text + v->at[i], v->at[i + 1] - v->at[i], s, bytes))
+        if (mask_has(mask, v->trie.token[i]) &&
+            memmem(v->text + v->at[i], v->at[i + 1] - v->at[i], s, bytes))
             retry(g, state, i, mask, met);
     }
     *met += n / 16;
@@ -417,6 +418,39 @@ static void take_back_long(struct grammar *g, uint32_t state, uint32_t room, uin
     }
 }
 
+/* Whether an item is among the n pairs of numbers in `narrow` from there on; else it is put there.
+ */
+static bool met_before(struct grammar *g, uint32_t from, const struct item *item)
+{
+    for (uint32_t i = from; i + 1 < g->narrow.n; i += 2)
+        if (g->narrow.at[i] == item->read && g->narrow.at[i + 1] == item->finished)
+            return true;
+    automaton_push(g, &g->narrow, item->read);
+    automaton_push(g, &g->narrow, item->finished);
+    return false;
+}
+
+/* Takes back the tokens that the items of the state's cells could tell. A choice of many texts is
+ * many cells, all in the same few items. */
+static void take_back_items(struct grammar *g, uint32_t state, uint32_t *mask, uint32_t *met)
+{
+    uint32_t n = g->state[state].n_cells, from = g->narrow.n;
+    for (uint32_t i = 0; i < n && !g->failed; i++) {
+        struct item item;
+        for (uint32_t k = 0;
+             scope_item(g, g->list.at[g->state[state].cell + i], k, &item) && !g->failed; k++) {
+            struct ends behind, whole;
+            if (met_before(g, from, &item) || !scope_ends(g, &item, &behind, &whole))
+                continue;
+            take_back_finished(g, state, &behind, mask, met);
+            take_back_repeated(g, state, &behind, &whole, mask, met);
+            scope_ends_free(&behind);
+            scope_ends_free(&whole);
+        }
+    }
+    g->narrow.n = from;
+}
+
 /* Inside items of many texts and counts that are far from their end: the mask of the same place
  * without those, which is the same for whatever was read, but for the few tokens that could tell.
  */
@@ -438,16 +472,8 @@ static bool mask_loosened(struct grammar *g, uint32_t state, uint32_t *mask, uin
     automaton_mask(g, loose, mask);
     if (room != UINT32_MAX)
         take_back_long(g, state, room, mask, met);
-    for (uint32_t i = 0; i < n && flags & IN_ITEM && !g->failed; i++)
-        for (uint32_t at = g->list.at[g->state[state].cell + i], k = 0;; k++) {
-            struct ends behind, whole;
-            if (!scope_ends(g, at, k, &behind, &whole))
-                break;
-            take_back_finished(g, state, &behind, mask, met);
-            take_back_repeated(g, state, &behind, &whole, mask, met);
-            scope_ends_free(&behind);
-            scope_ends_free(&whole);
-        }
+    if (flags & IN_ITEM)
+        take_back_items(g, state, mask, met);
     return true;
 }
 

@@ -362,21 +362,27 @@ uint32_t scope_loosen(struct grammar *g, uint32_t at, uint32_t *room)
     return below;
 }
 
-bool scope_ends(struct grammar *g, uint32_t at, uint32_t i, struct ends *behind, struct ends *whole)
+bool scope_item(const struct grammar *g, uint32_t at, uint32_t i, struct item *item)
 {
     for (; at && g->flags[at] & IN_ITEM; at = g->cell[at].next) {
         struct cell c = g->cell[at];
         uint32_t scope = is_mark(g, &c, NODE_ITEM) ? scope_below(g, c.next) : 0;
         if (!scope || is_few(g, scope) || i-- > 0)
             continue;
-        *behind = ends_of(g, g->cell[scope].a, c.a);
-        *whole = ends_of(g, g->cell[scope].a, 0);
-        behind->read = end_of(g, c.a, 0, &behind->n_read);
-        if (behind->read)
-            return true;
-        scope_ends_free(behind);
-        scope_ends_free(whole);
-        return false;
+        *item = (struct item){.read = c.a, .finished = g->cell[scope].a};
+        return true;
     }
+    return false;
+}
+
+bool scope_ends(struct grammar *g, const struct item *item, struct ends *behind, struct ends *whole)
+{
+    *behind = ends_of(g, item->finished, item->read);
+    *whole = ends_of(g, item->finished, 0);
+    behind->read = end_of(g, item->read, 0, &behind->n_read);
+    if (behind->read)
+        return true;
+    scope_ends_free(behind);
+    scope_ends_free(whole);
     return false;
 }
