@@ -594,9 +594,29 @@ static bool between_bodies(const struct grammar *g, uint32_t state)
     return g->cell[g->list.at[g->state[state].cell]].a == LEXEME_START;
 }
 
+uint32_t automaton_loosen(struct grammar *g, uint32_t state, uint32_t *room)
+{
+    uint32_t n = g->state[state].n_cells, from = g->narrow.n;
+    for (uint32_t i = 0; i < n && !g->failed; i++)
+        automaton_push(g, &g->narrow, scope_loosen(g, g->list.at[g->state[state].cell + i], room));
+    uint32_t loose =
+        g->failed ? 0 : automaton_cells_state(g, g->narrow.at + from, n, g->state[state].may_end);
+    g->narrow.n = from;
+    return loose;
+}
+
+static uint32_t without_counts(struct grammar *g, uint32_t state)
+{
+    uint32_t room;
+    for (uint32_t i = 0; i < g->state[state].n_cells; i++)
+        if (g->flags[g->list.at[g->state[state].cell + i]] & IN_COUNT)
+            return automaton_loosen(g, state, &room);
+    return state;
+}
+
 /* Bodies on the shortest way to an end, at most, from any live pair that `first` leads to. Its
  * right side is one lexeme. */
-static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
+static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first, bool plain)
 {
     const uint32_t *known = word_set_find(&g->slack, (uint64_t)first + 1);
     if (known)
@@ -614,6 +634,7 @@ static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
         spend(g, n);
         for (unsigned k = 0; k < n && pair.n < MAX_SLACK_PAIRS && !g->failed; k++) {
             uint32_t a = automaton_step(g, c.a, byte[k]), b = automaton_step(g, c.b, byte[k]);
+            a = plain ? without_counts(g, a) : a;
             uint32_t next = automaton_live(g, x, a, b) ? automaton_cell(g, x, a, b, 0) : 0;
             if (!next)
                 continue;
@@ -661,13 +682,13 @@ static uint32_t slack_of(struct grammar *g, gb_node x, uint32_t first)
 
 uint32_t automaton_away(struct grammar *g, gb_node x, uint32_t a, uint32_t b)
 {
-    uint32_t pair = a && b ? automaton_cell(g, x, a, b, 0) : 0;
+    uint32_t pair = a && b ? automaton_cell(g, x, without_counts(g, a), b, 0) : 0;
     const uint32_t *known = pair ? word_set_find(&g->away, (uint64_t)pair + 1) : NULL;
     return known ? *known : UINT32_MAX;
 }
 
 uint32_t automaton_far(struct grammar *g, gb_node x, uint32_t a, uint32_t b, uint32_t need,
-                       uint32_t *most, uint32_t *slack)
+                       bool length, uint32_t *most, uint32_t *slack)
 {
     const struct state *right = &g->state[b];
     uint32_t least;
@@ -681,11 +702,12 @@ uint32_t automaton_far(struct grammar *g, gb_node x, uint32_t a, uint32_t b, uin
         return 0;
     uint32_t cell = automaton_cell(g, c.expr, c.a, FAR, 0);
     uint32_t far = cell ? automaton_cells_state(g, &cell, 1, c.a == LEXEME_START) : 0;
+    a = length ? without_counts(g, a) : a;
     uint32_t pair = far ? automaton_cell(g, x, a, far, 0) : 0;
     if (*most == GB_UNBOUNDED)
         *slack = 0;
     else
-        *slack = pair && automaton_live(g, x, a, far) ? slack_of(g, x, pair) : NO_SLACK;
+        *slack = pair && automaton_live(g, x, a, far) ? slack_of(g, x, pair, length) : NO_SLACK;
     return *slack == NO_SLACK || g->failed ? 0 : far;
 }
 

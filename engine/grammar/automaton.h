@@ -75,7 +75,7 @@ struct scopes {
 };
 /* What is below: an item's mark; that of a scope whose items are few; a count to be forgotten. */
 enum { IN_ITEM = 1, IN_SCOPE = 2, IN_MARK = 3, IN_COUNT = 4 };
-enum { FAR_COUNT = 24 }; /* rounds: hardly a token begins so many */
+enum { FAR_BYTES = 24 }; /* hardly a token is longer */
 /* Masks that took long to find. A state has one place. */
 enum { N_KEPT_MASKS = 128 };
 struct kept_mask {
@@ -112,6 +112,7 @@ struct grammar {
     uint32_t *demand;             /* per node: how many items of few texts it has at least */
     gb_node *few;                 /* per node: the one such item in it, GB_NEVER or SEVERAL */
     uint32_t *supply;             /* per item: how many texts it has, or PLENTY */
+    uint8_t *least;               /* per node: its matches have so many bytes or more */
     const struct lexeme **lexeme; /* of repetitions, and of classes of characters, or NULL */
     uint32_t root;                /* state */
     /* What was reached so far. Under the lock. */
@@ -167,11 +168,15 @@ void automaton_left(const struct grammar *g, const struct cell *c, uint32_t *lea
 /* For an intersection whose right side is a lexeme that goes round: the right side as if it had no
  * minimum and its maximum were far away (0: it is no such thing, or wants more than `need` bodies
  * to its minimum), and how many bodies are left (*most; GB_UNBOUNDED: any, and then *slack is 0). A
- * token of n bytes then leaves room for an end if n + *slack <= *most. */
+ * token of n bytes then leaves room for an end if n + *slack <= *most. length: the right side says
+ * nothing but the length. Then the nearest end of the left side does not depend on how often its
+ * counted rounds went on, which is left out of sight. */
 uint32_t automaton_far(struct grammar *g, gb_node x, uint32_t a, uint32_t b, uint32_t need,
-                       uint32_t *most, uint32_t *slack);
-/* Bodies to the nearest end from pair x of state a and far state b, which automaton_far() has met
- * on its way; UINT32_MAX: there is no end. */
+                       bool length, uint32_t *most, uint32_t *slack);
+/* The state as it is in a mask that serves many places, see scope_loosen(); 0: there is none. */
+uint32_t automaton_loosen(struct grammar *g, uint32_t state, uint32_t *room);
+/* Bodies to the nearest end from pair x of state a and far state b, which automaton_far() of a
+ * length has met on its way; UINT32_MAX: it has not, or there is no end. */
 uint32_t automaton_away(struct grammar *g, gb_node x, uint32_t a, uint32_t b);
 /* The state of what this state has left, and then cell `next`. */
 uint32_t automaton_then(struct grammar *g, uint32_t state, uint32_t next);
@@ -205,9 +210,11 @@ bool scope_alive(struct grammar *g, uint32_t at);
 uint32_t scope_supply(struct grammar *g, gb_node x);
 /* The cell as it is in a mask that serves many places: items of many texts unlike all others, their
  * scopes without finished ones, and counts of rounds that are past their minimum and far from their
- * maximum as if they had just begun. *room: lowered to the rounds that are left. */
+ * maximum as if they had just begun. *room: lowered to the bytes that the rounds left hold. */
 uint32_t scope_loosen(struct grammar *g, uint32_t at, uint32_t *room);
-bool scope_is_counted(const struct grammar *g, const struct cell *c);
+/* How many bytes surely stay within the maximum of a cell that counts rounds and is past its
+ * minimum; 0: it is no such thing, or fewer than FAR_BYTES. */
+uint32_t scope_count_room(const struct grammar *g, const struct cell *c);
 /* Of the items of many texts that `at` is in the i-th from the top; false: there is none. */
 struct item {
     uint32_t read, finished; /* the string that it has read; its scope's set */

@@ -176,6 +176,45 @@ static uint8_t longest(const struct grammar *g, const uint8_t *bound, gb_node x)
     return out < LONG ? (uint8_t)out : LONG;
 }
 
+/* A lower bound of the bytes of x's shortest match, up to LONG; 0 for rules that go round. */
+static uint8_t shortest(const struct grammar *g, gb_node x)
+{
+    const struct gb_node_data *d = &g->node[x];
+    const uint32_t *part;
+    uint32_t n = parts_of(g, x, &part);
+    uint64_t sum = 0, min = LONG;
+    for (uint32_t i = 0; i < n; i++) {
+        sum += g->least[part[i]];
+        min = g->least[part[i]] < min ? g->least[part[i]] : min;
+    }
+    switch ((enum gb_kind)d->kind) {
+    case NODE_NEVER:
+    case NODE_EMPTY:
+        return 0;
+    case NODE_SET:
+        return 1;
+    case NODE_BYTES:
+        min = d->b;
+        break;
+    case NODE_SEQ:
+        min = sum;
+        break;
+    case NODE_REPEAT:
+        min *= d->b;
+        break;
+    case NODE_MINUS:
+        min = g->least[d->a];
+        break;
+    case NODE_AND:
+    case NODE_UNIQUE:
+    case NODE_ITEM:
+    case NODE_ALT:
+    case NODE_RULE:
+        break;
+    }
+    return min < LONG ? (uint8_t)min : LONG;
+}
+
 /* A class of characters of several bytes: an alternative that is no list of words. */
 static bool is_class(const struct grammar *g, const uint8_t *bound, gb_node x)
 {
@@ -201,6 +240,7 @@ static void find_lexeme(struct grammar *g, gb_node x, struct learnt *l)
 {
     gb_node body = x;
     l->bound[x] = longest(g, l->bound, x);
+    g->least[x] = shortest(g, x);
     if (!(g->known[x] & PRODUCTIVE) || g->node[x].flags & NODE_HAS_SCOPE)
         return;
     if (g->node[x].kind == NODE_REPEAT)
@@ -398,11 +438,12 @@ enum err_code grammar_compile(struct grammar **out, const struct grammar_vocab *
     g->demand = calloc(b->n_nodes, sizeof *g->demand);
     g->few = calloc(b->n_nodes, sizeof *g->few);
     g->supply = calloc(b->n_nodes, sizeof *g->supply);
-    if (!g->demand || !g->few || !g->supply || !g->lexeme || !g->node || !g->part || !g->text ||
-        !g->set || !g->known || !g->start_a || !g->start_b)
+    g->least = calloc(b->n_nodes, 1);
+    if (!g->least || !g->demand || !g->few || !g->supply || !g->lexeme || !g->node || !g->part ||
+        !g->text || !g->set || !g->known || !g->start_a || !g->start_b)
         err_set(e, ERR_NOMEM, "no memory for a grammar of %u parts", b->n_nodes);
     else if (automaton_open(g, e) == ERR_OK && compile(g, root, e) == ERR_OK) {
-        g->graph_bytes = sizeof *g + b->n_nodes * (sizeof *b->node + 29) +
+        g->graph_bytes = sizeof *g + b->n_nodes * (sizeof *b->node + 30) +
                          b->n_parts * sizeof *b->part + b->n_text + b->n_sets * sizeof *b->set;
         (void)automaton_large(g);
         *out = g;
@@ -435,5 +476,6 @@ void grammar_close(struct grammar *g)
     free(g->demand);
     free(g->few);
     free(g->supply);
+    free(g->least);
     free(g);
 }

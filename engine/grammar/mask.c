@@ -216,6 +216,8 @@ static bool long_may_come(struct grammar *g, const struct bounds *d, const char 
     if (!d->apart || !a || !b)
         return may_come(g, d->alone, p, n);
     uint32_t away = automaton_away(g, d->x, a, b);
+    if (away == UINT32_MAX) /* not met on the way there: near the end of a count */
+        return may_come(g, d->alone, p, n);
     return away <= d->most && bodies <= d->most - away;
 }
 
@@ -254,9 +256,9 @@ static bool mask_far(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t *m
     if (g->node[c.expr].kind != NODE_AND || g->flags[at] & IN_ITEM)
         return false;
     bool length = is_about_length(g, &c), boundless = length && is_boundless(g, c.a);
-    uint32_t near = automaton_far(g, c.expr, c.a, c.b, 1, &most, &slack), far = near;
+    uint32_t near = automaton_far(g, c.expr, c.a, c.b, 1, length, &most, &slack), far = near;
     if (!near && boundless) /* as long as the text goes on it can become long enough */
-        far = automaton_far(g, c.expr, c.a, c.b, GB_UNBOUNDED, &most, &slack);
+        far = automaton_far(g, c.expr, c.a, c.b, GB_UNBOUNDED, length, &most, &slack);
     if (!far || most < slack + SHORT_TOKEN)
         return false;
     struct bounds d = {.x = c.expr,
@@ -456,17 +458,13 @@ static void take_back_items(struct grammar *g, uint32_t state, uint32_t *mask, u
  */
 static bool mask_loosened(struct grammar *g, uint32_t state, uint32_t *mask, uint32_t *met)
 {
-    uint32_t n = g->state[state].n_cells, loose, from = g->narrow.n, room = UINT32_MAX;
+    uint32_t n = g->state[state].n_cells, loose, room = UINT32_MAX;
     uint8_t flags = 0;
     for (uint32_t i = 0; i < n; i++)
         flags |= g->flags[g->list.at[g->state[state].cell + i]];
     if (!(flags & (IN_ITEM | IN_COUNT)))
         return false;
-    for (uint32_t i = 0; i < n && !g->failed; i++)
-        automaton_push(g, &g->narrow, scope_loosen(g, g->list.at[g->state[state].cell + i], &room));
-    loose =
-        g->failed ? 0 : automaton_cells_state(g, g->narrow.at + from, n, g->state[state].may_end);
-    g->narrow.n = from;
+    loose = automaton_loosen(g, state, &room);
     if (!loose || loose == state)
         return false;
     automaton_mask(g, loose, mask);

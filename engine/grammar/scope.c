@@ -11,11 +11,14 @@ static bool is_mark(const struct grammar *g, const struct cell *c, enum gb_kind 
     return g->node[c->expr].kind == kind && c->b == 1;
 }
 
-bool scope_is_counted(const struct grammar *g, const struct cell *c)
+uint32_t scope_count_room(const struct grammar *g, const struct cell *c)
 {
     const struct gb_node_data *d = &g->node[c->expr];
-    return d->kind == NODE_REPEAT && !g->lexeme[c->expr] && d->c != GB_UNBOUNDED && c->b > d->b &&
-           d->c - c->b >= FAR_COUNT;
+    if (d->kind != NODE_REPEAT || g->lexeme[c->expr] || d->c == GB_UNBOUNDED || c->b <= d->b)
+        return 0;
+    /* The round that is under way wants a byte, and each further one its least. */
+    uint64_t room = d->c > c->b ? (uint64_t)(d->c - c->b - 1) * g->least[d->a] + 1 : 0;
+    return room < FAR_BYTES ? 0 : room < UINT32_MAX ? (uint32_t)room : UINT32_MAX - 1;
 }
 
 uint8_t scope_flags(const struct grammar *g, const struct cell *c)
@@ -26,7 +29,7 @@ uint8_t scope_flags(const struct grammar *g, const struct cell *c)
     gb_node few = is_mark(g, c, NODE_UNIQUE) ? g->few[g->node[c->expr].a] : GB_NEVER;
     if (few != GB_NEVER && few != SEVERAL)
         flags |= IN_SCOPE;
-    if (scope_is_counted(g, c))
+    if (scope_count_room(g, c))
         flags |= IN_COUNT;
     return flags;
 }
@@ -351,9 +354,9 @@ uint32_t scope_loosen(struct grammar *g, uint32_t at, uint32_t *room)
             c.a = ANY_STRING;
         } else if (is_mark(g, &c, NODE_UNIQUE) && lowest && !is_few(g, g->chain.at[g->chain.n])) {
             c.a = 0;
-        } else if (scope_is_counted(g, &c)) {
-            uint32_t left = g->node[c.expr].c - c.b;
-            *room = left < *room ? left : *room;
+        } else if (scope_count_room(g, &c)) {
+            uint32_t bytes = scope_count_room(g, &c);
+            *room = bytes < *room ? bytes : *room;
             c.b = g->node[c.expr].b;
         }
         below = automaton_cell(g, c.expr, c.a, c.b, below);

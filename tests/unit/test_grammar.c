@@ -1,6 +1,7 @@
 /* test_grammar.c - the automaton against a plain matcher that tries all ways. */
 #include "grammar/automaton.h"
 #include "grammar/grammar.h"
+#include "grammar/regex.h"
 #include "test.h"
 
 /* A language as a tree of the test's own. */
@@ -157,7 +158,7 @@ static gb_node tree_node(struct grammar_builder *b, struct tree *t)
 
 /* Tokens: all of 1 to 3 letters, some longer, two that are alike, one that is never allowed. */
 enum { N_TOKENS = 3 + 9 + 27 + 20 + 2 };
-static char token[N_TOKENS][8];
+static char token[N_TOKENS][64];
 
 static const char *token_bytes(const void *arg, uint32_t id, size_t *n)
 {
@@ -614,6 +615,56 @@ TEST_LIMIT(grammar_far_maximum, 60)
         for (uint32_t i = 0; i < max + 2; i++) {
             check_place(m);
             (void)grammar_matcher_accept(m, &"abc"[rng_below(&r, 3)], 1, &taken);
+        }
+        CHECK(!grammar_matcher_failed(m));
+        grammar_matcher_close(m);
+        grammar_close(g);
+    }
+    grammar_vocab_close(v);
+}
+
+/* With some tokens of many words, which may go round more often than is left. */
+static struct grammar_vocab *open_long_vocab(struct rng *r)
+{
+    struct grammar_vocab *v = open_vocab(r);
+    struct err e;
+    grammar_vocab_close(v);
+    for (uint32_t i = 3; i < 15; i++)
+        for (uint32_t k = 0, len = 10 + rng_below(r, 50); k <= len; k++)
+            token[N_TOKENS - i][k] = k < len ? "abcac"[rng_below(r, 5)] : 0;
+    CHECK_OK(grammar_vocab_open(&v, N_TOKENS, token_bytes, NULL, &e), e);
+    return v;
+}
+
+/* Words that are counted, in a text whose length is bounded: masks where both are far from their
+ * ends, near the end of one, and at it; one mask serves many places. */
+TEST_LIMIT(grammar_counted_words, 60)
+{
+    struct rng r = {test_seed()};
+    struct grammar_vocab *v = open_long_vocab(&r);
+    for (uint32_t round = 0; round < 60; round++) {
+        static const char *const words[] = {"[ab]+c", "[ab]+c+", "a[ab]*cc", "(?:ab|b)[ab]*c"};
+        struct grammar_builder *b;
+        struct grammar *g;
+        struct grammar_matcher *m;
+        struct err e;
+        gb_node pattern, length;
+        char text[80];
+        size_t taken;
+        CHECK_OK(gb_open(&b, &e), e);
+        uint32_t least = rng_below(&r, 3), most = 8 + rng_below(&r, 30),
+                 max = 30 + rng_below(&r, 50);
+        snprintf(text, sizeof text, "(?:%s){%u,%u}[ab]+", words[rng_below(&r, 4)], least, most);
+        CHECK_OK(grammar_regex(&pattern, b, text, strlen(text), 0, &e), e);
+        snprintf(text, sizeof text, "[^]{%u,%u}", rng_below(&r, 3), max);
+        CHECK_OK(grammar_regex(&length, b, text, strlen(text), 0, &e), e);
+        gb_node part[] = {gb_and(b, pattern, length), gb_bytes(b, "d", rng_below(&r, 2))};
+        CHECK_OK(grammar_compile(&g, v, b, gb_seq(b, part, 2), &e), e);
+        gb_close(b);
+        CHECK_OK(grammar_matcher_open(&m, g, &e), e);
+        for (uint32_t i = 0; i < 2 * max; i++) {
+            check_place(m);
+            (void)grammar_matcher_accept(m, &"aabcc"[rng_below(&r, 5)], 1, &taken);
         }
         CHECK(!grammar_matcher_failed(m));
         grammar_matcher_close(m);
