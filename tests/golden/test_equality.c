@@ -3,10 +3,11 @@
  * Method: the whole engine on small random checkpoints (sparse, dense, shared selections). Each
  * request's tokens and log-probabilities alone, on one thread, with a cold cache, are the
  * yardstick; then company, chunk sizes, threads, a warm cache, a partly evicted one and a restart
- * must not change one bit of them.
+ * must not change one bit of them. (Each setting is an engine of its own: a restart.)
  */
 #include "base/clock.h"
 #include "base/fault.h"
+#include "cpu/kernels.h"
 #include "drive.h"
 #include "test.h"
 
@@ -178,6 +179,30 @@ TEST_LIMIT(dense_model, 120)
 TEST_LIMIT(fp8_model, 120)
 {
     check_model("v32-fp8");
+}
+
+/* Each instruction set is equal to itself; test_models.c holds each against the golden values. */
+static void use_simd(const char *name)
+{
+    if (!kernels_by_name(name))
+        TEST_SKIP("this machine does not have the instructions");
+    setenv("GAZE_SIMD", name, 1);
+}
+
+TEST_LIMIT(sparse_model_avx512, 120)
+{
+    use_simd("avx512");
+    check_model("v32-bf16");
+}
+TEST_LIMIT(sparse_model_avx2, 120)
+{
+    use_simd("avx2");
+    check_model("v32-bf16");
+}
+TEST_LIMIT(sparse_model_portable, 240)
+{
+    use_simd("portable");
+    check_model("v32-bf16");
 }
 
 /* Goal: a prompt's log-probabilities do not depend on chunks, and agree with what decode said. */

@@ -5,6 +5,7 @@
  * Method: the six random checkpoints in tests/fixtures, whose README tells how they were made; each
  *         prompt once in one chunk and once in odd chunks.
  */
+#include "cpu/kernels.h"
 #include "tests/golden/golden.h"
 
 #include <math.h>
@@ -198,4 +199,25 @@ TEST_LIMIT(fast_v32_true_heads, 60)
 TEST_LIMIT(fast_glm, 60)
 {
     check_fast("glm-dsa-bf16");
+}
+
+/* The other instruction sets, each against the same values. */
+static void use_simd(const char *name)
+{
+    if (!kernels_by_name(name))
+        TEST_SKIP("this machine does not have the instructions");
+    setenv("GAZE_SIMD", name, 1);
+}
+
+TEST_LIMIT(v32_avx2, 60)
+{
+    use_simd("avx2");
+    check_exact("v32-bf16");
+    check_fast("v32-bf16");
+}
+TEST_LIMIT(v32_portable, 120)
+{
+    use_simd("portable");
+    check_exact("v32-bf16");
+    check_fast("v32-bf16");
 }
