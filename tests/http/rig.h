@@ -103,6 +103,10 @@ static inline void rig_start_real(struct rig *r)
     /* the same tests with the model cut over ranks, where they don't say themselves how */
     if (getenv("GAZE_TEST_TP") && r->settings.tp == 1)
         rig_set(r, "tp", getenv("GAZE_TEST_TP"));
+#ifdef GAZE_DEBUG
+    if (!r->settings.step_limit_s) /* sanitizer builds: slow steps are not lost ranks */
+        rig_set(r, "step-limit", "90");
+#endif
     rig_run_on(r, &engine_api_real);
     rig_await(r);
 }
