@@ -158,12 +158,12 @@ struct comparison {
 /* A number must be a multiple of divisor * 10^zeros, or of divisor / 10^decimals. */
 struct division {
     uint32_t divisor, zeros, decimals;
-    bool demanded; /* by the formula as a whole */
 };
 
 /* What a leaf of the formula says: the comparisons or the division it looks at. */
 struct leaf {
     uint32_t first, n; /* comparisons; of a division: its index */
+    bool demanded;     /* by the formula as a whole */
 };
 
 struct numbers {
@@ -411,12 +411,35 @@ static bool is_whole(const struct numbers *x, uint32_t node)
     return n->op == F_FALSE || (count > 0 && (n->op == F_AND || count == n->n_list));
 }
 
-/* Whether a multiple that the whole formula demands is out of reach. */
+/* Below or above the constant whatever follows; 0: open. */
+static int decided(const struct numbers *x, const uint8_t *s, uint32_t i)
+{
+    const struct comparison *c = &x->compare[i];
+    bool negative = s[S_NEGATIVE];
+    int size = (int)s[S_HEAD + i] - 1;
+    if (!s[S_SOME])
+        return 0; /* it may still be 0 */
+    if (!c->with.n || negative != c->with.negative)
+        return negative ? -1 : 1;
+    if (s[S_PHASE] == AT_WHOLE)
+        size = s[S_WHOLE] > whole_of(c);
+    return negative ? -size : size;
+}
+
+/* Whether something that the whole formula demands is out of reach. */
 static bool is_hopeless(const struct numbers *x, const uint8_t *s)
 {
-    for (uint32_t i = 0; i < x->n_divisions; i++)
-        if (x->division[i].demanded && division_at(x, (uint8_t *)s, i)[3])
+    for (uint32_t k = 0; k < x->f.n; k++) {
+        const struct leaf *l = &x->leaf[k];
+        enum kind kind = (enum kind)x->m->assertion[x->f.node[k].leaf].kind;
+        if (!l->demanded)
+            continue;
+        if ((kind == A_MIN && decided(x, s, l->first) < 0) ||
+            (kind == A_MAX && decided(x, s, l->first) > 0) ||
+            ((kind == A_TYPE || kind == A_MULTIPLE) &&
+             division_at(x, (uint8_t *)s, l->first)[3]))
             return true;
+    }
     return false;
 }
 
@@ -582,11 +605,10 @@ gb_node schema_number(struct schema_maker *m, const struct goal *goal)
         if (x.f.node[i].op == F_LEAF && !add_leaf(&x, i))
             return GB_NEVER;
     x.whole = is_whole(&x, x.f.n - 1);
+    x.leaf[x.f.n - 1].demanded = last->op == F_LEAF;
     for (uint32_t k = 0; last->op == F_AND && k < last->n_list; k++) {
         uint32_t part = x.f.part.at[last->list + k];
-        uint8_t kind = m->assertion[x.f.node[part].leaf].kind;
-        if (x.f.node[part].op == F_LEAF && (kind == A_TYPE || kind == A_MULTIPLE))
-            x.division[x.leaf[part].first].demanded = true;
+        x.leaf[part].demanded = x.f.node[part].op == F_LEAF;
     }
     x.key_bytes = S_HEAD + x.n_compare + 4 * (size_t)x.n_divisions;
     uint8_t *s = schema_alloc(m, x.key_bytes);

@@ -367,6 +367,21 @@ static uint32_t n_needed(const struct object *o)
     return n;
 }
 
+/* Whether a further member that must violate an assertion may not have this name: it is one that
+ * additionalProperties is not about. */
+static bool is_spared(const struct object *o, uint32_t name)
+{
+    for (uint32_t i = 0; i < o->form->n; i++) {
+        const struct assertion *a = &o->m->assertion[o->form->at[i].a];
+        if (o->form->at[i].kind != COND_EXTRA || a->kind != A_ADDITIONAL)
+            continue;
+        for (uint32_t k = 0; k < a->n_list; k++)
+            if (o->m->list.at[a->list + k] == name)
+                return true;
+    }
+    return false;
+}
+
 /* Names and the goals of their values. Names that say no more than any other would are let go. */
 static bool find_members(struct object *o)
 {
@@ -380,7 +395,8 @@ static bool find_members(struct object *o)
         if (!form_name(o->m, o->form, order.at[i], &all, &never))
             return false;
         uint32_t goal = never ? 0 : schema_goal(o->m, &all, o->m->goal[o->goal].exact);
-        if (i >= n_ordered && goal && form_has(o->form, order.at[i]) == 0) {
+        if (i >= n_ordered && goal && form_has(o->form, order.at[i]) == 0 &&
+            !is_spared(o, order.at[i])) {
             for (uint32_t k = 0; k < o->patterns.n; k++)
                 if (schema_matches(o->m, o->patterns.at[k], o->m->name[order.at[i]]) &&
                     !ids_push(o->m, &match, o->patterns.at[k]))

@@ -28,6 +28,10 @@ function value(depth) {
   return Object.fromEntries(some(names).slice(0, 3).map((k) => [k, value(depth - 1)]));
 }
 
+// Of items ajv takes [] for one that contains when the item before it did.
+const withoutContains = (s) =>
+  JSON.parse(JSON.stringify(s, (key, value) => (key === "contains" ? undefined : value)));
+
 function scalarWords(s) {
   const words = {
     minimum: () => one(numbers),
@@ -43,11 +47,11 @@ function scalarWords(s) {
 }
 
 function arrayWords(s, depth) {
-  if (maybe(2)) s.items = schema(depth - 1);
+  if (maybe(2)) s.items = withoutContains(schema(depth - 1));
   if (maybe(4)) s.prefixItems = Array.from({ length: 1 + below(2) }, () => schema(depth - 1));
   if (maybe(4)) s.minItems = below(3);
   if (maybe(4)) s.maxItems = below(4);
-  if (maybe(8)) s.uniqueItems = true;
+  if (maybe(8) && !s.prefixItems) s.uniqueItems = true; // there ajv goes by the type of items
   if (!s.prefixItems && maybe(10)) { // beside prefixItems ajv takes [] for one that contains
     s.contains = schema(depth - 1);
     if (maybe(2)) s.maxContains = 1 + below(2);

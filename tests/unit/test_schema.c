@@ -67,6 +67,10 @@ static const struct {
     {"{\"type\":\"integer\",\"multipleOf\":7}", "0 7 14 -21 700", "1 8 -6 71"},
     {"{\"type\":\"number\",\"multipleOf\":0.01}", "0.01 19.99 -3 5.5 7.10", "0.001 0.015 1.999"},
     {"{\"type\":\"integer\",\"multipleOf\":3600}", "0 3600 7200 -10800 36000", "360 1800 3601 100"},
+    /* names that additionalProperties spares do not break it */
+    {"{\"not\":{\"type\":\"object\",\"properties\":{\"c\":true},"
+     "\"additionalProperties\":{\"type\":\"number\"}}}",
+     "1 {\"a\":\"x\"} {\"c\":1,\"a\":\"x\"}", "{} {\"a\":2} {\"c\":\"x\"} {\"a\":2,\"c\":\"x\"}"},
     {"{\"type\":\"number\",\"multipleOf\":5.25}", "0 5.25 -10.5 21 525 1050 9999999999999996",
      "5 5.2 5.3 5.255 -1 0.25 9999999999999996.25"},
     {"{\"type\":\"number\",\"multipleOf\":100}", "0 100 -300 1000 1200", "10 150 100.5 1 0.1"},
