@@ -38,6 +38,7 @@ static enum err_code group_open(struct scheduler *s, struct group *g, struct err
         prefix_cache_create(&g->cache, g->pool, group_prefills(g) ? 2 * c->n_pages : 0, e))
         return e->code;
     pace_init(&g->pace, (double)c->decode_budget_us);
+    g->passed = UINT32_MAX;
     g->share = FAULT("scheduler.tables") ? NULL : calloc(c->max_seqs, sizeof *g->share);
     if (!g->share || !make_batch(&g->batch[LANE_PREFILL], g, LANE_PREFILL, rows, c->max_out) ||
         !make_batch(&g->batch[LANE_DECODE], g, LANE_DECODE, c->max_seqs, c->max_out) ||

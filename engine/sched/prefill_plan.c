@@ -2,9 +2,9 @@
  *
  * Half of a step goes to the prompts with the least left to run, so that a short one gets in beside
  * long ones at once; the rest goes in order of service (priority, then arrival), so that the oldest
- * always moves on. What one half does not need the other gets. The end of a prompt that is nearly
- * through is not cut for want of time: it may take the other half, too, but not of two steps that
- * follow each other.
+ * always moves on; one that a step has passed over has a row of the next. What one half does not
+ * need the other gets. The end of a prompt that is nearly through is not cut for want of time: it
+ * may take the other half, too, but not of two steps that follow each other.
  *
  * While sequences are decoding the step is cut to a time budget (pace.h); otherwise to
  * prefill_tokens.
@@ -61,6 +61,14 @@ static void give(const struct group *g, struct share *sh, struct room *room)
     room->us -= n * us;
 }
 
+static void give_one(const struct group *g, struct share *sh, struct room *room)
+{
+    sh->n_rows = 1;
+    room->n_rows--;
+    room->n_given -= wants_given(sh->seq);
+    room->us -= pace_row_us(&g->pace, sh->seq->n_computed);
+}
+
 /* Least left to run first; the order of service decides ties. O(rows * prompts) at most. */
 static void give_shortest(struct group *g, struct room *room)
 {
@@ -87,9 +95,8 @@ static void give_shortest(struct group *g, struct room *room)
  *
  * The whole step: a request that comes now waits for what is left of it, then for its own, as long
  * again or half as much more: with SHORT_STEPS decode steps for the first it has its token within
- * five. A device that runs one
- * lane at a time delays a decode step by all of a prefill step: so no more than decode_budget_us,
- * or than LONG_STEPS where decode steps are long.
+ * five. A device that runs one lane at a time delays a decode step by all of a prefill step: so no
+ * more than decode_budget_us, or than LONG_STEPS where decode steps are long.
  *
  * What every step costs, even of one row, may be more than that: then rows go with it that cost
  * half as much again, or the prompt would never end, but few, in case it is not true. Every fourth
@@ -119,6 +126,8 @@ static void share_out(const struct scheduler *s, struct group *g)
                         .us = INFINITY};
     if (g->n_decoding)
         set_room(s, g, &room);
+    if (g->passed == g->share[0].seq->index) /* a row before all, where time would be for none */
+        give_one(g, &g->share[0], &room);
     uint32_t most_rows = room.n_rows;
     /* With an odd number of rows, or results, the halves take turns to have one more: with a single
      * one, too, both move. */
@@ -137,9 +146,9 @@ static void share_out(const struct scheduler *s, struct group *g)
     for (uint32_t i = 0; i < g->n_shares; i++)
         give(g, &g->share[i], &room);
     g->overran = room.us < 0;
-    if (room.n_rows == most_rows) { /* rounding left nothing: one row moves on */
+    if (room.n_rows == most_rows) /* rounding left nothing: one row moves on */
         g->share[0].n_rows = 1;
-    }
+    g->passed = g->share[0].n_rows ? UINT32_MAX : g->share[0].seq->index;
 }
 
 /* Results of a chunk: the prompt's own tokens where they are wanted, and the first new token. */

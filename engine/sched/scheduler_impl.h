@@ -106,6 +106,7 @@ struct group {
     uint64_t n_steps_planned;
     struct pace pace;
     bool overran;     /* in the prefill step planned last a short prompt took all the time */
+    uint32_t passed;  /* the oldest prompt, a sequence's index, if that step had no row of it */
     double decode_us; /* how long a decode step takes, lately; 0: there was none */
     struct engine_group_stats stats;
 };
