@@ -180,7 +180,8 @@ static bool walk_names(struct walk *w, uint32_t schema, unsigned depth)
     if (depth > SCHEMA_MAX_WALK || m->walked[schema] == mark)
         return true;
     m->walked[schema] = mark;
-    for (int depending = 0; depending < 2; depending++) /* what hangs on a member comes behind all */
+    for (int depending = 0; depending < 2;
+         depending++) /* what hangs on a member comes behind all */
         for (uint32_t i = s.first; i < s.first + s.n; i++)
             if ((m->assertion[i].kind == A_DEPENDS) == depending &&
                 !walk_assertion(w, &m->assertion[i], depth))
