@@ -152,11 +152,17 @@ static void lose_peer(struct link *k, struct peer *p, const char *how)
 static void handle(struct link *k, struct peer *p)
 {
     const struct message *m = &p->in;
+    struct err e;
+    char why[200];
     p->heard_us = clock_us();
     switch ((enum kind)m->kind) {
     case PIN:
         send_all(k, m, p);
-        k->o.pinned(k->o.board, m->name, m->data, m->bytes);
+        if (k->o.pinned(k->o.board, m->name, m->data, m->bytes, &e)) {
+            snprintf(why, sizeof why, "process %u of %u keeps no note: %.100s", k->launch.process,
+                     k->launch.n_processes, e.msg);
+            lose(k, NULL, why); /* or somebody here waits for the note until the time is over */
+        }
         return;
     case FAILED:
         lose(k, p, (const char *)m->data);

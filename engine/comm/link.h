@@ -17,8 +17,9 @@ struct link;
 
 struct link_options {
     struct meeting_watch watch;
-    /* The link's thread: a note from another process. */
-    void (*pinned)(void *board, const char *name, const void *note, size_t bytes);
+    /* The link's thread: a note from another process. One that is not kept loses the launch. */
+    enum err_code (*pinned)(void *board, const char *name, const void *note, size_t bytes,
+                            struct err *e);
     void *board;
 };
 

@@ -5,7 +5,6 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
-#include "base/log.h"
 #include "base/rng.h"
 #include "base/thread.h"
 #include "comm/launch.h"
@@ -109,11 +108,10 @@ enum err_code meeting_pin(struct meeting *m, const char *name, const void *data,
 }
 
 /* The link's thread: another process's note. */
-static void pin_theirs(void *arg, const char *name, const void *data, size_t bytes)
+static enum err_code pin_theirs(void *arg, const char *name, const void *data, size_t bytes,
+                                struct err *e)
 {
-    struct err e;
-    if (pin_here(arg, name, data, bytes, &e))
-        log_error("meeting", "note=%s error=\"%s\"", name, e.msg);
+    return pin_here(arg, name, data, bytes, e);
 }
 
 /* The link's thread: whoever waits for a note waits in vain. */
