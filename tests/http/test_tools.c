@@ -159,15 +159,21 @@ static void check_both(struct rig *r, const char *fields, const struct expected 
     hear_free(h);
 }
 
+/* A server whose model speaks `format` and writes `text`. */
+static void start_writing(struct rig *r, const char *format, const char *text)
+{
+    fake.format = format;
+    fake.text = text;
+    rig_prepare(r);
+    rig_start(r);
+}
+
 /* At every length of the pieces, so that each marker is cut everywhere. */
 static void check_cut(const char *format, const char *text, const char *fields,
                       const struct expected *x)
 {
     struct rig r;
-    fake.format = format;
-    fake.text = text;
-    rig_prepare(&r);
-    rig_start(&r);
+    start_writing(&r, format, text);
     static const uint32_t pieces[] = {1, 2, 3, 4, 5, 6, 7, 11, 23, 64, 1000};
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
         atomic_store(&fake.piece_bytes, pieces[i]);
@@ -224,11 +230,8 @@ static void check_no_tools(const char *format, const char *model, const char *te
 {
     static const char *const none[] = {"", ",\"tools\":[]", "," TOOLS ",\"tool_choice\":\"none\""};
     struct rig r;
-    fake.format = format;
     fake.model = model;
-    fake.text = text;
-    rig_prepare(&r);
-    rig_start(&r);
+    start_writing(&r, format, text);
     for (int i = 0; i < 3; i++)
         for (uint32_t piece = 1; piece <= strlen(text); piece += i ? 13 : 1) {
             char fields[2000];
@@ -461,10 +464,7 @@ TEST(tool_choice_shapes_the_prompt)
 static void check_opening(const char *format, const char *opening, const char *rest)
 {
     struct rig r;
-    fake.format = format;
-    fake.text = rest;
-    rig_prepare(&r);
-    rig_start(&r);
+    start_writing(&r, format, rest);
     static const char fields[] =
         "\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":"
         "null,\"tool_calls\":[{\"id\":\"call_1\",\"type\":\"function\",\"function\":{\"name\":"
@@ -576,11 +576,8 @@ static void check_required_behind(const char *format, const char *model, const c
         "{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"required\",\"tools\":[{\"type\":"
         "\"function\",\"function\":{\"name\":\"ping\"}}]}}"};
     struct rig r;
-    fake.format = format;
     fake.model = model;
-    fake.text = text;
-    rig_prepare(&r);
-    rig_start(&r);
+    start_writing(&r, format, text);
     for (int way = 0; way < 3; way++) {
         char fields[2000];
         snprintf(fields, sizeof fields,
@@ -705,10 +702,7 @@ static void check_loop(const char *format, const char *text, const char *more)
 {
     struct rig r;
     cJSON *v;
-    fake.format = format;
-    fake.text = text;
-    rig_prepare(&r);
-    rig_start(&r);
+    start_writing(&r, format, text);
     char *fields = text_with(USER "," TOOLS "%s", more), *first = prompt_of(&r, fields, &v);
     char *message = cJSON_PrintUnformatted(at(v, "choices.0.message"));
     char *again =

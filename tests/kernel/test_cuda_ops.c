@@ -189,6 +189,29 @@ static struct matrix random_matrix(struct pair *p, enum dtype t, uint32_t n_out,
     free(scale);
     return w;
 }
+static void free_matrix(struct matrix *w)
+{
+    cuda_test_free((void *)(uintptr_t)w->data);
+    if (w->scale)
+        cuda_test_free((void *)(uintptr_t)w->scale);
+}
+
+/* The last n of the rows at dx, alone, have the bits that they have in `all`, the product of all
+ * `most` of them; dy holds as many rows of outputs. */
+static void same_as_among(struct pair *p, const struct matrix *w, float *dx, uint32_t most,
+                          uint32_t n, const float *all, void *dy)
+{
+    size_t bytes = 4 * (size_t)n * w->n_out, from = most - n;
+    float *some = malloc(bytes);
+    CHECK(some);
+    memset(some, 0xFF, bytes);
+    cuda_test_write(dy, some, bytes);
+    p->gpu->linear(p->gpu, LANE_DECODE, w, dx + from * w->n_in, n, dy, false);
+    cuda_test_read(some, dy, bytes);
+    CHECK_MSG(!memcmp(some, all + from * w->n_out, bytes), "%u x %u: other bits among %u rows",
+              w->n_out, w->n_in, n);
+    free(some);
+}
 
 struct attention_case {
     enum precision precision;
@@ -331,8 +354,8 @@ TEST_LIMIT(linear_fast, 240)
         uint32_t n_out = sizes[i / 2][0], n_in = sizes[i / 2][1];
         double *value = malloc(sizeof *value * n_out * n_in);
         float *x = random_row(&p, (size_t)MOST * n_in), *all = malloc(4 * (size_t)MOST * n_out);
-        float *some = malloc(4 * (size_t)MOST * n_out), *want = malloc(4 * (size_t)MOST * n_out);
-        CHECK(value && all && some && want);
+        float *want = malloc(4 * (size_t)MOST * n_out);
+        CHECK(value && all && want);
         struct matrix w = random_matrix(&p, i % 2 ? DT_BF16 : DT_F8_E4M3, n_out, n_in, value);
         void *dx = up(x, 4 * (size_t)MOST * n_in), *dy = cuda_test_alloc(4 * (size_t)MOST * n_out);
         for (uint32_t r = 0; r < MOST; r++)
@@ -347,24 +370,14 @@ TEST_LIMIT(linear_fast, 240)
         double d = distance(want, all, (size_t)MOST * n_out);
         printf("     %u x %u %s: distance %.1e\n", n_out, n_in, i % 2 ? "bf16" : "e4m3", d);
         CHECK_MSG(d <= 1e-5, "%u x %u: distance %g", n_out, n_in, d);
-        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
-            uint32_t n = rows[k], from = MOST - n;
-            memset(some, 0xFF, 4 * (size_t)n * n_out);
-            cuda_test_write(dy, some, 4 * (size_t)n * n_out);
-            p.gpu->linear(p.gpu, LANE_DECODE, &w, (float *)dx + (size_t)from * n_in, n, dy, false);
-            cuda_test_read(some, dy, 4 * (size_t)n * n_out);
-            CHECK_MSG(!memcmp(some, all + (size_t)from * n_out, 4 * (size_t)n * n_out),
-                      "%u x %u: other bits among %u rows", n_out, n_in, n);
-        }
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
+            same_as_among(&p, &w, dx, MOST, rows[k], all, dy);
         cuda_test_free(dx);
         cuda_test_free(dy);
-        cuda_test_free((void *)(uintptr_t)w.data);
-        if (w.scale)
-            cuda_test_free((void *)(uintptr_t)w.scale);
+        free_matrix(&w);
         free(value);
         free(x);
         free(all);
-        free(some);
         free(want);
     }
     p.gpu->close(p.gpu);
@@ -417,8 +430,8 @@ TEST_LIMIT(linear_deployed, 240)
         uint32_t n_out = sizes[i / 2][0], n_in = sizes[i / 2][1];
         double *value = malloc(sizeof *value * n_out * n_in), *row = malloc(sizeof *row * n_in);
         float *x = random_row(&p, (size_t)MOST * n_in), *all = malloc(4 * (size_t)MOST * n_out);
-        float *some = malloc(4 * (size_t)MOST * n_out), *want = malloc(4 * (size_t)MOST * n_out);
-        CHECK(value && row && all && some && want);
+        float *want = malloc(4 * (size_t)MOST * n_out);
+        CHECK(value && row && all && want);
         struct matrix w = random_matrix(&p, t, n_out, n_in, value);
         for (uint32_t k = 0; k < n_in; k++) /* a row of small values, one of nothing, a large one */
             x[k] *= 1e-7f, x[n_in + k] = 0.0f, x[2 * (size_t)n_in + k] *= 1e4f;
@@ -440,25 +453,15 @@ TEST_LIMIT(linear_deployed, 240)
             double d = distance(want + at, all + at, n);
             CHECK_MSG(d <= bound, "%u x %u, row %u: distance %g", n_out, n_in, r, d);
         }
-        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
-            uint32_t n = rows[k], from = MOST - n;
-            memset(some, 0xFF, 4 * (size_t)n * n_out);
-            cuda_test_write(dy, some, 4 * (size_t)n * n_out);
-            p.gpu->linear(p.gpu, LANE_DECODE, &w, (float *)dx + (size_t)from * n_in, n, dy, false);
-            cuda_test_read(some, dy, 4 * (size_t)n * n_out);
-            CHECK_MSG(!memcmp(some, all + (size_t)from * n_out, 4 * (size_t)n * n_out),
-                      "%u x %u: other bits among %u rows", n_out, n_in, n);
-        }
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
+            same_as_among(&p, &w, dx, MOST, rows[k], all, dy);
         cuda_test_free(dx);
         cuda_test_free(dy);
-        cuda_test_free((void *)(uintptr_t)w.data);
-        if (w.scale)
-            cuda_test_free((void *)(uintptr_t)w.scale);
+        free_matrix(&w);
         free(value);
         free(row);
         free(x);
         free(all);
-        free(some);
         free(want);
     }
     p.gpu->close(p.gpu);
