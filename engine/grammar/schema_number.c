@@ -431,13 +431,12 @@ static bool is_hopeless(const struct numbers *x, const uint8_t *s)
 {
     for (uint32_t k = 0; k < x->f.n; k++) {
         const struct leaf *l = &x->leaf[k];
-        enum kind kind = (enum kind)x->m->assertion[x->f.node[k].leaf].kind;
         if (!l->demanded)
             continue;
+        enum kind kind = (enum kind)x->m->assertion[x->f.node[k].leaf].kind;
         if ((kind == A_MIN && decided(x, s, l->first) < 0) ||
             (kind == A_MAX && decided(x, s, l->first) > 0) ||
-            ((kind == A_TYPE || kind == A_MULTIPLE) &&
-             division_at(x, (uint8_t *)s, l->first)[3]))
+            ((kind == A_TYPE || kind == A_MULTIPLE) && division_at(x, (uint8_t *)s, l->first)[3]))
             return true;
     }
     return false;
