@@ -106,15 +106,30 @@ static bool cell_table_grow(struct grammar *g)
     return true;
 }
 
+/* The cell that says this; 0: there is none yet, and *at is its place in the table. */
+static uint32_t cell_find(struct grammar *g, const struct cell *c, uint32_t *at)
+{
+    if (g->n_cells * 2 >= g->n_cell_table && !cell_table_grow(g))
+        return 0;
+    *at = (uint32_t)cell_hash(c) & (g->n_cell_table - 1);
+    for (; g->cell_table[*at]; *at = (*at + 1) & (g->n_cell_table - 1))
+        if (memcmp(&g->cell[g->cell_table[*at]], c, sizeof *c) == 0)
+            return g->cell_table[*at];
+    return 0;
+}
+
 uint32_t automaton_cell(struct grammar *g, uint32_t expr, uint32_t a, uint32_t b, uint32_t next)
 {
     struct cell c = {expr, a, b, next};
-    if (g->n_cells * 2 >= g->n_cell_table && !cell_table_grow(g))
-        return 0;
-    uint32_t at = (uint32_t)cell_hash(&c) & (g->n_cell_table - 1);
-    for (; g->cell_table[at]; at = (at + 1) & (g->n_cell_table - 1))
-        if (memcmp(&g->cell[g->cell_table[at]], &c, sizeof c) == 0)
-            return g->cell_table[at];
+    uint32_t marks = 0, at, known = cell_find(g, &c, &at);
+    if (known || g->failed)
+        return known;
+    bool mark = b == 1 && (g->node[expr].kind == NODE_UNIQUE || g->node[expr].kind == NODE_ITEM);
+    if (mark && next && g->info[next].marks != next) {
+        marks = automaton_cell(g, expr, a, b, g->info[next].marks);
+        if (!marks || cell_find(g, &c, &at) || g->failed)
+            return 0;
+    }
     if (g->n_cells >= MAX_CELLS) {
         g->failed = true;
         return 0;
@@ -123,23 +138,19 @@ uint32_t automaton_cell(struct grammar *g, uint32_t expr, uint32_t a, uint32_t b
     if (!automaton_grow(g, (void **)&g->cell, &g->max_cells, g->n_cells + 1, sizeof *g->cell))
         return 0;
     if (g->max_cells != max) {
-        uint32_t *seen = realloc(g->seen, g->max_cells * sizeof *seen);
-        if (!seen) {
+        struct cell_info *info = realloc(g->info, g->max_cells * sizeof *info);
+        if (!info) {
             g->max_cells = max;
             g->failed = true;
             return 0;
         }
-        g->seen = seen;
-        uint8_t *flags = realloc(g->flags, g->max_cells);
-        if (!flags) {
-            g->max_cells = max;
-            g->failed = true;
-            return 0;
-        }
-        g->flags = flags;
+        g->info = info;
     }
-    g->seen[g->n_cells] = 0;
-    g->flags[g->n_cells] = scope_flags(g, &c);
+    uint32_t below = next ? g->info[next].marks : 0;
+    g->info[g->n_cells] = (struct cell_info){.marks = !mark           ? below
+                                                      : below == next ? g->n_cells
+                                                                      : marks,
+                                             .flags = scope_flags(g, &c)};
     g->cell[g->n_cells] = c;
     g->cell_table[at] = g->n_cells;
     return g->n_cells++;
@@ -288,7 +299,7 @@ static void close_repeat(struct grammar *g, uint32_t at)
     uint32_t after =
         d->c != GB_UNBOUNDED && done == d->c ? c.next : automaton_cell(g, c.expr, 0, done, c.next);
     if (nullable && after && after != c.next) /* an empty round brings nothing new */
-        g->seen[after] = g->closure;
+        g->info[after].seen = g->closure;
     work_node(g, d->a, after);
 }
 
@@ -311,7 +322,7 @@ static uint32_t keep_alive(struct grammar *g, uint32_t n)
     uint8_t flags = 0;
     uint32_t *cells = g->list.at + g->list.n - n, kept = 0;
     for (uint32_t i = 0; i < n; i++)
-        flags |= g->flags[cells[i]] & IN_MARK;
+        flags |= g->info[cells[i]].flags & IN_MARK;
     if (!flags)
         return n;
     uint32_t *copy = malloc(n * sizeof *copy); /* to look ahead makes states, and moves the list */
@@ -322,7 +333,7 @@ static uint32_t keep_alive(struct grammar *g, uint32_t n)
     memcpy(copy, cells, n * sizeof *copy);
     g->list.n -= n;
     for (uint32_t i = 0; i < n && !g->failed; i++)
-        if (!(g->flags[copy[i]] & IN_MARK) || scope_alive(g, copy[i]))
+        if (!(g->info[copy[i]].flags & IN_MARK) || scope_alive(g, copy[i]))
             copy[kept++] = copy[i];
     for (uint32_t i = 0; i < kept; i++)
         automaton_push(g, &g->list, copy[i]);
@@ -336,7 +347,8 @@ static uint32_t close_work(struct grammar *g, uint32_t from)
     bool may_end = false;
     uint32_t n = 0;
     if (++g->closure == 0) { /* the stamps have gone round */
-        memset(g->seen, 0, g->n_cells * sizeof *g->seen);
+        for (uint32_t i = 0; i < g->n_cells; i++)
+            g->info[i].seen = 0;
         g->closure = 1;
     }
     while (g->work.n > from && !g->failed) {
@@ -345,10 +357,15 @@ static uint32_t close_work(struct grammar *g, uint32_t from)
             may_end = true;
             continue;
         }
-        if (g->seen[at] == g->closure)
+        if (g->info[at].seen == g->closure)
             continue;
-        g->seen[at] = g->closure;
+        g->info[at].seen = g->closure;
         struct cell c = g->cell[at];
+        if (is_join(g, at)) {
+            automaton_push(g, &g->work, c.a);
+            automaton_push(g, &g->work, c.next);
+            continue;
+        }
         const struct gb_node_data *d = &g->node[c.expr];
         if (g->lexeme[c.expr]) {
             n += automaton_push(g, &g->list, at);
@@ -394,7 +411,7 @@ static uint32_t close_work(struct grammar *g, uint32_t from)
     g->work.n = from;
     if (g->failed)
         n = 0;
-    return state_of(g, keep_alive(g, texts_absorb(g, n)), may_end);
+    return state_of(g, keep_alive(g, stacks_merge(g, texts_absorb(g, n))), may_end);
 }
 
 uint32_t automaton_start(struct grammar *g, gb_node x)
@@ -596,20 +613,22 @@ static bool between_bodies(const struct grammar *g, uint32_t state)
 
 uint32_t automaton_loosen(struct grammar *g, uint32_t state, uint32_t *room)
 {
-    uint32_t n = g->state[state].n_cells, from = g->narrow.n;
+    uint32_t n = g->state[state].n_cells, from = g->list.n, mark = UNKNOWN;
     for (uint32_t i = 0; i < n && !g->failed; i++)
-        automaton_push(g, &g->narrow, scope_loosen(g, g->list.at[g->state[state].cell + i], room));
-    uint32_t loose =
-        g->failed ? 0 : automaton_cells_state(g, g->narrow.at + from, n, g->state[state].may_end);
-    g->narrow.n = from;
-    return loose;
+        automaton_push(g, &g->list,
+                       scope_loosen(g, g->list.at[g->state[state].cell + i], &mark, room));
+    if (g->failed) {
+        g->list.n = from;
+        return 0;
+    }
+    return state_of(g, stacks_merge(g, n), g->state[state].may_end);
 }
 
 static uint32_t without_counts(struct grammar *g, uint32_t state)
 {
     uint32_t room;
     for (uint32_t i = 0; i < g->state[state].n_cells; i++)
-        if (g->flags[g->list.at[g->state[state].cell + i]] & IN_COUNT)
+        if (g->info[g->list.at[g->state[state].cell + i]].flags & IN_COUNT)
             return automaton_loosen(g, state, &room);
     return state;
 }
@@ -711,20 +730,13 @@ uint32_t automaton_far(struct grammar *g, gb_node x, uint32_t a, uint32_t b, uin
     return *slack == NO_SLACK || g->failed ? 0 : far;
 }
 
-/* Its stack, with `next` in the place of the end. */
-static uint32_t put_under(struct grammar *g, uint32_t at, uint32_t next)
-{
-    if (at == 0)
-        return next;
-    struct cell c = g->cell[at];
-    return automaton_cell(g, c.expr, c.a, c.b, put_under(g, c.next, next));
-}
-
 uint32_t automaton_then(struct grammar *g, uint32_t state, uint32_t next)
 {
     uint32_t from = g->work.n;
+    struct change ch = {.what = CHANGE_END, .with = next};
+    stacks_begin(g);
     for (uint32_t i = 0; i < g->state[state].n_cells; i++)
-        automaton_push(g, &g->work, put_under(g, g->list.at[g->state[state].cell + i], next));
+        automaton_push(g, &g->work, stacks_change(g, &ch, g->list.at[g->state[state].cell + i]));
     if (g->state[state].may_end)
         automaton_push(g, &g->work, next);
     return close_work(g, from);
@@ -789,7 +801,7 @@ static struct byte_set first_bytes(const struct grammar *g, const struct state *
         uint32_t at = g->list.at[s->cell + i];
         const struct cell *c = &g->cell[at];
         const struct gb_node_data *d = &g->node[c->expr];
-        *sure &= !(g->flags[at] & IN_MARK);
+        *sure &= !(g->info[at].flags & IN_MARK);
         if (d->kind == NODE_BYTES) {
             byte_set_add(&first, (unsigned char)g->text[d->a + c->b]);
         } else if (d->kind == NODE_SET) {
@@ -832,9 +844,7 @@ uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte)
     uint32_t from = g->work.n;
     for (uint32_t i = 0; i < g->state[state].n_cells; i++)
         step_cell(g, g->list.at[g->state[state].cell + i], byte);
-    for (uint32_t i = from; i < g->work.n && !g->failed; i++)
-        if (g->work.at[i] && g->flags[g->work.at[i]] & IN_ITEM) /* its bytes are kept */
-            g->work.at[i] = scope_read(g, g->work.at[i], byte);
+    scope_read(g, g->work.at + from, g->work.n - from, byte); /* items' bytes are kept */
     uint32_t to = close_work(g, from);
     if (g->failed)
         return 0;
@@ -883,8 +893,7 @@ uint32_t automaton_cells_state(struct grammar *g, const uint32_t *at, uint32_t n
 uint32_t automaton_next_state(struct grammar *g, uint32_t at)
 {
     uint32_t from = g->work.n, next = g->cell[at].next;
-    if (next && g->flags[next] & IN_ITEM)
-        next = scope_read(g, next, ANY_STRING);
+    scope_read(g, &next, 1, ANY_STRING);
     automaton_push(g, &g->work, next);
     return close_work(g, from);
 }
@@ -947,9 +956,8 @@ enum err_code automaton_open(struct grammar *g, struct err *e)
     if (!automaton_grow(g, (void **)&g->cell, &g->max_cells, 1, sizeof *g->cell) ||
         !automaton_grow(g, (void **)&g->state, &g->max_states, 1, sizeof *g->state))
         return err_set(e, ERR_NOMEM, "no memory for a grammar's automaton");
-    g->seen = calloc(g->max_cells, sizeof *g->seen);
-    g->flags = calloc(g->max_cells, 1);
-    if (!g->seen || !g->flags)
+    g->info = calloc(g->max_cells, sizeof *g->info);
+    if (!g->info)
         return err_set(e, ERR_NOMEM, "no memory for a grammar's automaton");
     g->cell[0] = (struct cell){0};
     g->state[0] = (struct state){0};
@@ -962,15 +970,14 @@ void automaton_forget(struct grammar *g)
     g->n_cells = g->max_cells = 0;
     g->cell_table = NULL;
     g->n_cell_table = 0;
-    g->seen = NULL;
-    g->flags = NULL;
-    g->closure = 0;
+    g->info = NULL;
+    g->closure = g->turn = 0;
     g->state = NULL;
     g->n_states = g->max_states = 0;
     g->n_tables = 0;
     g->state_table = NULL;
     g->n_state_table = 0;
-    g->list = g->work = g->narrow = g->chain = (struct vec){0};
+    g->list = g->work = g->narrow = g->chain = g->join = (struct vec){0};
     g->scopes = (struct scopes){0};
     g->step = g->slack = g->away = g->live = (struct word_set){0};
     memset(g->kept, 0, sizeof g->kept);
@@ -986,9 +993,9 @@ void automaton_free(struct grammar *g)
     }
     free(g->cell);
     free(g->cell_table);
-    free(g->seen);
-    free(g->flags);
+    free(g->info);
     free(g->chain.at);
+    free(g->join.at);
     free(g->scopes.string);
     free(g->scopes.set);
     free(g->scopes.string_of.key);

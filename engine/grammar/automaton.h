@@ -10,6 +10,11 @@
  * An intersection or difference is one cell that holds two states, one of each side, run alone. A
  * repetition whose body is a lexeme is one cell that holds the lexeme's state and the count.
  *
+ * What follows a cell can be a choice: a *join*, a list of cells of which one comes. Cells that say
+ * the same and differ in what follows are one cell with a join after it, at each depth of the
+ * stack: so a text that can be read in many ways has as many cells as it has different ones at each
+ * depth, not as many as it has stacks (stacks.c).
+ *
  * A unique scope and an item leave *marks* on the stack: cells of b == 1. A scope's mark holds the
  * set of finished items, an item's mark the bytes it has so far; both change by making the cells
  * above them anew (scope.c). Where an item ends as one of the set, there is no way on.
@@ -27,17 +32,27 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define AUTOMATON_BYTES ((size_t)48 << 20) /* then compact; and at most eight times as much */
+#define AUTOMATON_BYTES ((size_t)8 << 20)       /* then compact: tables that double are a pause */
+#define MAX_AUTOMATON_BYTES ((size_t)384 << 20) /* of what matchers need */
 enum { MAX_CELLS = 1 << 23, MAX_STATES = 1 << 22 };
 /* What looking for ends in pairs may cost while compiling and in one call of a matcher, in some
  * 0.1 us: a pair takes a few, a new state (which what grows without end makes) many. */
 enum { COMPILE_SEARCH = 400000, CALL_SEARCH = 800000 };
 
 struct cell {
-    uint32_t expr; /* node */
+    uint32_t expr; /* node; of a join: behind the last one */
     uint32_t a, b; /* pair: its two states; seq: b, the next part; repeat: b, how many are done,
-                      a, the lexeme's state; bytes: b, the next one; marks: a, see scope.c */
+                      a, the lexeme's state; bytes: b, the next one; marks: a, see scope.c;
+                      join: a, a cell or, as next is, one of those that follow */
     uint32_t next; /* cell */
+};
+
+struct cell_info {
+    uint32_t seen;  /* the closure that met it last */
+    uint32_t marks; /* the marks at or below it, as a stack of nothing else */
+    uint32_t turn;  /* of stacks_change(): in which image was found */
+    uint32_t image;
+    uint8_t flags; /* IN_ITEM, ... */
 };
 
 struct state {
@@ -128,9 +143,8 @@ struct grammar {
     struct cell *cell;
     uint32_t n_cells, max_cells;
     uint32_t *cell_table, n_cell_table;
-    uint32_t *seen; /* per cell: the closure that met it last */
-    uint8_t *flags; /* per cell: IN_ITEM, IN_SCOPE */
-    uint32_t closure;
+    struct cell_info *info; /* per cell */
+    uint32_t closure, turn;
     struct state *state;
     uint32_t n_states, max_states;
     uint32_t n_tables; /* of states' own transitions */
@@ -138,7 +152,10 @@ struct grammar {
     struct vec list;   /* the states' cells */
     struct vec work;   /* scratch of closures */
     struct vec narrow; /* scratch of masks */
-    struct vec chain;  /* scratch of scopes */
+    struct vec chain;  /* scratch of changes */
+    struct vec join;   /* scratch of joins */
+    uint32_t *met;     /* per node: the merge that met it last */
+    uint32_t merges;
     struct scopes scopes;
     struct word_set step;  /* state << 8 | byte + 1 -> state */
     struct word_set away;  /* pair cell + 1 -> bodies of its right side to the nearest end */
@@ -198,8 +215,9 @@ bool word_set_add(struct grammar *g, struct word_set *s, uint64_t key, uint32_t 
 
 /* scope.c: what marks a new cell is above, once it is in the table. */
 uint8_t scope_flags(const struct grammar *g, const struct cell *c);
-/* The cell with one more byte in all items it is in. ANY_STRING for byte: with items unlike all. */
-uint32_t scope_read(struct grammar *g, uint32_t at, uint32_t byte);
+/* The cells with one more byte in all items they are in, in place. ANY_STRING for byte: with items
+ * unlike all. */
+void scope_read(struct grammar *g, uint32_t *at, uint32_t n, uint32_t byte);
 uint32_t scope_string(struct grammar *g, uint32_t string, uint32_t byte);
 uint32_t scope_set(struct grammar *g, uint32_t set, uint32_t string);
 /* What follows an item's mark, with the item in its scope's set; false: it is there already. */
@@ -210,8 +228,9 @@ bool scope_alive(struct grammar *g, uint32_t at);
 uint32_t scope_supply(struct grammar *g, gb_node x);
 /* The cell as it is in a mask that serves many places: items of many texts unlike all others, their
  * scopes without finished ones, and counts of rounds that are past their minimum and far from their
- * maximum as if they had just begun. *room: lowered to the bytes that the rounds left hold. */
-uint32_t scope_loosen(struct grammar *g, uint32_t at, uint32_t *room);
+ * maximum as if they had just begun. *room: lowered to the bytes that the rounds left hold.
+ * *mark: UNKNOWN for the first of the cells of a state, then it is the caller's to keep. */
+uint32_t scope_loosen(struct grammar *g, uint32_t at, uint32_t *mark, uint32_t *room);
 /* How many bytes surely stay within the maximum of a cell that counts rounds and is past its
  * minimum; 0: it is no such thing, or fewer than FAR_BYTES. */
 uint32_t scope_count_room(const struct grammar *g, const struct cell *c);
@@ -231,6 +250,34 @@ struct ends {
 bool scope_ends(struct grammar *g, const struct item *item, struct ends *behind,
                 struct ends *whole); /* false: failed is set */
 void scope_ends_free(struct ends *e);
+
+/* stacks.c: of the n cells at the end of the list pool, those that differ only in what follows
+ * become one. */
+uint32_t stacks_merge(struct grammar *g, uint32_t n);
+static inline bool is_join(const struct grammar *g, uint32_t at)
+{
+    return at && g->cell[at].expr == g->n_nodes;
+}
+/* A stack made anew, from the top down to where nothing changes. */
+struct change {
+    enum {
+        CHANGE_END,    /* `with` comes in the place of the end */
+        CHANGE_READ,   /* items have read byte `with` */
+        CHANGE_FINISH, /* the first scope holds set `with` */
+        CHANGE_CUT,    /* the end is where these marks begin: mark */
+        CHANGE_LOOSEN  /* see scope_loosen() */
+    } what;
+    uint32_t with;
+    uint32_t mark, lowest; /* marks, as cell_info has them */
+    uint32_t *room;
+};
+/* Cells that share a stack are changed together: what was found holds until the next begin. */
+void stacks_begin(struct grammar *g);
+uint32_t stacks_change(struct grammar *g, const struct change *ch, uint32_t at);
+/* scope.c: whether a stack changes below or at this cell; and a cell of it, with what follows. */
+enum changes { UNCHANGED, CHANGED, CHANGED_ALONE /* not what follows */ };
+enum changes scope_changes(const struct grammar *g, const struct change *ch, uint32_t at);
+uint32_t scope_changed(struct grammar *g, const struct change *ch, uint32_t at, uint32_t next);
 
 /* texts.c: what compiling learns of node x, whose longest match has so many bytes; its parts are
  * known. */

@@ -7,9 +7,9 @@
 static size_t automaton_bytes(const struct grammar *g)
 {
     const struct scopes *s = &g->scopes;
-    return (size_t)g->max_cells * (sizeof *g->cell + 5) + g->n_cell_table * (size_t)4 +
-           g->max_states * sizeof *g->state + g->n_state_table * (size_t)4 +
-           g->list.max * (size_t)4 +
+    return (size_t)g->max_cells * (sizeof *g->cell + sizeof *g->info) +
+           g->n_cell_table * (size_t)4 + g->max_states * sizeof *g->state +
+           g->n_state_table * (size_t)4 + g->list.max * (size_t)4 +
            ((size_t)g->step.n_slots + g->live.n_slots + g->slack.n_slots + g->away.n_slots) * 12 +
            ((size_t)s->max_strings + s->max_sets) * sizeof *s->string +
            ((size_t)s->string_of.n_slots + s->set_of.n_slots) * 12 + g->n_tables * (size_t)1024;
@@ -63,31 +63,45 @@ static uint32_t move_string(struct move *m, uint32_t string)
 
 static uint32_t move_state(struct move *m, uint32_t state);
 
+/* A cell of which what follows has moved. */
+static uint32_t move_one(struct move *m, uint32_t at)
+{
+    struct cell c = m->from->cell[at];
+    uint8_t kind = m->from->node[c.expr].kind;
+    if (kind == NODE_AND || kind == NODE_MINUS) {
+        c.a = move_state(m, c.a);
+        c.b = move_state(m, c.b);
+    } else if (kind == NODE_ITEM && c.b) {
+        c.a = move_string(m, c.a);
+    } else if (kind == NODE_UNIQUE && c.b) {
+        c.a = move_links(m, c.a, false);
+    } else if (is_join(m->from, at)) {
+        c.a = m->cell[c.a];
+    }
+    return automaton_cell(m->to, c.expr, c.a, c.b, m->cell[c.next]);
+}
+
 /* The stack from this cell down. */
 static uint32_t move_cell(struct move *m, uint32_t cell)
 {
     struct vec *chain = &m->to->chain;
-    uint32_t base = chain->n, at = cell;
-    for (; at && !m->cell[at]; at = m->from->cell[at].next)
-        automaton_push(m->to, chain, at);
-    uint32_t now = at ? m->cell[at] : 0;
+    uint32_t base = chain->n;
+    automaton_push(m->to, chain, cell);
     while (chain->n > base && !m->to->failed) {
-        at = chain->at[--chain->n];
-        struct cell c = m->from->cell[at];
-        uint8_t kind = m->from->node[c.expr].kind;
-        if (kind == NODE_AND || kind == NODE_MINUS) {
-            c.a = move_state(m, c.a);
-            c.b = move_state(m, c.b);
-        } else if (kind == NODE_ITEM && c.b) {
-            c.a = move_string(m, c.a);
-        } else if (kind == NODE_UNIQUE && c.b) {
-            c.a = move_links(m, c.a, false);
+        uint32_t at = chain->at[chain->n - 1], next = m->from->cell[at].next;
+        uint32_t member = is_join(m->from, at) ? m->from->cell[at].a : 0;
+        if (next && !m->cell[next]) {
+            automaton_push(m->to, chain, next);
+        } else if (member && !m->cell[member]) {
+            automaton_push(m->to, chain, member);
+        } else {
+            if (at && !m->cell[at])
+                m->cell[at] = move_one(m, at);
+            chain->n--;
         }
-        now = automaton_cell(m->to, c.expr, c.a, c.b, now);
-        m->cell[at] = now;
     }
     chain->n = base;
-    return now;
+    return m->cell[cell];
 }
 
 static uint32_t move_state(struct move *m, uint32_t state)
@@ -139,6 +153,6 @@ void automaton_compact(struct grammar *g, uint32_t **state, size_t n)
     automaton_free(&old);
     while (g->max_bytes < 2 * automaton_bytes(g) && !g->failed) {
         g->max_bytes *= 2;
-        g->broken = g->failed = g->max_bytes > 8 * AUTOMATON_BYTES;
+        g->broken = g->failed = g->max_bytes > MAX_AUTOMATON_BYTES;
     }
 }

@@ -427,23 +427,26 @@ enum err_code grammar_compile(struct grammar **out, const struct grammar_vocab *
     g->vocab = vocab;
     g->n_nodes = b->n_nodes;
     g->search = COMPILE_SEARCH;
-    g->node = copy(b->node, b->n_nodes * sizeof *b->node);
+    g->node = FAULT("grammar.compile") ? NULL : calloc(b->n_nodes + (size_t)1, sizeof *b->node);
+    if (g->node) /* the one behind the last is that of joins */
+        memcpy(g->node, b->node, b->n_nodes * sizeof *b->node);
+    g->met = calloc(b->n_nodes + (size_t)1, sizeof *g->met);
     g->part = copy(b->part, b->n_parts * sizeof *b->part);
     g->text = copy(b->text, b->n_text);
     g->set = copy(b->set, b->n_sets * sizeof *b->set);
-    g->known = calloc(b->n_nodes, 1);
+    g->known = calloc(b->n_nodes + (size_t)1, 1);
     g->start_a = calloc(b->n_nodes, sizeof *g->start_a);
     g->start_b = calloc(b->n_nodes, sizeof *g->start_b);
-    g->lexeme = calloc(b->n_nodes, sizeof *g->lexeme);
+    g->lexeme = calloc(b->n_nodes + (size_t)1, sizeof *g->lexeme);
     g->demand = calloc(b->n_nodes, sizeof *g->demand);
     g->few = calloc(b->n_nodes, sizeof *g->few);
     g->supply = calloc(b->n_nodes, sizeof *g->supply);
     g->least = calloc(b->n_nodes, 1);
-    if (!g->least || !g->demand || !g->few || !g->supply || !g->lexeme || !g->node || !g->part ||
-        !g->text || !g->set || !g->known || !g->start_a || !g->start_b)
+    if (!g->met || !g->least || !g->demand || !g->few || !g->supply || !g->lexeme || !g->node ||
+        !g->part || !g->text || !g->set || !g->known || !g->start_a || !g->start_b)
         err_set(e, ERR_NOMEM, "no memory for a grammar of %u parts", b->n_nodes);
     else if (automaton_open(g, e) == ERR_OK && compile(g, root, e) == ERR_OK) {
-        g->graph_bytes = sizeof *g + b->n_nodes * (sizeof *b->node + 30) +
+        g->graph_bytes = sizeof *g + b->n_nodes * (sizeof *b->node + 34) +
                          b->n_parts * sizeof *b->part + b->n_text + b->n_sets * sizeof *b->set;
         (void)automaton_large(g);
         *out = g;
@@ -477,5 +480,6 @@ void grammar_close(struct grammar *g)
     free(g->few);
     free(g->supply);
     free(g->least);
+    free(g->met);
     free(g);
 }

@@ -16,7 +16,7 @@
 
 #include "grammar/vocab.h"
 
-enum { LEXEME_DEAD, LEXEME_DONE, LEXEME_START, MAX_LEXEME_STATES = 128, MAX_NEED = 250 };
+enum { LEXEME_DEAD, LEXEME_DONE, LEXEME_START, MAX_LEXEME_STATES = 256, MAX_NEED = 250 };
 #define LEXICON_BYTES ((size_t)192 << 20)
 
 struct lexeme {

@@ -84,7 +84,7 @@ static bool mask_lexeme(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t
     struct cell c = g->cell[at];
     const struct lexeme *x = g->lexeme[c.expr];
     const struct profile *p =
-        x && !(g->flags[at] & IN_ITEM) ? lexeme_profile(g->vocab, x, c.a) : NULL;
+        x && !(g->info[at].flags & IN_ITEM) ? lexeme_profile(g->vocab, x, c.a) : NULL;
     if (!p)
         return false;
     uint32_t least, most;
@@ -139,7 +139,7 @@ static bool mask_minus(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t 
 {
     struct cell c = g->cell[at];
     const struct state *left = &g->state[c.a];
-    if (g->node[c.expr].kind != NODE_MINUS || left->n_cells != 1 || g->flags[at] & IN_ITEM)
+    if (g->node[c.expr].kind != NODE_MINUS || left->n_cells != 1 || g->info[at].flags & IN_ITEM)
         return false;
     struct cell x = g->cell[g->list.at[left->cell]];
     if (!g->lexeme[x.expr])
@@ -253,7 +253,7 @@ static bool mask_far(struct grammar *g, uint32_t at, uint32_t *mask, uint32_t *m
     struct cell c = g->cell[at];
     const struct grammar_vocab *v = g->vocab;
     uint32_t most, slack, loose;
-    if (g->node[c.expr].kind != NODE_AND || g->flags[at] & IN_ITEM)
+    if (g->node[c.expr].kind != NODE_AND || g->info[at].flags & IN_ITEM)
         return false;
     bool length = is_about_length(g, &c), boundless = length && is_boundless(g, c.a);
     uint32_t near = automaton_far(g, c.expr, c.a, c.b, 1, length, &most, &slack), far = near;
@@ -461,7 +461,7 @@ static bool mask_loosened(struct grammar *g, uint32_t state, uint32_t *mask, uin
     uint32_t n = g->state[state].n_cells, loose, room = UINT32_MAX;
     uint8_t flags = 0;
     for (uint32_t i = 0; i < n; i++)
-        flags |= g->flags[g->list.at[g->state[state].cell + i]];
+        flags |= g->info[g->list.at[g->state[state].cell + i]].flags;
     if (!(flags & (IN_ITEM | IN_COUNT)))
         return false;
     loose = automaton_loosen(g, state, &room);

@@ -23,7 +23,9 @@ uint32_t scope_count_room(const struct grammar *g, const struct cell *c)
 
 uint8_t scope_flags(const struct grammar *g, const struct cell *c)
 {
-    uint8_t flags = c->next ? g->flags[c->next] : 0;
+    uint8_t flags = c->next ? g->info[c->next].flags : 0;
+    if (c->expr == g->n_nodes)
+        return flags | g->info[c->a].flags;
     if (is_mark(g, c, NODE_ITEM) && c->a != ANY_STRING)
         flags |= IN_ITEM;
     gb_node few = is_mark(g, c, NODE_UNIQUE) ? g->few[g->node[c->expr].a] : GB_NEVER;
@@ -75,26 +77,19 @@ static bool set_has(const struct grammar *g, uint32_t set, uint32_t string)
     return false;
 }
 
-/* The chain from `from` down to, not including, `to`, onto the chain list. */
-static void collect(struct grammar *g, uint32_t from, uint32_t to)
+/* Cells without items stay as they are. */
+void scope_read(struct grammar *g, uint32_t *at, uint32_t n, uint32_t byte)
 {
-    for (; from && from != to; from = g->cell[from].next)
-        automaton_push(g, &g->chain, from);
-}
-
-uint32_t scope_read(struct grammar *g, uint32_t at, uint32_t byte)
-{
-    uint32_t base = g->chain.n, below = at;
-    for (; below && g->flags[below] & IN_ITEM; below = g->cell[below].next)
-        automaton_push(g, &g->chain, below);
-    while (g->chain.n > base && !g->failed) {
-        struct cell c = g->cell[g->chain.at[--g->chain.n]];
-        if (is_mark(g, &c, NODE_ITEM))
-            c.a = scope_string(g, c.a, byte);
-        below = automaton_cell(g, c.expr, c.a, c.b, below);
+    struct change ch = {.what = CHANGE_READ, .with = byte};
+    bool begun = false;
+    for (uint32_t i = 0; i < n && !g->failed; i++) {
+        if (!at[i] || !(g->info[at[i]].flags & IN_ITEM))
+            continue;
+        if (!begun)
+            stacks_begin(g);
+        begun = true;
+        at[i] = stacks_change(g, &ch, at[i]);
     }
-    g->chain.n = base;
-    return below;
 }
 
 /* The innermost scope's mark at or below this cell; 0: none. */
@@ -115,15 +110,9 @@ bool scope_finish(struct grammar *g, uint32_t mark, uint32_t *next)
     struct cell u = g->cell[scope];
     if (set_has(g, u.a, c.a))
         return false;
-    uint32_t set = scope_set(g, u.a, c.a);
-    uint32_t base = g->chain.n, below = automaton_cell(g, u.expr, set, 1, u.next);
-    collect(g, c.next, scope);
-    while (g->chain.n > base && !g->failed) {
-        struct cell k = g->cell[g->chain.at[--g->chain.n]];
-        below = automaton_cell(g, k.expr, k.a, k.b, below);
-    }
-    g->chain.n = base;
-    *next = below;
+    struct change ch = {.what = CHANGE_FINISH, .with = scope_set(g, u.a, c.a)};
+    stacks_begin(g);
+    *next = stacks_change(g, &ch, c.next);
     return true;
 }
 
@@ -217,14 +206,10 @@ static bool item_alive(struct grammar *g, uint32_t at, uint32_t mark, uint32_t s
     struct ends e = ends_of(g, set, g->cell[mark].a);
     bool alive = e.n == 0 && !g->failed;
     if (!alive && !g->failed) { /* the cells above the mark, with nothing after them */
-        uint32_t base = g->chain.n, below = 0;
-        collect(g, at, mark);
-        while (g->chain.n > base && !g->failed) {
-            struct cell c = g->cell[g->chain.at[--g->chain.n]];
-            below = automaton_cell(g, c.expr, c.a, c.b, below);
-        }
-        g->chain.n = base;
-        uint32_t state = g->failed ? 0 : automaton_some_cells(g, &below, 1);
+        struct change ch = {.what = CHANGE_CUT, .mark = g->info[mark].marks};
+        stacks_begin(g);
+        uint32_t alone = stacks_change(g, &ch, at);
+        uint32_t state = g->failed ? 0 : automaton_some_cells(g, &alone, 1);
         alive = avoids(g, state, &e, e.n, 0);
     }
     scope_ends_free(&e);
@@ -264,7 +249,7 @@ static uint32_t n_spent(struct grammar *g, uint32_t set, gb_node x)
 bool scope_alive(struct grammar *g, uint32_t at)
 {
     uint64_t demand = 0;
-    for (uint32_t c = at; c && g->flags[c] & IN_MARK && !g->failed; c = g->cell[c].next) {
+    for (uint32_t c = at; c && g->info[c].flags & IN_MARK && !g->failed; c = g->cell[c].next) {
         struct cell k = g->cell[c];
         if (is_mark(g, &k, NODE_ITEM)) {
             uint32_t scope = scope_below(g, k.next);
@@ -323,7 +308,7 @@ uint32_t scope_supply(struct grammar *g, gb_node x)
 /* Whether the scope's items are of few texts, which are counted. */
 static bool is_few(const struct grammar *g, uint32_t scope)
 {
-    return scope && g->flags[scope] & IN_SCOPE && is_mark(g, &g->cell[scope], NODE_UNIQUE) &&
+    return scope && g->info[scope].flags & IN_SCOPE && is_mark(g, &g->cell[scope], NODE_UNIQUE) &&
            g->few[g->node[g->cell[scope].expr].a] != GB_NEVER &&
            g->few[g->node[g->cell[scope].expr].a] != SEVERAL;
 }
@@ -332,7 +317,7 @@ static bool is_few(const struct grammar *g, uint32_t scope)
 static uint32_t lowest_loose(const struct grammar *g, uint32_t at)
 {
     uint32_t lowest = 0;
-    for (uint32_t c = at; c && g->flags[c] & IN_ITEM; c = g->cell[c].next) {
+    for (uint32_t c = at; c && g->info[c].flags & IN_ITEM; c = g->cell[c].next) {
         uint32_t scope = is_mark(g, &g->cell[c], NODE_ITEM) ? scope_below(g, g->cell[c].next) : 0;
         if (scope && !is_few(g, scope))
             lowest = scope;
@@ -340,34 +325,85 @@ static uint32_t lowest_loose(const struct grammar *g, uint32_t at)
     return lowest;
 }
 
-uint32_t scope_loosen(struct grammar *g, uint32_t at, uint32_t *room)
+uint32_t scope_loosen(struct grammar *g, uint32_t at, uint32_t *mark, uint32_t *room)
 {
-    uint32_t base = g->chain.n, below = at, lowest = lowest_loose(g, at);
-    for (bool passed = !lowest; below && (!passed || g->flags[below] & IN_COUNT);
-         below = g->cell[below].next) {
-        passed |= below == lowest;
-        automaton_push(g, &g->chain, below);
+    uint32_t low = lowest_loose(g, at);
+    struct change ch = {.what = CHANGE_LOOSEN,
+                        .mark = g->info[at].marks,
+                        .lowest = low ? g->info[low].marks : 0,
+                        .room = room};
+    if (*mark != ch.mark) /* what it shares with the cell before may change otherwise */
+        stacks_begin(g);
+    *mark = ch.mark;
+    return stacks_change(g, &ch, at);
+}
+
+/* Whether the stack is in an item of this scope. Between two its next one begins within a token. */
+static bool in_item_of(const struct grammar *g, const struct change *ch, uint32_t scope)
+{
+    for (uint32_t mark = ch->mark; mark; mark = g->cell[mark].next)
+        if (g->cell[mark].next == g->info[scope].marks)
+            return is_mark(g, &g->cell[mark], NODE_ITEM);
+    return false;
+}
+
+/* Whether the lowest scope that is to be loosened is here or below. */
+static bool loosens(const struct grammar *g, const struct change *ch, uint32_t at)
+{
+    if (!ch->lowest)
+        return false;
+    for (uint32_t mark = ch->mark; mark; mark = g->cell[mark].next) {
+        if (mark == g->info[at].marks)
+            return true;
+        if (mark == ch->lowest)
+            break;
     }
-    while (g->chain.n > base && !g->failed) {
-        struct cell c = g->cell[g->chain.at[--g->chain.n]];
-        if (is_mark(g, &c, NODE_ITEM) && !is_few(g, scope_below(g, c.next))) {
-            c.a = ANY_STRING;
-        } else if (is_mark(g, &c, NODE_UNIQUE) && lowest && !is_few(g, g->chain.at[g->chain.n])) {
-            c.a = 0;
-        } else if (scope_count_room(g, &c)) {
-            uint32_t bytes = scope_count_room(g, &c);
-            *room = bytes < *room ? bytes : *room;
-            c.b = g->node[c.expr].b;
-        }
-        below = automaton_cell(g, c.expr, c.a, c.b, below);
+    return false;
+}
+
+enum changes scope_changes(const struct grammar *g, const struct change *ch, uint32_t at)
+{
+    const struct cell *c = &g->cell[at];
+    switch (ch->what) {
+    case CHANGE_END:
+        return CHANGED;
+    case CHANGE_READ:
+        return g->info[at].flags & IN_ITEM ? CHANGED : UNCHANGED;
+    case CHANGE_FINISH:
+        return is_mark(g, c, NODE_UNIQUE) ? CHANGED_ALONE : CHANGED;
+    case CHANGE_CUT:
+        return is_mark(g, c, NODE_ITEM) && g->info[at].marks == ch->mark ? CHANGED_ALONE : CHANGED;
+    case CHANGE_LOOSEN:
+        return loosens(g, ch, at) || g->info[at].flags & IN_COUNT ? CHANGED : UNCHANGED;
     }
-    g->chain.n = base;
-    return below;
+    return UNCHANGED;
+}
+
+uint32_t scope_changed(struct grammar *g, const struct change *ch, uint32_t at, uint32_t next)
+{
+    struct cell c = g->cell[at];
+    bool item = is_mark(g, &c, NODE_ITEM), loosen = ch->what == CHANGE_LOOSEN;
+    if (ch->what == CHANGE_CUT && item && g->info[at].marks == ch->mark)
+        return 0;
+    if (ch->what == CHANGE_FINISH && is_mark(g, &c, NODE_UNIQUE)) {
+        c.a = ch->with;
+    } else if (ch->what == CHANGE_READ && item) {
+        c.a = scope_string(g, c.a, ch->with);
+    } else if (loosen && item && !is_few(g, scope_below(g, c.next))) {
+        c.a = ANY_STRING;
+    } else if (loosen && is_mark(g, &c, NODE_UNIQUE) && !is_few(g, at)) {
+        c.a = in_item_of(g, ch, at) ? 0 : c.a;
+    } else if (loosen && scope_count_room(g, &c)) {
+        uint32_t bytes = scope_count_room(g, &c);
+        *ch->room = bytes < *ch->room ? bytes : *ch->room;
+        c.b = g->node[c.expr].b;
+    }
+    return automaton_cell(g, c.expr, c.a, c.b, next);
 }
 
 bool scope_item(const struct grammar *g, uint32_t at, uint32_t i, struct item *item)
 {
-    for (; at && g->flags[at] & IN_ITEM; at = g->cell[at].next) {
+    for (; at && g->info[at].flags & IN_ITEM; at = g->cell[at].next) {
         struct cell c = g->cell[at];
         uint32_t scope = is_mark(g, &c, NODE_ITEM) ? scope_below(g, c.next) : 0;
         if (!scope || is_few(g, scope) || i-- > 0)

@@ -216,7 +216,7 @@ void texts_learn(struct grammar *g, gb_node x, unsigned longest)
     g->known[x] |= flags;
 }
 
-enum { MAX_DEPTH = 24 };
+enum { MAX_LOOKS = 24 };
 
 /* What a cell's own bytes can still be. */
 static uint8_t head_flags(const struct grammar *g, const struct cell *c)
@@ -231,18 +231,36 @@ static uint8_t head_flags(const struct grammar *g, const struct cell *c)
     return g->known[c->expr];
 }
 
-/* Whether all that cell `at` can still match up to cell `end` is text of this flag. */
-static bool covered(const struct grammar *g, uint32_t at, uint32_t end, uint8_t flag)
+/* Whether `at` is what comes at `end`, or one of it. */
+static bool is_one_of(const struct grammar *g, uint32_t at, uint32_t end)
 {
-    if ((g->flags[at] & IN_MARK) || !(head_flags(g, &g->cell[at]) & flag))
-        return false;
-    at = g->cell[at].next;
-    for (unsigned depth = 0; at != end; depth++) {
-        if (!at || depth == MAX_DEPTH || !(g->known[g->cell[at].expr] & flag))
+    for (; is_join(g, end); end = g->cell[end].next)
+        if (at == end || at == g->cell[end].a)
+            return true;
+    return at == end;
+}
+
+/* Whether there is nothing but text of this flag from `at` to `end`, on every way. */
+static bool text_up_to(const struct grammar *g, uint32_t at, uint32_t end, uint8_t flag,
+                       unsigned *looks)
+{
+    while (!is_one_of(g, at, end)) {
+        if (!at || ++*looks > MAX_LOOKS)
+            return false;
+        if (is_join(g, at) ? !text_up_to(g, g->cell[at].a, end, flag, looks)
+                           : !(g->known[g->cell[at].expr] & flag))
             return false;
         at = g->cell[at].next;
     }
     return true;
+}
+
+/* Whether all that cell `at` can still match up to cell `end` is text of this flag. */
+static bool covered(const struct grammar *g, uint32_t at, uint32_t end, uint8_t flag)
+{
+    unsigned looks = 0;
+    return !(g->info[at].flags & IN_MARK) && head_flags(g, &g->cell[at]) & flag &&
+           text_up_to(g, g->cell[at].next, end, flag, &looks);
 }
 
 uint32_t texts_absorb(struct grammar *g, uint32_t n)
@@ -251,7 +269,7 @@ uint32_t texts_absorb(struct grammar *g, uint32_t n)
     for (uint32_t i = 0; n > 1 && i < n; i++) {
         uint32_t any = cells[i], kept = 0, min, max;
         struct cell c = g->cell[any];
-        if (!(g->known[c.expr] & ANY_TEXT) || c.a != LEXEME_START || (g->flags[any] & IN_MARK))
+        if (!(g->known[c.expr] & ANY_TEXT) || c.a != LEXEME_START || (g->info[any].flags & IN_MARK))
             continue;
         automaton_limits(g, c.expr, &min, &max);
         if (c.b != FAR && c.b < min)

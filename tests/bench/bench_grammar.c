@@ -6,7 +6,9 @@
  * A mask is filled before each token of each text that the grammar accepts, as a server would;
  * grammars share the vocabulary and what is cached in it, but nothing else, and nothing is warmed
  * up. One thread. Each token of the text must be in its mask. The genuine vocabulary of 129,280 is
- * build/tokenizer-deepseek-v3; without it the numbers say little. */
+ * build/tokenizer-deepseek-v3; without it the numbers say little.
+ * SLOW=us names what took longer. CPU=1 counts the thread's own time, where others run beside it;
+ * asking for it takes a microsecond. */
 #include "base/json.h"
 #include "grammar/ebnf.h"
 #include "grammar/grammar.h"
@@ -59,10 +61,12 @@ static void print(const char *what, struct times *t)
     free(t->us);
 }
 
+static clockid_t clock_id = CLOCK_MONOTONIC;
+
 static double now_us(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock_id, &t);
     return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
 }
 
@@ -72,6 +76,7 @@ struct bench {
     uint32_t *mask;
     struct times compile, fill;
     size_t wrong, refused;
+    const char *id; /* of the row */
 };
 
 static const char *token_bytes(const void *arg, uint32_t id, size_t *n)
@@ -100,7 +105,7 @@ static void run_text(struct bench *b, struct grammar *g, const char *text)
         double us = now_us() - from;
         add(&b->fill, us);
         if (getenv("SLOW") && us > atof(getenv("SLOW"))) {
-            printf("slow %.0f us before token %zu of '%.300s'\n", us, i, text);
+            printf("slow %.0f us before token %zu of %s '%.300s'\n", us, i, b->id, text);
         }
         size_t n, taken;
         const char *p = tokenizer_bytes(b->tok, ids.id[i], &n);
@@ -156,6 +161,8 @@ static void run_row(struct bench *b, enum source source, const cJSON *row, const
     struct grammar *g;
     struct err e;
     gb_node x = GB_NEVER;
+    const char *id = cJSON_GetStringValue(json_get(row, "id"));
+    b->id = id ? id : "";
     double from = now_us();
     if (gb_open(&gb, &e) != ERR_OK)
         abort();
@@ -177,11 +184,11 @@ static void run_row(struct bench *b, enum source source, const cJSON *row, const
     gb_close(gb);
     double us = now_us() - from;
     if (getenv("SLOW") && us > atof(getenv("SLOW")))
-        printf("slow compile %.0f us: %s\n", us, cJSON_GetStringValue(json_get(row, "id")));
+        printf("slow compile %.0f us: %s\n", us, b->id);
     if (code != ERR_OK) {
         b->refused++;
         if (getenv("SLOW"))
-            printf("refused %s: %s\n", cJSON_GetStringValue(json_get(row, "id")), e.msg);
+            printf("refused %s: %s\n", b->id, e.msg);
         return;
     }
     add(&b->compile, us);
@@ -258,6 +265,8 @@ static void run_schemas(struct bench *b)
 int main(int argc, char **argv)
 {
     const char *dir = argc > 1 ? argv[1] : "build/tokenizer-deepseek-v3";
+    if (getenv("CPU"))
+        clock_id = CLOCK_THREAD_CPUTIME_ID;
     if (argc < 2 && access("build/tokenizer-deepseek-v3/tokenizer.json", R_OK) != 0)
         dir = "tests/fixtures/tokenizer";
     struct bench b = {0};

@@ -536,6 +536,139 @@ TEST_LIMIT(grammar_unique_masks, 60)
     grammar_vocab_close(v);
 }
 
+/* Whether s is a whole array of arrays of words, such as [[aq,q],[]], that all differ. */
+static bool nested_and_unique(const char *s)
+{
+    const char *inner[16], *word[16];
+    size_t inner_bytes[16], word_bytes[16];
+    unsigned n_inner = 0;
+    if (*s++ != '[')
+        return false;
+    while (*s && *s != ']') {
+        unsigned n = 0;
+        inner[n_inner] = s;
+        if (*s++ != '[')
+            return false;
+        while (*s && *s != ']') {
+            word[n] = s;
+            while (*s == 'a' || *s == 'b')
+                s++;
+            if (*s++ != 'q')
+                return false;
+            word_bytes[n] = (size_t)(s - word[n]);
+            for (unsigned i = 0; i < n; i++)
+                if (word_bytes[i] == word_bytes[n] && !memcmp(word[i], word[n], word_bytes[n]))
+                    return false;
+            CHECK(++n < 16);
+            if (*s == ',' && s[1] != ']')
+                s++;
+            else if (*s != ']')
+                return false;
+        }
+        if (*s++ != ']')
+            return false;
+        inner_bytes[n_inner] = (size_t)(s - inner[n_inner]);
+        for (unsigned i = 0; i < n_inner; i++)
+            if (inner_bytes[i] == inner_bytes[n_inner] &&
+                !memcmp(inner[i], inner[n_inner], inner_bytes[i]))
+                return false;
+        CHECK(++n_inner < 16);
+        if (*s == ',' && s[1] != ']')
+            s++;
+        else if (*s != ']')
+            return false;
+    }
+    return s[0] == ']' && !s[1];
+}
+
+/* Goal:   sets inside sets, which can be read in two ways at each depth: tokens that end an item
+ * and hold further ones, inner or outer. Method: masks against single bytes, and whole texts
+ * against a plain reader. */
+TEST_LIMIT(grammar_unique_nested, 60)
+{
+    struct rng r = {test_seed()};
+    struct grammar_vocab *v = open_vocab(&r);
+    grammar_vocab_close(v);
+    struct err e;
+    for (uint32_t id = 0; id + 1 < N_TOKENS; id++) {
+        memset(token[id], 0, sizeof token[id]);
+        for (uint32_t k = 0, len = id < 6 ? 1 : 2 + rng_below(&r, 5); k < len; k++)
+            token[id][k] = id < 6 ? "[],abq"[id] : "[],,abqq"[rng_below(&r, 8)];
+    }
+    CHECK_OK(grammar_vocab_open(&v, N_TOKENS, token_bytes, NULL, &e), e);
+    uint32_t whole = 0;
+    for (uint32_t round = 0; round < 400; round++) {
+        struct grammar_builder *b;
+        struct grammar_matcher *m;
+        size_t taken, n = 0;
+        char text[32] = "";
+        CHECK_OK(gb_open(&b, &e), e);
+        uint64_t ab[4] = {0, (uint64_t)3 << ('a' & 63)};
+        gb_node q = gb_bytes(b, "q", 1), set = gb_byte_set(b, ab);
+        gb_node one = gb_seq(b, (gb_node[]){gb_repeat(b, set, 0, GB_UNBOUNDED), q}, 2);
+        gb_node two = gb_seq(b, (gb_node[]){gb_repeat(b, set, 0, 3), q}, 2);
+        gb_node lists[] = {array(b, one, 0, GB_UNBOUNDED), array(b, two, 0, GB_UNBOUNDED)};
+        gb_node outer[] = {array(b, lists[0], 0, GB_UNBOUNDED),
+                           array(b, gb_alt(b, lists, 2), 0, GB_UNBOUNDED)};
+        struct grammar *g = compiled(v, b, round % 2 ? outer[0] : gb_alt(b, outer, 2));
+        CHECK_OK(grammar_matcher_open(&m, g, &e), e);
+        crowded = round % 3 ? NULL : g;
+        while (n < 20) {
+            const char *next = n < 2 ? "[" : &"[],,abqq"[rng_below(&r, 8)];
+            check_place(m);
+            if (grammar_matcher_accept(m, next, 1, &taken))
+                text[n++] = *next;
+            bool complete = grammar_matcher_may_end(m);
+            CHECK_MSG(complete == nested_and_unique(text), "%s: %d", text, complete);
+            whole += complete;
+            if (complete)
+                break;
+        }
+        CHECK(!grammar_matcher_failed(m));
+        crowded = NULL;
+        grammar_matcher_close(m);
+        grammar_close(g);
+        gb_close(b);
+    }
+    CHECK_MSG(whole > 100, "%u", whole);
+    grammar_vocab_close(v);
+}
+
+/* Goal:   a text that can be read in two ways at each of its depths takes no more than its depth.
+ * Method: S is a S b | a S c | d: forty a's could stand on 2^40 stacks. Then either letter may
+ * close each of them, and with a right side of which neither is known, masks say so. */
+TEST(grammar_ambiguous_depths)
+{
+    struct rng r = {1};
+    struct grammar_vocab *v = open_vocab(&r);
+    struct grammar_builder *b;
+    struct grammar_matcher *m;
+    struct err e;
+    size_t taken;
+    CHECK_OK(gb_open(&b, &e), e);
+    gb_node s = gb_rule(b, "s"), a = gb_bytes(b, "a", 1);
+    gb_node ways[] = {gb_seq(b, (gb_node[]){a, s, gb_bytes(b, "b", 1)}, 3),
+                      gb_seq(b, (gb_node[]){a, s, gb_bytes(b, "c", 1)}, 3), gb_bytes(b, "d", 1)};
+    gb_define(b, s, gb_alt(b, ways, 3));
+    struct grammar *g = compiled(v, b, s);
+    CHECK_OK(grammar_matcher_open(&m, g, &e), e);
+    for (int i = 0; i < 40; i++)
+        CHECK(grammar_matcher_accept(m, "a", 1, &taken));
+    check_place(m);
+    CHECK(grammar_matcher_accept(m, "d", 1, &taken));
+    for (int i = 0; i < 40; i++) {
+        CHECK(!grammar_matcher_may_end(m));
+        check_place(m);
+        CHECK(grammar_matcher_accept(m, &"bc"[rng_below(&r, 2)], 1, &taken));
+    }
+    CHECK(grammar_matcher_must_end(m) && !grammar_matcher_failed(m));
+    CHECK_MSG(g->n_cells < 2000, "%u cells", g->n_cells);
+    grammar_matcher_close(m);
+    grammar_close(g);
+    gb_close(b);
+    grammar_vocab_close(v);
+}
+
 /* Texts of letters, but for some, between marks: the mask takes a way of its own there. */
 TEST_LIMIT(grammar_strings_but_names, 60)
 {
