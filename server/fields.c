@@ -110,6 +110,42 @@ static size_t count_commas(const char *s, size_t n)
     return commas;
 }
 
+/* Whether there is a JSON_NUL in a key or string of v, or of what comes behind it, outside of these
+ * schemas. */
+static bool has_nul(const cJSON *v, const cJSON *const schema[3])
+{
+    for (; v; v = v->next) {
+        if (v->string && strstr(v->string, JSON_NUL))
+            return true;
+        bool is_schema = v == schema[0] || v == schema[1] || v == schema[2];
+        if (is_schema && !cJSON_IsString(v))
+            continue;
+        if ((cJSON_IsString(v) && strstr(v->valuestring, JSON_NUL)) || has_nul(v->child, schema))
+            return true;
+    }
+    return false;
+}
+
+/* \u0000 is for names and values that a schema demands; text for a model has none. */
+static enum err_code parse_body(cJSON **out, const char *body, size_t bytes, struct err *e)
+{
+    cJSON *root;
+    if (!memmem(body, bytes, "\\u0000", 6))
+        return json_parse(out, body, bytes, JSON_MAX_DEPTH, e);
+    if (json_parse_nul(&root, body, bytes, JSON_MAX_DEPTH, e))
+        return e->code;
+    const cJSON *format = json_get(json_get(root, "response_format"), "json_schema");
+    const cJSON *schema[3] = {json_get(format, "schema"),
+                              json_get(json_get(root, "structured_outputs"), "json"),
+                              json_get(root, "guided_json")};
+    if (has_nul(root, schema)) {
+        cJSON_Delete(root);
+        return json_parse(out, body, bytes, JSON_MAX_DEPTH, e); /* says where */
+    }
+    *out = root;
+    return ERR_OK;
+}
+
 bool params_parse_json(cJSON **out, const char *body, size_t bytes, struct api_error *ae)
 {
     struct err e = {0};
@@ -119,8 +155,7 @@ bool params_parse_json(cJSON **out, const char *body, size_t bytes, struct api_e
     if (count_commas(body, bytes) > PARAMS_MAX_VALUES)
         return api_fail(ae, 400, NULL, "too_many_values", "The body holds more than %d values.",
                         PARAMS_MAX_VALUES);
-    if (json_parse(out, body, bytes, JSON_MAX_DEPTH, &e) ||
-        chat_json_keep_numbers(*out, body, bytes, &e)) {
+    if (parse_body(out, body, bytes, &e) || chat_json_keep_numbers(*out, body, bytes, &e)) {
         cJSON_Delete(*out);
         *out = NULL;
         if (e.code == ERR_INVALID)

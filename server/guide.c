@@ -124,7 +124,7 @@ static bool set_schema(struct params *p, const struct field_reader *r, const cha
     if (cJSON_IsString(v) && p->guide.kind == GUIDE_NONE) {
         struct err e;
         size_t n = strlen(v->valuestring);
-        if (json_parse(&p->guide.tree, v->valuestring, n, JSON_MAX_DEPTH, &e) ||
+        if (json_parse_nul(&p->guide.tree, v->valuestring, n, JSON_MAX_DEPTH, &e) ||
             chat_json_keep_numbers(p->guide.tree, v->valuestring, n, &e)) {
             if (e.code == ERR_INVALID)
                 return field_fail(r, key, "not JSON: %s", e.msg);

@@ -57,8 +57,10 @@ static bool is_hex4(const char *s, size_t room, unsigned *out)
 }
 
 /* cJSON recurses and reads strings to NUL, so what it must never see is refused here, in one pass.
+ * n_nul, where it is not NULL: how many \u0000 there are, which are let through.
  */
-static enum err_code scan(const char *text, size_t bytes, int max_depth, struct err *e)
+static enum err_code scan(const char *text, size_t bytes, int max_depth, size_t *n_nul,
+                          struct err *e)
 {
     size_t bad = 0;
     if (!utf8_valid(text, bytes, &bad))
@@ -91,7 +93,9 @@ static enum err_code scan(const char *text, size_t bytes, int max_depth, struct 
                 continue;
             if (!is_hex4(text + i + 1, bytes - i - 1, &v))
                 return err_set(e, ERR_INVALID, "JSON: bad \\u escape at byte %zu", i - 1);
-            if (v == 0)
+            if (v == 0 && n_nul)
+                ++*n_nul;
+            else if (v == 0)
                 return err_set(e, ERR_INVALID, "JSON: \\u0000 at byte %zu", i - 1);
             if (v >= 0xDC00 && v < 0xE000)
                 return err_set(e, ERR_INVALID, "JSON: lone surrogate at byte %zu", i - 1);
@@ -107,10 +111,8 @@ static enum err_code scan(const char *text, size_t bytes, int max_depth, struct 
     return ERR_OK;
 }
 
-enum err_code json_parse(cJSON **out, const char *text, size_t bytes, int max_depth, struct err *e)
+static enum err_code parse(cJSON **out, const char *text, size_t bytes, struct err *e)
 {
-    if (scan(text, bytes, max_depth, e))
-        return e->code;
     const char *end = NULL;
     cJSON *tree = FAULT("json.parse") ? NULL : cJSON_ParseWithLengthOpts(text, bytes, &end, 0);
     if (!tree)
@@ -125,6 +127,39 @@ enum err_code json_parse(cJSON **out, const char *text, size_t bytes, int max_de
     }
     *out = tree;
     return ERR_OK;
+}
+
+enum err_code json_parse(cJSON **out, const char *text, size_t bytes, int max_depth, struct err *e)
+{
+    return scan(text, bytes, max_depth, NULL, e) ? e->code : parse(out, text, bytes, e);
+}
+
+enum err_code json_parse_nul(cJSON **out, const char *text, size_t bytes, int max_depth,
+                             struct err *e)
+{
+    size_t n_nul = 0, n = 0;
+    if (scan(text, bytes, max_depth, &n_nul, e))
+        return e->code;
+    if (!n_nul)
+        return parse(out, text, bytes, e);
+    char *copy = FAULT("json.parse") ? NULL : malloc(bytes);
+    if (!copy)
+        return err_set(e, ERR_NOMEM, "JSON of %zu bytes", bytes);
+    for (size_t i = 0; i < bytes;) {
+        bool escape = text[i] == '\\';
+        if (bytes - i >= 6 && !memcmp(text + i, "\\u0000", 6)) {
+            memcpy(copy + n, JSON_NUL, 2);
+            n += 2;
+            i += 6;
+            continue;
+        }
+        copy[n++] = text[i++];
+        if (escape && i < bytes)
+            copy[n++] = text[i++];
+    }
+    enum err_code code = parse(out, copy, n, e);
+    free(copy);
+    return code;
 }
 
 enum err_code json_parse_file(cJSON **out, const char *path, struct err *e)

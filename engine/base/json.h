@@ -2,7 +2,8 @@
  *
  * Thread: any; a tree belongs to its caller and ends with cJSON_Delete().
  * Rules:  at most max_depth nested containers; bytes after the value other than white space are an
- *         error; NUL characters (raw or \u0000) are refused, because cJSON's strings end at them;
+ *         error; NUL characters (raw or \u0000) are refused, because cJSON's strings end at them,
+ *         but see json_parse_nul();
  *         invalid UTF-8 and lone surrogates are refused; of duplicate keys the last one wins.
  */
 #ifndef GAZE_BASE_JSON_H
@@ -20,7 +21,11 @@ enum { JSON_MAX_DEPTH = 128 };
 /* Gives the tree; ERR_INVALID names the byte offset, ERR_NOMEM. text need not end with NUL. */
 MUST_CHECK enum err_code json_parse(cJSON **out, const char *text, size_t bytes, int max_depth,
                                     struct err *e);
-/* The same for a whole file; messages start with its path. ERR_IO when it cannot be read. */
+/* The same, but \u0000 is read as JSON_NUL, two bytes that no other text holds. */
+#define JSON_NUL "\xC0\x80"
+MUST_CHECK enum err_code json_parse_nul(cJSON **out, const char *text, size_t bytes, int max_depth,
+                                        struct err *e);
+/* json_parse() for a whole file; messages start with its path. ERR_IO when it cannot be read. */
 MUST_CHECK enum err_code json_parse_file(cJSON **out, const char *path, struct err *e);
 
 /* The last member called key (cJSON itself would give the first), NULL when there is none. */

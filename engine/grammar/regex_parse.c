@@ -97,6 +97,10 @@ static uint32_t character(struct parser *s)
     unsigned char c = (unsigned char)*s->p++;
     if (c < 0x80)
         return c;
+    if (c == 0xC0 && s->p < s->end && *s->p == (char)0x80) { /* JSON_NUL */
+        s->p++;
+        return 0;
+    }
     unsigned n = c >= 0xF0 ? 3 : c >= 0xE0 ? 2 : 1;
     uint32_t x = c & (0x3Fu >> n);
     if (c < 0xC2 || c > 0xF4)

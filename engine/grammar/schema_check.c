@@ -56,8 +56,13 @@ bool schema_matches(struct schema_maker *m, uint32_t pattern, const char *text)
         return false;
     if (p->never || grammar_matcher_open(&at, p->grammar, m->e))
         return false;
-    bool matches =
-        grammar_matcher_accept(at, text, strlen(text), &taken) && grammar_matcher_may_end(at);
+    bool matches = true;
+    for (size_t n; *text && matches; text += n) {
+        bool nul = !strncmp(text, JSON_NUL, 2);
+        n = nul ? 2 : 1 + strcspn(text + 1, JSON_NUL);
+        matches = grammar_matcher_accept(at, nul ? "" : text, nul ? 1 : n, &taken);
+    }
+    matches = matches && grammar_matcher_may_end(at);
     if (grammar_matcher_failed(at))
         err_set(m->e, ERR_INVALID, "pattern '%.100s': it takes too long", p->text);
     grammar_matcher_close(at);

@@ -86,12 +86,16 @@ static void put_text(struct spelling *o, const char *text)
     for (const char *c = text; *c; c++) {
         const char *at = strchr(plain, *c);
         char code[8];
-        if (at)
+        if (!strncmp(c, JSON_NUL, 2)) {
+            put(o, "\\u0000", 6);
+            c++;
+        } else if (at) {
             put(o, (char[2]){'\\', letter[at - plain]}, 2);
-        else if ((unsigned char)*c < 0x20)
+        } else if ((unsigned char)*c < 0x20) {
             put(o, code, (size_t)sprintf(code, "\\u%04x", (unsigned)(unsigned char)*c));
-        else
+        } else {
             put(o, c, 1);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct err e = {0};
     cJSON *schema;
     gb_node x = GB_NEVER;
-    if (json_parse(&schema, text, n, JSON_MAX_DEPTH, &e) != ERR_OK)
+    if (json_parse_nul(&schema, text, n, JSON_MAX_DEPTH, &e) != ERR_OK)
         return 0;
     if ((!v && grammar_vocab_open(&v, N_IDS, token_bytes, NULL, &e) != ERR_OK) ||
         chat_json_keep_numbers(schema, text, n, &e) != ERR_OK || gb_open(&b, &e) != ERR_OK)

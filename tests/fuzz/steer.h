@@ -9,9 +9,9 @@
 #include <string.h>
 
 /* Every byte, and some longer tokens. */
-static const char *const longer[] = {
-    "ab",  "abc",  "aa",       "\",\"", "\":",    "{\"a\":", "0x",  "00",
-    "\\n", "\\\"", "\xC3\xA9", "\xC3",  "\xA9 a", "  ",      "a b", "1,1"};
+static const char *const longer[] = {"ab",  "abc", "aa",   "\",\"",    "\":",  "{\"a\":", "0x",
+                                     "00",  "\\n", "\\\"", "\xC3\xA9", "\xC3", "\xA9 a",  "  ",
+                                     "a b", "1,1", ",1",   ",\"a\"",   "],[",  "],[1"};
 enum { N_LONGER = sizeof longer / sizeof longer[0], N_IDS = 256 + N_LONGER };
 
 static const char *token_bytes(const void *arg, uint32_t id, size_t *n)

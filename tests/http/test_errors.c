@@ -57,6 +57,8 @@ static const struct row rows[] = {
     {RESPONSES "|nul", 400, BAD, NULL, "invalid_json", "byte 0"},
     {CHAT "|[1]", 400, BAD, NULL, "invalid_json", "must be a JSON object"},
     {COMPLETIONS "|{\"prompt\":\"a\\u0000b\"}", 400, BAD, NULL, "invalid_json", "byte 12"},
+    {CHAT "|{" USER ",\"stop\":\"\\u0000\",\"structured_outputs\":{\"json\":{\"const\":1}}}", 400,
+     BAD, NULL, "invalid_json", "byte"},
     {COMPLETIONS "|{\"prompt\":\"\\ud800\"}", 400, BAD, NULL, "invalid_json", "surrogate"},
     {COMPLETIONS "|{\"prompt\":\"\\udc00\\ud800\"}", 400, BAD, NULL, "invalid_json", "byte 11"},
     {COMPLETIONS "|{\"prompt\":\"\xff\"}", 400, BAD, NULL, "invalid_json", "UTF-8 at byte 11"},

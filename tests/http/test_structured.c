@@ -99,6 +99,9 @@ static const struct form forms[] = {
      "\"items\":{\"anyOf\":[{\"$ref\":\"#/$defs/"
      "tree\"},{\"const\":7}]},\"minItems\":1,\"maxItems\":2}}}}",
      "(\\[((?1)|7)(,((?1)|7))?\\])"},
+    {"\"guided_json\":{\"type\":\"object\",\"properties\":{\"q\\u0000\":{\"const\":\"\\u0000x\"}},"
+     "\"required\":[\"q\\u0000\"],\"additionalProperties\":false}",
+     "\\{\"q\\\\u0000\":\"\\\\u0000x\"\\}"},
     {"\"guided_json\":\"{\\\"type\\\":\\\"array\\\",\\\"items\\\":{\\\"enum\\\":[\\\"x\\\","
      "\\\"y\\\"]},"
      "\\\"uniqueItems\\\":true,\\\"minItems\\\":2}\"",

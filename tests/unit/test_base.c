@@ -144,6 +144,21 @@ TEST(json_refuses_what_is_wrong_and_says_where)
     refuse("\"a\nb\"", 5, "control");
 }
 
+TEST(json_reads_nul_where_it_may)
+{
+    static const char text[] = "{\"a\\u0000\": [\"\\\\u0000\", \"\\u0000\"]}";
+    struct err e = {0};
+    cJSON *t = NULL;
+    CHECK_OK(json_parse_nul(&t, text, strlen(text), 8, &e), e);
+    const cJSON *a = json_get(t, "a" JSON_NUL);
+    CHECK(cJSON_GetArraySize(a) == 2);
+    CHECK(!strcmp(a->child->valuestring, "\\u0000"));
+    CHECK(!strcmp(a->child->next->valuestring, JSON_NUL));
+    cJSON_Delete(t);
+    CHECK(json_parse_nul(&t, "\"\0\"", 3, 8, &e) == ERR_INVALID);
+    CHECK(json_parse_nul(&t, "\"\xC0\x80\"", 4, 8, &e) == ERR_INVALID);
+}
+
 TEST(json_reads_pairs_and_takes_the_last_duplicate)
 {
     struct err e = {0};
