@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_BAD_WORDS = 1024, MAX_STOP_IDS = 256, MAX_BIAS = 4096 };
+enum { MAX_BAD_WORDS = 1024, MAX_WORD_BYTES = 1024, MAX_STOP_IDS = 256, MAX_BIAS = 4096 };
 
 static bool no_memory(struct api_error *ae)
 {
@@ -196,6 +196,9 @@ static bool read_bad_words(struct params *p, const struct field_reader *r,
             return field_fail(r, "bad_words", "expected strings that are not empty");
         for (int space = 0; space < 2; space++) { /* at the start of a text, and inside it */
             size_t len = strlen(w->valuestring);
+            if (len > MAX_WORD_BYTES)
+                return field_fail(r, "bad_words", "a word of %zu bytes, at most %d", len,
+                                  MAX_WORD_BYTES);
             char *text = arena_alloc(&p->arena, len + 1);
             if (!text)
                 return no_memory(r->ae);
@@ -372,6 +375,19 @@ static bool read_model(struct params *p, const struct field_reader *r, const str
     return p->model || no_memory(r->ae);
 }
 
+bool params_fits(const struct params *p, uint64_t prompt_tokens, bool at_least,
+                 const struct param_env *env, struct api_error *ae)
+{
+    const char *field = p->api == API_CHAT ? "messages" : "prompt",
+               *as = at_least ? "at least " : "";
+    uint64_t want = p->max_tokens == UINT32_MAX ? 1 : p->max_tokens, all = prompt_tokens + want;
+    return all <= env->max_context ||
+           api_fail(ae, 400, field, "context_length_exceeded",
+                    "This model's context is %u tokens, but the request wants %s%" PRIu64
+                    " (%s%" PRIu64 " in the %s, %" PRIu64 " in the answer).",
+                    env->max_context, as, all, as, prompt_tokens, field, want);
+}
+
 /* How long it may become, against what fits. */
 static bool check_lengths(struct params *p, const struct param_env *env, struct api_error *ae)
 {
@@ -382,14 +398,10 @@ static bool check_lengths(struct params *p, const struct param_env *env, struct 
                         "choices go in one request",
                         p->n_prompts, p->best_of, PARAMS_MAX_CHOICES);
     for (uint32_t i = 0; i < p->n_prompts; i++) {
-        uint64_t n = p->prompt[i].n, want = p->max_tokens == UINT32_MAX ? 1 : p->max_tokens;
-        if (!n)
+        if (!p->prompt[i].n)
             return api_fail(ae, 400, field, "invalid_value", "%s: it has no tokens", field);
-        if (n + want > env->max_context)
-            return api_fail(ae, 400, field, "context_length_exceeded",
-                            "This model's context is %u tokens, but the request wants %" PRIu64
-                            " (%" PRIu64 " in the %s, %" PRIu64 " in the answer).",
-                            env->max_context, n + want, n, field, want);
+        if (!params_fits(p, p->prompt[i].n, false, env, ae))
+            return false;
     }
     return true;
 }
@@ -434,7 +446,7 @@ bool params_read(struct params *p, enum api_kind api, const char *body, size_t b
                                                         [API_MESSAGES] = &schema_messages,
                                                         [API_RESPONSES] = &schema_responses};
     cJSON *root;
-    *p = (struct params){.api = api == API_COMPLETIONS ? api : API_CHAT};
+    *p = (struct params){.api = api == API_COMPLETIONS ? api : API_CHAT, .bounded = true};
     arena_init(&p->arena, 1024);
     p->like.sample = (struct sample_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     if (!params_parse_json(&root, body, bytes, ae))

@@ -71,6 +71,7 @@ struct params {
     bool stream, include_usage, continuous_usage, return_progress, return_token_ids;
     bool resumable; /* stream.h */
     bool echo, logprobs, prompt_logprobs;
+    bool bounded; /* a prompt that cannot fit is refused before it is made tokens */
     uint32_t n_top, n_prompt_top;
     uint32_t n, best_of; /* best_of >= n choices are made, the n best are given */
     uint32_t max_tokens; /* UINT32_MAX: as many as fit */
@@ -117,6 +118,10 @@ const cJSON *field_get(const struct field_reader *r, const char *key); /* NULL: 
 bool field_fail(const struct field_reader *r, const char *key, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
 
+/* Whether so many prompt tokens, or (at_least) more, go into the context together with the answer.
+ */
+bool params_fits(const struct params *p, uint64_t prompt_tokens, bool at_least,
+                 const struct param_env *env, struct api_error *ae);
 /* prompt.c: the text of a request to tokens. */
 bool prompt_from_chat(struct params *p, cJSON *root, const struct param_env *env,
                       struct api_error *ae); /* takes the tools out of root */

@@ -41,6 +41,18 @@ bool prompt_encode(struct arena *a, const struct tokenizer *tok, const struct te
     return true;
 }
 
+/* Text beyond what any tokens of the context could spell: making tokens of it would take seconds of
+ * a processor, and for one endless word 40 bytes of memory for each of its own. */
+static bool may_fit(const struct params *p, const struct text_part *part, size_t n_parts,
+                    const struct param_env *env, struct api_error *ae)
+{
+    uint64_t bytes = 0, longest = tokenizer_longest(env->tok);
+    for (size_t i = 0; i < n_parts; i++)
+        bytes += part[i].bytes;
+    uint64_t least = (bytes + longest - 1) / longest;
+    return !p->bounded || least <= env->max_context || params_fits(p, least, true, env, ae);
+}
+
 /* "messages[2].role: must be ..." names its own field. */
 static void fail_render(struct api_error *ae, const struct err *e)
 {
@@ -115,9 +127,12 @@ static bool encode_chat(struct params *p, const struct chat_prompt *rendered, co
     if (rendered->n_parts)
         memcpy(part, rendered->part, rendered->n_parts * sizeof *part);
     memcpy(part + rendered->n_parts, opening, n * sizeof *part);
+    n += rendered->n_parts;
+    if (!may_fit(p, part, n, env, ae))
+        return false;
     p->n_prompts = 1;
     p->thinking_open = rendered->thinking_open;
-    return prompt_encode(&p->arena, env->tok, part, rendered->n_parts + n, false, p->prompt, ae);
+    return prompt_encode(&p->arena, env->tok, part, n, false, p->prompt, ae);
 }
 
 /* DeepSeek's way to ask for it: the last message, an assistant's, is how the answer begins. */
@@ -207,7 +222,8 @@ static bool read_one(struct params *p, const cJSON *v, const struct param_env *e
         return field_fail(&r, "prompt", "expected strings, token ids or arrays of token ids");
     struct text_part part = {v->valuestring, strlen(v->valuestring), true};
     bool bos = tokenizer_add_bos(env->tok) && tokenizer_bos(env->tok) != UINT32_MAX;
-    if (!prompt_encode(&p->arena, env->tok, &part, 1, bos, out, ae))
+    if (!may_fit(p, &part, 1, env, ae) ||
+        !prompt_encode(&p->arena, env->tok, &part, 1, bos, out, ae))
         return false;
     out->text_bytes = part.bytes;
     out->text = arena_strndup(&p->arena, part.text, part.bytes);

@@ -197,6 +197,11 @@ uint32_t tokenizer_n_ids(const struct tokenizer *tok)
     return tok->vocab.n_ids;
 }
 
+uint32_t tokenizer_longest(const struct tokenizer *tok)
+{
+    return tok->vocab.longest;
+}
+
 bool tokenizer_is_special(const struct tokenizer *tok, uint32_t id)
 {
     return id < tok->vocab.n_ids && (tok->flags[id] & TOKEN_SPECIAL);

@@ -62,7 +62,9 @@ MUST_CHECK enum err_code tokenizer_decode(const struct tokenizer *tok, const uin
                                           bool skip_special, char **out, size_t *bytes,
                                           struct err *e);
 
-uint32_t tokenizer_n_ids(const struct tokenizer *tok);               /* highest id + 1 */
+uint32_t tokenizer_n_ids(const struct tokenizer *tok); /* highest id + 1 */
+/* Bytes of the longest token: a text of n bytes has at least n / longest tokens. */
+uint32_t tokenizer_longest(const struct tokenizer *tok);
 bool tokenizer_is_special(const struct tokenizer *tok, uint32_t id); /* "special": true */
 bool tokenizer_is_added(const struct tokenizer *tok, uint32_t id);
 /* The id of an added (or plain) token by its literal text; UINT32_MAX when there is none. */

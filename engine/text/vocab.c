@@ -45,6 +45,8 @@ bool vocab_put(struct vocab *v, uint32_t id, const char *bytes, size_t n, bool p
         memcpy(v->blob + v->blob_bytes, bytes, n);
         *t = (struct vocab_text){(uint32_t)v->blob_bytes, (uint32_t)n};
         v->blob_bytes += n;
+        if (n > v->longest)
+            v->longest = (uint32_t)n;
     }
     if (id >= v->n_ids)
         v->n_ids = id + 1;

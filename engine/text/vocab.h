@@ -27,6 +27,7 @@ struct vocab {
         uint32_t at, bytes;
     } * text;                /* by id */
     uint32_t n_ids, max_ids; /* highest id + 1; room */
+    uint32_t longest;        /* token's bytes */
     struct vocab_slot {
         uint32_t hash, id; /* id VOCAB_NONE: empty */
     } * slot;

@@ -210,28 +210,41 @@ TEST_LIMIT(thousands_of_idle_connections, 120)
     rig_stop(&r);
 }
 
-/* Sends a completion whose prompt has n bytes; returns the answer. */
-static char *post_prompt(struct rig *r, size_t n)
+/* What stands around a prompt. */
+struct frame {
+    const char *path, *head, *tail, *field;
+};
+static const struct frame completion = {"/v1/completions", "{\"max_tokens\":2,\"prompt\":\"", "\"}",
+                                        "prompt"};
+static const struct frame chat = {
+    "/v1/chat/completions", "{\"max_tokens\":2,\"messages\":[{\"role\":\"user\",\"content\":\"",
+    "\"}]}", "messages"};
+
+/* Sends a request whose prompt has n bytes, all one word; returns the socket. */
+static int send_prompt(struct rig *r, const struct frame *f, size_t n)
 {
-    static const char head[] = "{\"max_tokens\":2,\"prompt\":\"", tail[] = "\"}";
     char line[200], *piece = malloc(1 << 16);
     CHECK(piece);
     memset(piece, 'w', 1 << 16);
     int fd = client_open(r);
-    snprintf(line, sizeof line,
-             "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n",
-             n + strlen(head) + strlen(tail));
+    snprintf(line, sizeof line, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n",
+             f->path, n + strlen(f->head) + strlen(f->tail));
     client_say(fd, line);
-    client_say(fd, head);
+    client_say(fd, f->head);
     for (size_t left = n; left;) {
         size_t k = left < 1 << 16 ? left : 1 << 16;
         client_send(fd, piece, k);
         left -= k;
     }
-    client_say(fd, tail);
+    client_say(fd, f->tail);
+    free(piece);
+    return fd;
+}
+
+static char *end_of_answer(int fd)
+{
     char *a = client_read(fd, "}}", 4 * PATIENCE_US / 1000);
     close(fd);
-    free(piece);
     return a;
 }
 
@@ -245,7 +258,7 @@ TEST_LIMIT(prompts_of_64_megabytes, 100)
     rig_start_real(&r);
     free(answer_text(&r));
     for (int i = 0; i < 5; i++) {
-        char *a = post_prompt(&r, 64000000);
+        char *a = end_of_answer(send_prompt(&r, &completion, 64000000));
         CHECK_MSG(!*a || status_of(a) == 413, "%.300s", a);
         free(a);
         EVENTUALLY(gauge(&r, "gaze_calls") == 1);
@@ -256,5 +269,54 @@ TEST_LIMIT(prompts_of_64_megabytes, 100)
            resident_kib() / 1024);
     check_at_most(resident_kib(), before + 4096);
     free(answer_text(&r));
+    rig_stop(&r);
+}
+
+/* Checks that a prompt of n bytes is told both numbers of tokens; returns how many others were
+ * answered between its last byte and that. */
+static uint32_t check_told(struct rig *r, const struct frame *f, size_t n, const char *told)
+{
+    uint32_t others = 0;
+    int fd = send_prompt(r, f, n);
+    uint64_t sent_us = clock_us();
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    for (; poll(&p, 1, 0) == 0; others++)
+        free(answer_text(r));
+    char *a = end_of_answer(fd);
+    printf("  %s, %zu bytes: told after %.0f ms, %u answers meanwhile\n", f->path, n,
+           (double)(clock_us() - sent_us) / 1000, others);
+    CHECK_MSG(status_of(a) == 400 && strstr(a, "context_length_exceeded"), "%.400s", a);
+    CHECK_MSG(strstr(a, told) && strstr(a, "context is 2048 tokens"), "%s in: %.400s", told, a);
+    free(a);
+    return others;
+}
+
+/* Goal: where the operator lets 64 MB in, such a prompt is told that it cannot fit, with both
+ * numbers of tokens, without being merged, and others are answered meanwhile. A prompt that might
+ * fit by its bytes is counted exactly. */
+TEST_LIMIT(prompts_of_64_megabytes_that_may_come, 100)
+{
+    enum { N = 64000000 };
+    struct rig r;
+    char told[100];
+    rig_prepare(&r);
+    rig_set(&r, "body-limit", "100MiB");
+    rig_start_real(&r);
+    char *first = answer_text(&r);
+    size_t longest = tokenizer_longest(r.sv->api->tokenizer(r.sv->engine));
+    snprintf(told, sizeof told, "(at least %zu in the prompt, 2 in the answer)",
+             (N + longest - 1) / longest);
+    CHECK(check_told(&r, &completion, N, told) > 0);
+    double before = resident_kib();
+    CHECK(check_told(&r, &completion, N, told) > 0);
+    CHECK(check_told(&r, &chat, N, "in the messages, 2 in the answer)") > 0);
+    check_at_most(resident_kib(), before + 4096);
+    /* and a token that begins it */
+    snprintf(told, sizeof told, "(%zu in the prompt, 2 in the answer)", 2046 * longest + 1);
+    check_told(&r, &completion, 2046 * longest, told);
+    char *last = answer_text(&r);
+    CHECK_MSG(!strcmp(first, last), "%s / %s", first, last);
+    free(first);
+    free(last);
     rig_stop(&r);
 }
