@@ -8,6 +8,7 @@ CC := gcc
 endif
 PREFIX ?= /usr/local
 Q := $(if $(V),,@)
+comma := ,
 
 VERSION := 0.1.0
 COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
@@ -263,6 +264,10 @@ $(EMU_TESTS): $(EMU_OBJ) $(TEST_REST)
 $(FAKE_LIB): $(FAKE_OBJ)
 	$(Q)rm -f $@
 	$(Q)ar rcs $@ $^
+
+# This one counts what our code allocates.
+COUNTED := malloc calloc realloc aligned_alloc strdup arena_alloc arena_zalloc arena_strndup
+$(B)/tests/golden/test_allocations: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,$(COUNTED))
 
 # A test of the server links the server's objects but not its main().
 $(B)/tests/http/%: $(B)/tests/http/%.o $(B)/tests/unit/frame.o $(FAKE_LIB) \

@@ -323,13 +323,13 @@ void engine_close(struct engine *en)
         meeting_part(en->m.meeting);
     mover_destroy(en->mover);
     workers_destroy(en->workers);
-    if (en->sched)
-        scheduler_destroy(en->sched);
-    opening_end(&en->m);
     for (struct mail *m = mailbox_take(&en->out), *next; m; m = next) {
         next = m->next;
         gen_event_free((struct gen_event *)m);
     }
+    if (en->sched)
+        scheduler_destroy(en->sched);
+    opening_end(&en->m);
     mailbox_destroy(&en->inbox);
     mailbox_destroy(&en->done);
     mailbox_destroy(&en->out);

@@ -2,6 +2,7 @@
 #include "request.h"
 
 #include "base/fault.h"
+#include "event_pool.h"
 #include "grammar/grammar.h"
 
 #include <stdlib.h>
@@ -49,5 +50,8 @@ struct gen_event *gen_event_new(enum gen_event_kind kind, struct req_id id, uint
 
 void gen_event_free(struct gen_event *ev)
 {
-    free(ev);
+    if (ev && ev->home)
+        event_pool_put(ev->home, ev);
+    else
+        free(ev);
 }

@@ -13,6 +13,7 @@
 
 struct grammar;     /* grammar/grammar.h */
 struct guide_vocab; /* text/guide_vocab.h */
+struct event_pool;  /* event_pool.h */
 
 struct req_id { /* a stale id finds nothing: gen differs */
     uint32_t slot, gen;
@@ -98,6 +99,7 @@ struct gen_usage {
 
 struct gen_event {
     struct mail mail;
+    struct event_pool *home; /* NULL: its memory is its own */
     struct req_id id;
     enum gen_event_kind kind;
     uint32_t choice;

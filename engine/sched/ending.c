@@ -60,15 +60,12 @@ void choice_end(struct scheduler *s, struct sequence *seq, enum gen_finish finis
 {
     struct request *r = seq->req;
     struct seq_text rest;
-    struct err e;
     uint32_t choice = seq->choice;
     assert(!r->choice_ended[choice]);
-    if (sequence_flush(seq, &rest, &e)) {
-        request_fail(s, r, &e, now_us);
-        return;
-    }
-    struct gen_event *ev = gen_event_new(GEN_CHOICE, r->id, 0, rest.bytes);
+    sequence_flush(seq, &rest);
+    struct gen_event *ev = event_pool_new(s->events, GEN_CHOICE, r->id, 0, rest.bytes);
     if (!ev) {
+        struct err e;
         err_set(&e, ERR_NOMEM, "no memory for an event");
         request_fail(s, r, &e, now_us);
         return;
@@ -128,7 +125,7 @@ static void end_cancelled_choices(struct scheduler *s, struct request *r, uint64
     for (uint32_t i = 0; i < r->ask->n && !r->failed; i++) {
         if (r->choice_ended[i])
             continue;
-        struct gen_event *ev = gen_event_new(GEN_CHOICE, r->id, 0, 0);
+        struct gen_event *ev = event_pool_new(s->events, GEN_CHOICE, r->id, 0, 0);
         if (!ev) {
             r->failed = true;
             err_set(&r->err, ERR_NOMEM, "no memory for an event");
@@ -159,12 +156,12 @@ static void count_ended(struct scheduler *s, const struct request *r, const stru
 }
 
 /* Nothing of it is left. */
-static void request_forget(struct request *r)
+static void request_forget(struct scheduler *s, struct request *r)
 {
     gen_event_free(r->prompt_event);
     gen_request_free(r->ask);
-    /* The next request of this slot finds its last event reserved, if the machine has memory. */
-    *r = (struct request){.last_event = gen_event_new(GEN_DONE, r->id, 0, 0)};
+    /* The next request of this slot finds its last event reserved. */
+    *r = (struct request){.last_event = event_pool_new(s->events, GEN_DONE, r->id, 0, 0)};
 }
 
 void request_settle(struct scheduler *s, struct request *r, uint64_t now_us)
@@ -172,13 +169,13 @@ void request_settle(struct scheduler *s, struct request *r, uint64_t now_us)
     if (!request_is_over(r) && r->n_ended < r->ask->n)
         return;
     if (r->told && !r->n_live)
-        request_forget(r);
+        request_forget(s, r);
     if (r->told || r->state == REQ_FREE || (r->n_live && !s->lost.code))
         return;
     if (r->cancelled)
         end_cancelled_choices(s, r, now_us);
     if (!r->last_event)
-        r->last_event = gen_event_new(GEN_DONE, r->id, 0, 0);
+        r->last_event = event_pool_new(s->events, GEN_DONE, r->id, 0, 0);
     if (!r->last_event) {
         if (r->state != REQ_ENDING)
             list_append(&s->ending, r);
@@ -203,7 +200,7 @@ void request_settle(struct scheduler *s, struct request *r, uint64_t now_us)
     r->told = true;
     r->last_event = NULL;
     if (!r->n_live)
-        request_forget(r);
+        request_forget(s, r);
     s->cfg.emit(s->cfg.emit_arg, ev);
 }
 

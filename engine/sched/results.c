@@ -47,7 +47,7 @@ static bool put_token(struct scheduler *s, struct sequence *seq, const struct sa
         request_fail(s, r, &e, now_us);
         return false;
     }
-    struct gen_event *ev = gen_event_new(GEN_TOKENS, r->id, 1, text.bytes);
+    struct gen_event *ev = event_pool_new(s->events, GEN_TOKENS, r->id, 1, text.bytes);
     if (!ev) {
         fail_nomem(s, r, now_us);
         return false;
@@ -93,7 +93,7 @@ static bool take_given(struct scheduler *s, struct request *r, const struct batc
 
 static bool emit_progress(struct scheduler *s, struct sequence *seq, uint64_t now_us)
 {
-    struct gen_event *ev = gen_event_new(GEN_PROGRESS, seq->req->id, 0, 0);
+    struct gen_event *ev = event_pool_new(s->events, GEN_PROGRESS, seq->req->id, 0, 0);
     if (!ev) {
         fail_nomem(s, seq->req, now_us);
         return false;

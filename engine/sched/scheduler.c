@@ -7,12 +7,20 @@
 
 enum { DEFAULT_DECODE_BUDGET_US = 30000, RETRY_US = 1000 };
 
+/* The last event of each request, and what the running ones say before. */
+static uint32_t n_events(const struct scheduler_config *c)
+{
+    return c->max_requests + scheduler_n_groups(c) * c->max_seqs * EVENT_POOL_EACH;
+}
+
 static enum err_code make_tables(struct scheduler *s, struct err *e)
 {
     const struct scheduler_config *c = &s->cfg;
     s->request = calloc(c->max_requests, sizeof *s->request);
     s->sequence = calloc(s->n_slots, sizeof *s->sequence);
     s->free_seq = calloc(s->n_slots, sizeof *s->free_seq);
+    if (event_pool_create(&s->events, n_events(c), e))
+        return e->code;
     if (!s->request || !s->sequence || !s->free_seq)
         return err_set(e, ERR_NOMEM, "scheduler: tables of %u requests and %u sequences",
                        c->max_requests, s->n_slots);
@@ -21,7 +29,7 @@ static enum err_code make_tables(struct scheduler *s, struct err *e)
         s->free_seq[s->n_free_seqs++] = s->n_slots - 1 - i;
     }
     for (uint32_t i = 0; i < c->max_requests; i++) {
-        s->request[i].last_event = gen_event_new(GEN_DONE, (struct req_id){0}, 0, 0);
+        s->request[i].last_event = event_pool_new(s->events, GEN_DONE, (struct req_id){0}, 0, 0);
         if (!s->request[i].last_event)
             return err_set(e, ERR_NOMEM, "scheduler: %u last events", c->max_requests);
     }
@@ -31,14 +39,15 @@ static enum err_code make_tables(struct scheduler *s, struct err *e)
 size_t scheduler_bytes(const struct scheduler_config *c)
 {
     size_t page = 2 * sizeof(struct prefix_node) + 2 * sizeof(void *) + 2 * sizeof(uint32_t);
-    size_t request = sizeof(struct request) + sizeof(struct gen_event);
+    size_t request = sizeof(struct request);
     size_t sequence = sizeof(struct sequence) + sizeof(struct share) + sizeof(uint32_t);
     size_t result = sizeof(uint32_t) + sizeof(struct sample_row) + sizeof *((struct batch *)0)->out;
     size_t group = c->n_pages * page + c->max_seqs * sequence + sizeof(struct group) +
                    N_LANES * (c->max_out * result + c->max_seqs * sizeof(struct batch_seq)) +
                    OPS_MAX_MORE * c->max_seqs * sizeof *((struct batch *)0)->out +
                    2 * sizeof(uint64_t) * kv_pages_for(c->max_context);
-    return c->max_requests * request + scheduler_n_groups(c) * group;
+    return c->max_requests * request + scheduler_n_groups(c) * group +
+           event_pool_bytes(n_events(c));
 }
 
 enum err_code scheduler_create(struct scheduler **out, const struct scheduler_config *cfg,
@@ -83,6 +92,7 @@ void scheduler_destroy(struct scheduler *s)
         return;
     drop_all(s);
     groups_destroy(s);
+    event_pool_destroy(s->events);
     free(s->request);
     free(s->sequence);
     free(s->free_seq);

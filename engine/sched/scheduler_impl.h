@@ -25,6 +25,7 @@
 #ifndef GAZE_SCHED_SCHEDULER_IMPL_H
 #define GAZE_SCHED_SCHEDULER_IMPL_H
 
+#include "event_pool.h"
 #include "sched/fair.h"
 #include "sched/pace.h"
 #include "sched/prefix_cache.h"
@@ -124,6 +125,7 @@ struct scheduler {
     bool try_admission;         /* something changed since it last failed */
     uint64_t n_arrived;
     struct fair fair;
+    struct event_pool *events;
     struct err lost; /* a rank is lost: why; ERR_OK: all are there */
     struct engine_stats stats;
 };

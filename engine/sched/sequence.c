@@ -145,7 +145,7 @@ enum err_code sequence_open(struct sequence *s, struct gen_request *r, uint32_t 
     bool over;
     if (next_mask(s, &over, e))
         return e->code;
-    if (tok && detok_create(&s->detok, tok, &s->stop, !r->keep_special, e))
+    if (tok && detok_create(&s->detok, a, tok, &s->stop, !r->keep_special, e))
         return e->code;
     return ERR_OK;
 }
@@ -155,8 +155,6 @@ void sequence_close(struct sequence *s)
     assert(s->table.n_pages == 0);
     assert(s->moved.n_pages == 0);
     assert(s->n_nodes == 0);
-    if (s->detok)
-        detok_destroy(s->detok);
     guide_close(&s->guide);
     *s = (struct sequence){.index = s->index};
 }
@@ -200,8 +198,7 @@ enum err_code sequence_put(struct sequence *s, uint32_t token, struct seq_text *
     if (s->detok && (out->finish == FINISH_NONE || r->include_stop)) {
         bool stopped = false;
         uint32_t index = 0;
-        if (detok_put(s->detok, token, may_end, &out->text, &out->bytes, &stopped, &index, e))
-            return e->code;
+        detok_put(s->detok, token, may_end, &out->text, &out->bytes, &stopped, &index);
         if (stopped) {
             out->finish = FINISH_STOP;
             out->stop_reason = -2 - (int32_t)index;
@@ -226,10 +223,11 @@ enum err_code sequence_put(struct sequence *s, uint32_t token, struct seq_text *
     return ERR_OK;
 }
 
-enum err_code sequence_flush(struct sequence *s, struct seq_text *out, struct err *e)
+void sequence_flush(struct sequence *s, struct seq_text *out)
 {
     *out = (struct seq_text){.text = "", .stop_reason = -1};
-    return s->detok ? detok_flush(s->detok, &out->text, &out->bytes, e) : ERR_OK;
+    if (s->detok)
+        detok_flush(s->detok, &out->text, &out->bytes);
 }
 
 void sequence_count_pages(struct sequence *s, uint64_t now_us)

@@ -133,7 +133,7 @@ MUST_CHECK enum err_code sequence_put(struct sequence *s, uint32_t token, struct
  * Forced tokens are put like others and run together, without a step for each. */
 bool sequence_forced(struct sequence *s, uint32_t *token);
 /* The rest of the text, once it has ended. */
-MUST_CHECK enum err_code sequence_flush(struct sequence *s, struct seq_text *out, struct err *e);
+void sequence_flush(struct sequence *s, struct seq_text *out);
 
 /* Adds the pages held since the last call to kv_page_us; before each change of the table. */
 void sequence_count_pages(struct sequence *s, uint64_t now_us);

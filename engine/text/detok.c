@@ -9,7 +9,6 @@
 
 #include "base/fault.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 struct detok {
@@ -17,7 +16,6 @@ struct detok {
     const struct stop_list *stop;
     uint32_t *matched;     /* by stop string: how many of its bytes the text ends with */
     uint32_t **fail;       /* by stop string: where to go on after a mismatch */
-    uint32_t *tables;      /* the memory of all of them */
     unsigned char half[4]; /* the beginning of a character */
     unsigned n_half;
     bool skip_special, stopped;
@@ -25,6 +23,12 @@ struct detok {
     size_t n_text, max_text;
     size_t n_given; /* bytes at the front that the last call gave out */
 };
+
+/* What a token of n bytes may bring: each becomes at most U+FFFD, and so does a half character. */
+static size_t text_bytes(size_t n)
+{
+    return 3 * (n + 1);
+}
 
 static void make_fail(const char *s, size_t n, uint32_t *fail)
 {
@@ -38,47 +42,36 @@ static void make_fail(const char *s, size_t n, uint32_t *fail)
     }
 }
 
-enum err_code detok_create(struct detok **out, const struct tokenizer *tok,
+enum err_code detok_create(struct detok **out, struct arena *a, const struct tokenizer *tok,
                            const struct stop_list *stop, bool skip_special, struct err *e)
 {
-    struct detok *d = FAULT("detok.create") ? NULL : calloc(1, sizeof *d);
+    struct detok *d = FAULT("detok.create") ? NULL : arena_zalloc(a, sizeof *d);
+    uint32_t n_stop = stop ? stop->n : 0;
+    size_t total = n_stop, most_held = 0;
+    for (uint32_t i = 0; i < n_stop; i++) {
+        assert(stop->bytes[i] > 0 && stop->bytes[i] < UINT32_MAX);
+        total += stop->bytes[i];
+        most_held = stop->bytes[i] > most_held ? stop->bytes[i] : most_held;
+    }
     if (!d)
         return err_set(e, ERR_NOMEM, "detokenizer");
     d->tok = tok;
     d->stop = stop;
     d->skip_special = skip_special;
-    if (stop && stop->n) {
-        size_t total = stop->n;
-        for (uint32_t i = 0; i < stop->n; i++) {
-            assert(stop->bytes[i] > 0 && stop->bytes[i] < UINT32_MAX);
-            total += stop->bytes[i];
-        }
-        d->tables = calloc(total, sizeof *d->tables);
-        d->fail = calloc(stop->n, sizeof *d->fail);
-        if (!d->tables || !d->fail) {
-            detok_destroy(d);
-            return err_set(e, ERR_NOMEM, "%u stop strings", stop->n);
-        }
-        d->matched = d->tables;
-        uint32_t *next = d->tables + stop->n;
-        for (uint32_t i = 0; i < stop->n; i++) {
-            d->fail[i] = next;
-            make_fail(stop->text[i], stop->bytes[i], next);
-            next += stop->bytes[i];
-        }
+    d->max_text = most_held + text_bytes(tokenizer_longest(tok));
+    d->text = arena_alloc(a, d->max_text);
+    d->matched = arena_zalloc(a, total * sizeof *d->matched);
+    d->fail = arena_zalloc(a, n_stop * sizeof *d->fail);
+    if (!d->text || !d->matched || !d->fail)
+        return err_set(e, ERR_NOMEM, "detokenizer: %u stop strings", n_stop);
+    uint32_t *next = d->matched + n_stop;
+    for (uint32_t i = 0; i < n_stop; i++) {
+        d->fail[i] = next;
+        make_fail(stop->text[i], stop->bytes[i], next);
+        next += stop->bytes[i];
     }
     *out = d;
     return ERR_OK;
-}
-
-void detok_destroy(struct detok *d)
-{
-    if (!d)
-        return;
-    free(d->tables);
-    free(d->fail);
-    free(d->text);
-    free(d);
 }
 
 /* ---- the first sieve ---- */
@@ -189,36 +182,25 @@ static void sieve(struct detok *d, size_t from, bool check_stop, bool *stopped,
     d->n_given = d->n_text - held;
 }
 
-/* Forgets what the last call gave out and makes room for n more bytes of tokens. */
-static enum err_code begin(struct detok *d, size_t n, struct err *e)
+/* Forgets what the last call gave out; there is room for n more bytes of tokens. */
+static void begin(struct detok *d, size_t n)
 {
     size_t kept = d->n_text - d->n_given;
     if (kept && d->n_given)
         memmove(d->text, d->text + d->n_given, kept);
     d->n_text = kept;
     d->n_given = 0;
-    size_t need =
-        kept + 3 * (n + 1); /* a byte becomes at most U+FFFD, and so does a half character */
-    if (need > d->max_text) {
-        size_t max = need > 2 * d->max_text ? need + 64 : 2 * d->max_text;
-        char *text = FAULT("detok.text") ? NULL : realloc(d->text, max);
-        if (!text)
-            return err_set(e, ERR_NOMEM, "detokenizer: %zu bytes", max);
-        d->text = text;
-        d->max_text = max;
-    }
-    return ERR_OK;
+    assert(kept + text_bytes(n) <= d->max_text);
 }
 
-enum err_code detok_put(struct detok *d, uint32_t id, bool check_stop, const char **text,
-                        size_t *bytes, bool *stopped, uint32_t *stop_index, struct err *e)
+void detok_put(struct detok *d, uint32_t id, bool check_stop, const char **text, size_t *bytes,
+               bool *stopped, uint32_t *stop_index)
 {
     size_t n = 0;
     const char *p = tokenizer_bytes(d->tok, id, &n);
     if (d->stopped || (d->skip_special && tokenizer_is_special(d->tok, id)))
         n = 0;
-    if (begin(d, n, e))
-        return e->code;
+    begin(d, n);
     size_t from = d->n_text;
     for (size_t i = 0; i < n; i++)
         take_byte(d, (unsigned char)p[i]);
@@ -231,13 +213,11 @@ enum err_code detok_put(struct detok *d, uint32_t id, bool check_stop, const cha
     *stopped = hit;
     if (hit)
         *stop_index = which;
-    return ERR_OK;
 }
 
-enum err_code detok_flush(struct detok *d, const char **text, size_t *bytes, struct err *e)
+void detok_flush(struct detok *d, const char **text, size_t *bytes)
 {
-    if (begin(d, 0, e))
-        return e->code;
+    begin(d, 0);
     if (d->n_half)
         add_bad(d);
     d->n_half = 0;
@@ -246,5 +226,4 @@ enum err_code detok_flush(struct detok *d, const char **text, size_t *bytes, str
         d->matched[i] = 0;
     *text = d->text;
     *bytes = d->n_given;
-    return ERR_OK;
 }

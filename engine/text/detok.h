@@ -11,6 +11,7 @@
 #ifndef GAZE_TEXT_DETOK_H
 #define GAZE_TEXT_DETOK_H
 
+#include "base/arena.h"
 #include "text/tokenizer.h"
 
 struct stop_list { /* borrowed, must outlive the detok */
@@ -21,22 +22,19 @@ struct stop_list { /* borrowed, must outlive the detok */
 };
 
 struct detok;
-MUST_CHECK enum err_code detok_create(struct detok **out, const struct tokenizer *tok,
-                                      const struct stop_list *stop, bool skip_special,
-                                      struct err *e);
-void detok_destroy(struct detok *d);
+/* In a, which must outlive it: nothing is allocated later. */
+MUST_CHECK enum err_code detok_create(struct detok **out, struct arena *a,
+                                      const struct tokenizer *tok, const struct stop_list *stop,
+                                      bool skip_special, struct err *e);
 
 /* Takes one token; *text (borrowed until the next call, not NUL-terminated) gets what can go out
  * now. *stopped becomes true when a stop string was completed; *stop_index says which. Text after
  * it is dropped, and so is all that comes in later calls. check_stop false: a stop string that ends
- * in this token does not stop (min_tokens); one that begins in it may end in a later one. ERR_NOMEM
- * leaves d as it was before the call. */
-MUST_CHECK enum err_code detok_put(struct detok *d, uint32_t id, bool check_stop, const char **text,
-                                   size_t *bytes, bool *stopped, uint32_t *stop_index,
-                                   struct err *e);
+ * in this token does not stop (min_tokens); one that begins in it may end in a later one. */
+void detok_put(struct detok *d, uint32_t id, bool check_stop, const char **text, size_t *bytes,
+               bool *stopped, uint32_t *stop_index);
 /* The end of the sequence: everything held back comes out (a half character as U+FFFD; it completes
  * no stop string). Nothing comes out after a stop. */
-MUST_CHECK enum err_code detok_flush(struct detok *d, const char **text, size_t *bytes,
-                                     struct err *e);
+void detok_flush(struct detok *d, const char **text, size_t *bytes);
 
 #endif

@@ -48,16 +48,18 @@ static void stream(const struct tokenizer *tok)
     static const size_t bytes[] = {2, 1};
     struct stop_list stop = {text, bytes, 2, false};
     struct detok *d = NULL;
+    struct arena memory;
     struct err e = {0};
     const char *out = NULL;
     size_t n = 0;
     bool stopped = false;
     uint32_t which = 0, n_ids = tokenizer_n_ids(tok);
-    require(detok_create(&d, tok, &stop, true, &e) == ERR_OK);
+    arena_init(&memory, 0);
+    require(detok_create(&d, &memory, tok, &stop, true, &e) == ERR_OK);
     for (uint32_t id = 0; id < n_ids && id < 600; id++)
-        require(detok_put(d, id, id > 300, &out, &n, &stopped, &which, &e) == ERR_OK);
-    require(detok_flush(d, &out, &n, &e) == ERR_OK);
-    detok_destroy(d);
+        detok_put(d, id, id > 300, &out, &n, &stopped, &which);
+    detok_flush(d, &out, &n);
+    arena_free(&memory);
 }
 
 static char *field(const uint8_t **data, size_t *size)
