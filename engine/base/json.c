@@ -148,8 +148,8 @@ enum err_code json_parse_nul(cJSON **out, const char *text, size_t bytes, int ma
     for (size_t i = 0; i < bytes;) {
         bool escape = text[i] == '\\';
         if (bytes - i >= 6 && !memcmp(text + i, "\\u0000", 6)) {
-            memcpy(copy + n, JSON_NUL, 2);
-            n += 2;
+            copy[n++] = JSON_NUL[0];
+            copy[n++] = JSON_NUL[1];
             i += 6;
             continue;
         }
