@@ -185,6 +185,8 @@ uint32_t schema_of(struct schema_maker *m, const cJSON *json, uint32_t parent, c
 uint32_t schema_refer(struct schema_maker *m, uint32_t from, const char *keyword, const char *ref);
 void schema_base(struct schema_maker *m, struct schema *s, const cJSON *json);
 bool schema_refuse_circles(struct schema_maker *m);
+/* schema_unevaluated.c: once all is read. */
+bool schema_unevaluated(struct schema_maker *m);
 
 /* schema_format.c: the pattern of a format that is asserted, or NULL. */
 const char *schema_format(const char *name);

@@ -538,11 +538,10 @@ static bool read_dependencies(const struct reading *r)
     return true;
 }
 
+/* An empty allOf, until the others are read: see schema_unevaluated.c. */
 static bool read_unevaluated(const struct reading *r)
 {
-    if (cJSON_IsTrue(r->key) || (cJSON_IsObject(r->key) && !r->key->child))
-        return true; /* says nothing */
-    return schema_fail(r->m, r->schema, r->key->string, "this keyword is not supported");
+    return read_value(r, A_ALL, J_ANY);
 }
 
 static const struct {
@@ -624,5 +623,5 @@ bool schema_read(struct schema_maker *m, const cJSON *root)
         }
         m->schema[i].n = m->n_assertions - m->schema[i].first;
     }
-    return schema_refuse_circles(m);
+    return schema_refuse_circles(m) && schema_unevaluated(m);
 }

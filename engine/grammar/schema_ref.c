@@ -181,7 +181,8 @@ static bool walk(struct schema_maker *m, uint32_t x, unsigned depth)
         const struct assertion *a = &m->assertion[i];
         if (!same_place(a->kind))
             continue;
-        if (a->value != UINT32_MAX && !walk(m, a->value, depth + 1))
+        /* A list's value is of unevaluatedItems or -Properties: another place. */
+        if (a->value != UINT32_MAX && a->kind != A_ALL && !walk(m, a->value, depth + 1))
             return false;
         for (uint32_t k = 0; k < a->n_list; k++) {
             uint32_t y = m->list.at[a->list + k];

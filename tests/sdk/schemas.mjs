@@ -56,6 +56,7 @@ function arrayWords(s, depth) {
     s.contains = schema(depth - 1);
     if (maybe(2)) s.maxContains = 1 + below(2);
   }
+  if (maybe(10)) s.unevaluatedItems = maybe(2) ? false : schema(depth - 1);
 }
 
 function objectWords(s, depth) {
@@ -69,6 +70,7 @@ function objectWords(s, depth) {
   if (maybe(8)) s.maxProperties = below(4);
   if (maybe(12)) s.dependentRequired = { [one(names)]: [one(names)] };
   if (maybe(12)) s.dependentSchemas = sub([one(names)]);
+  if (maybe(8)) s.unevaluatedProperties = maybe(2) ? false : schema(depth - 1);
 }
 
 function schema(depth) {
@@ -95,6 +97,8 @@ function schema(depth) {
       if (!maybe(3)) s.else = schema(depth - 1);
     }
   }
+  // Of these ajv takes items for evaluated though they fail, and those of contains for not.
+  if (s.oneOf || s.anyOf || s.if || s.contains) delete s.unevaluatedItems;
   return s;
 }
 

@@ -161,6 +161,25 @@ static const struct {
     {"{\"type\":\"object\",\"properties\":{\"a\":true,\"b\":true},\"additionalProperties\":false,"
      "\"dependentSchemas\":{\"a\":{\"properties\":{\"b\":{\"const\":1}}}}}",
      "{\"b\":2} {\"a\":1} {\"a\":1,\"b\":1}", "{\"a\":1,\"b\":2}"},
+    {"{\"type\":\"object\",\"allOf\":[{\"properties\":{\"a\":true}},{\"$ref\":\"#/$defs/b\"}],"
+     "\"unevaluatedProperties\":{\"$ref\":\"#\"},\"$defs\":{\"b\":{\"patternProperties\":{\"^b\":"
+     "true}}}}",
+     "{} {\"a\":1} {\"bc\":1} {\"c\":{}} {\"c\":{\"d\":{\"a\":2}}}", "{\"c\":1} {\"c\":{\"d\":1}}"},
+    {"{\"type\":\"object\",\"properties\":{\"k\":true},\"if\":{\"properties\":{\"k\":{\"const\":1}}"
+     ","
+     "\"required\":[\"k\"]},\"then\":{\"properties\":{\"x\":true}},\"else\":{\"properties\":{\"y\":"
+     "true}},\"unevaluatedProperties\":false}",
+     "{\"k\":1,\"x\":1} {\"k\":2,\"y\":1} {\"y\":1} {}",
+     "{\"k\":1,\"y\":1} {\"k\":2,\"x\":1} {\"x\":1}"},
+    {"{\"type\":\"object\",\"anyOf\":[{\"properties\":{\"a\":{\"const\":1}},\"required\":[\"a\"]},{"
+     "\"properties\":{\"b\":{\"const\":1}},\"required\":[\"b\"]}],\"dependentSchemas\":{\"b\":{"
+     "\"properties\":{\"c\":true}}},\"unevaluatedProperties\":false}",
+     "{\"a\":1} {\"b\":1} {\"a\":1,\"b\":1,\"c\":1} {\"b\":1,\"c\":2}",
+     "{\"a\":1,\"b\":2} {\"a\":1,\"c\":1} {\"a\":2,\"b\":1} {}"},
+    {"{\"type\":\"array\",\"prefixItems\":[{\"const\":0}],\"anyOf\":[{\"prefixItems\":[true,{"
+     "\"const\":1}]},"
+     "true],\"not\":{\"not\":{\"items\":true}},\"unevaluatedItems\":{\"type\":\"null\"}}",
+     "[] [0] [0,1] [0,null] [0,1,null]", "[1] [0,2] [0,1,1] [0,null,1]"},
     {"{\"dependencies\":{\"a\":[\"b\"],\"b\":{\"maxProperties\":2}},\"type\":\"object\"}",
      "{\"a\":1,\"b\":2} {\"b\":1} {\"x\":1}", "{\"a\":1} {\"a\":1,\"b\":1,\"c\":1}"},
     {"{\"allOf\":[{\"type\":\"string\",\"minLength\":1},{\"pattern\":\"^a\"}]}", "\"a\" \"ab\"",
@@ -241,7 +260,9 @@ TEST(schema_refusals)
         {"{\"$ref\":\"http://elsewhere.example/\"}", "$ref at #: "},
         {"{\"$ref\":\"#\"}", "$ref at #: "},
         {"{\"pattern\":\"(a)\\\\1\"}", "pattern at #: "},
-        {"{\"unevaluatedProperties\":false}", "unevaluatedProperties at #: "},
+        {"{\"contains\":true,\"unevaluatedItems\":false}", "unevaluatedItems at #: "},
+        {"{\"properties\":{\"a\":{\"unevaluatedProperties\":1}}}",
+         "unevaluatedProperties at #/properties/a: "},
         {"{\"type\":\"array\",\"not\":{\"uniqueItems\":true}}", "uniqueItems at #/not: "},
         {"{\"type\":\"integer\",\"minimum\":2,\"maximum\":1}", "maximum at #: "},
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"array\",\"items\":false,"
