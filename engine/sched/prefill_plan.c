@@ -17,7 +17,8 @@ enum { OVER_ROWS = 32 }; /* of a step whose fixed cost alone is more than it may
 /* What takes no longer than so many steps' time is not cut: each further step would cost its fixed
  * part. */
 static const double WHOLE_STEPS = 2;
-static const double SHORT_STEPS = 1.75, LONG_STEPS = 0.8; /* of decode steps: set_room() */
+/* set_room(): of decode steps; of a prefill step's fixed cost. */
+static const double SHORT_STEPS = 1.75, LONG_STEPS = 0.8, WORTH_FIXED = 3;
 
 struct room {                 /* what is left of the step */
     uint32_t n_rows, n_given; /* rows; results for prompt log-probabilities */
@@ -96,7 +97,8 @@ static void give_shortest(struct group *g, struct room *room)
  * The whole step: a request that comes now waits for what is left of it, then for its own, as long
  * again or half as much more: with SHORT_STEPS decode steps for the first it has its token within
  * five. A device that runs one lane at a time delays a decode step by all of a prefill step: so no
- * more than decode_budget_us, or than LONG_STEPS where decode steps are long.
+ * more than LONG_STEPS of them, where that is enough for what every step costs to be a small part;
+ * else up to WORTH_FIXED times that, but no more than decode_budget_us.
  *
  * What every step costs, even of one row, may be more than that: then rows go with it that cost
  * half as much again, or the prompt would never end, but few, in case it is not true. Every fourth
@@ -106,9 +108,9 @@ static void set_room(const struct scheduler *s, const struct group *g, struct ro
 {
     double budget = (double)s->cfg.decode_budget_us, step = g->decode_us;
     double fixed = g->pace.us[PACE_FIXED];
-    budget = fmax(budget, LONG_STEPS * step);
     if (step > 0)
-        budget = fmin(budget, SHORT_STEPS * step);
+        budget =
+            fmin(fmax(fmin(budget, WORTH_FIXED * fixed), LONG_STEPS * step), SHORT_STEPS * step);
     room->us = fmax(budget - fixed, fixed / 2);
     if (fixed > budget && room->n_rows > OVER_ROWS)
         room->n_rows = OVER_ROWS;

@@ -68,8 +68,8 @@ struct scheduler_config {
     struct executor *exec;
     void (*emit)(void *arg, struct gen_event *ev); /* takes ev */
     void *emit_arg;
-    /* How long a prefill step may take while sequences decode, at most; 0: 30 ms. 1.75 decode
-     * steps where these are short, 0.8 of one where they are long: prefill_plan.c says why. */
+    /* How long a prefill step may take while sequences decode, where 0.8 decode steps would be
+     * little more than what it costs without rows; 0: 30 ms. prefill_plan.c says why. */
     uint64_t decode_budget_us;
 };
 

@@ -7,8 +7,10 @@
  * the server is never idle and never further behind than a step.
  *
  * Columns: tokens/s by the clock, and by the time that the server's one thread was on a CPU, which
- * is what one core of its own would stream, whoever else is busy here; p50, p99 and the most of a
- * token's time from the engine to the client; KiB of resident memory per stream.
+ * is what one core of its own would stream, whoever else is busy here; p50 and p99 of a token's
+ * time from the engine to the system call that sends it, which is what the server adds, and p50,
+ * p99 and the most of its time to the client, who shares the machine's cores with the server; KiB
+ * of resident memory per stream.
  */
 #include "base/clock.h"
 #include "base/log.h"
@@ -16,6 +18,7 @@
 #include "server/loop.h"
 
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -255,6 +258,33 @@ static const struct engine_api bench_api = {.open = bench_open,
                                             .backend_name = bench_name,
                                             .fingerprint = bench_name};
 
+/* --- the way out ------------------------------------------------------------------------------ */
+
+static uint32_t
+    sent_us[MAX_SAMPLES]; /* the server's thread writes, measure() reads when it rests */
+static _Atomic uint64_t n_sent;
+
+/* In the C library's place for libmicrohttpd: how old the tokens are that go out. */
+ssize_t send(int fd, const void *from, size_t n, int flags)
+{
+    static ssize_t (*next)(int, const void *, size_t, int);
+    const char *at = from, *end = at + n;
+    if (!next) {
+        void *found = dlsym(RTLD_NEXT, "send");
+        assert(found);
+        memcpy(&next, &found, sizeof next);
+    }
+    uint64_t now_us =
+        atomic_load_explicit(&shared->measuring, memory_order_relaxed) ? clock_us() : 0;
+    while (now_us && (at = memchr(at, '@', (size_t)(end - at))) && end - at > 17) {
+        uint64_t made_us = strtoull(at + 1, NULL, 16), k = atomic_fetch_add(&n_sent, 1);
+        if (k < MAX_SAMPLES)
+            sent_us[k] = now_us > made_us ? (uint32_t)(now_us - made_us) : 0;
+        at += 17;
+    }
+    return next(fd, from, n, flags);
+}
+
 /* --- the client process ----------------------------------------------------------------------- */
 
 struct stream {
@@ -426,7 +456,7 @@ static void count_running(void)
 }
 
 struct rates {
-    double by_clock, by_cpu, p50, p99, most, kib;
+    double by_clock, by_cpu, sent_p50, sent_p99, p50, p99, most, kib;
 };
 
 static bool measure(struct rig *r, bool chat, uint32_t streams, uint32_t step_us, double seconds,
@@ -441,7 +471,7 @@ static bool measure(struct rig *r, bool chat, uint32_t streams, uint32_t step_us
         return false;
     atomic_store(&only.step_us, step_us);
     usleep(300000);
-    shared->n_tokens = shared->n_samples = 0;
+    shared->n_tokens = shared->n_samples = n_sent = 0;
     double cpu = thread_s(r->thread);
     uint64_t begun_us = clock_us(), said = only.n_said;
     atomic_store(&shared->measuring, true);
@@ -452,14 +482,20 @@ static bool measure(struct rig *r, bool chat, uint32_t streams, uint32_t step_us
     double s = (double)(clock_us() - begun_us) * 1e-6;
     size_t after = resident_bytes();
     uint64_t n = shared->n_samples < MAX_SAMPLES ? shared->n_samples : MAX_SAMPLES;
-    if (!n || (double)shared->n_tokens < 0.9 * (double)said) {
-        fprintf(stderr, "bench_frontend: %llu tokens said, %llu heard\n", (unsigned long long)said,
+    uint64_t sent = n_sent < MAX_SAMPLES ? n_sent : MAX_SAMPLES;
+    if (!n || (double)sent < 0.9 * (double)(said < MAX_SAMPLES ? said : MAX_SAMPLES) ||
+        (double)shared->n_tokens < 0.9 * (double)said) {
+        fprintf(stderr, "bench_frontend: %llu tokens said, %llu sent, %llu heard\n",
+                (unsigned long long)said, (unsigned long long)n_sent,
                 (unsigned long long)shared->n_tokens);
         return false;
     }
     qsort(shared->us, n, sizeof *shared->us, by_value);
+    qsort(sent_us, sent, sizeof *sent_us, by_value);
     *out = (struct rates){.by_clock = (double)shared->n_tokens / s,
                           .by_cpu = (double)shared->n_tokens / cpu,
+                          .sent_p50 = sent_us[sent / 2] * 1e-3,
+                          .sent_p99 = sent_us[sent * 99 / 100] * 1e-3,
                           .p50 = shared->us[n / 2] * 1e-3,
                           .p99 = shared->us[n * 99 / 100] * 1e-3,
                           .most = shared->us[n - 1] * 1e-3,
@@ -491,8 +527,9 @@ static bool rows(struct rig *r, double seconds)
                  {true, 256, 20000},    {false, 16, 0},   {false, 256, 0},   {true, 16, 0},
                  {true, 256, 0},        {true, 2000, 0}};
     enum { REPEATS = 3 };
-    printf("%-12s %8s %8s %12s %12s %9s %9s %9s %11s\n", "endpoint", "streams", "step_ms",
-           "tokens/s", "per CPU s", "p50_ms", "p99_ms", "most_ms", "KiB/stream");
+    printf("%-12s %8s %8s %12s %12s %9s %9s %9s %9s %9s %11s\n", "endpoint", "streams", "step_ms",
+           "tokens/s", "per CPU s", "sent_p50", "sent_p99", "p50_ms", "p99_ms", "most_ms",
+           "KiB/stream");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct rates got[REPEATS];
         for (int k = 0; k < REPEATS; k++)
@@ -503,9 +540,10 @@ static bool rows(struct rig *r, double seconds)
         const struct rates *g = &got[REPEATS / 2];
         char step[16];
         snprintf(step, sizeof step, "%u", cases[i].step_us / 1000);
-        printf("%-12s %8u %8s %12.0f %12.0f %9.3f %9.3f %9.2f",
+        printf("%-12s %8u %8s %12.0f %12.0f %9.3f %9.3f %9.3f %9.3f %9.2f",
                cases[i].chat ? "chat" : "completions", cases[i].streams,
-               cases[i].step_us ? step : "none", g->by_clock, g->by_cpu, g->p50, g->p99, g->most);
+               cases[i].step_us ? step : "none", g->by_clock, g->by_cpu, g->sent_p50, g->sent_p99,
+               g->p50, g->p99, g->most);
         if (i == 0)
             printf(" %11.1f\n", kib);
         else

@@ -40,39 +40,33 @@ static uint64_t gap_quantile(const struct sim_record *r, uint32_t from, double q
 static const struct pace_case {
     const char *name;
     bool serial, shared;
-    uint64_t budget_us; /* decode_budget_us; 0: as it is */
     struct fake_cost decode, prefill;
 } pace_case[] = {
     {"lanes apart",
      false,
      false,
-     0,
      {.step_us = 20000, .token_us = 100},
      {.step_us = 500, .token_us = 100, .depth_us = 3}},
     {"one lane at a time",
      true,
      false,
-     20000,
      {.step_us = 22000, .token_us = 200},
      {.step_us = 2000, .token_us = 100, .depth_us = 3}},
     /* Two cores and a model of 24 million parameters, as tests/bench/pace.py measures it. */
     {"lanes share two cores",
      false,
      true,
-     0,
      {.step_us = 1200, .token_us = 200},
      {.step_us = 1500, .token_us = 130, .depth_us = 4}},
-    /* Steps much longer and much shorter than decode_budget_us. */
+    /* Steps much longer and much shorter than the scheduler's decode_budget_us. */
     {"lanes share a slow machine",
      false,
      true,
-     0,
      {.step_us = 90000, .token_us = 5000},
      {.step_us = 90000, .token_us = 1000, .depth_us = 20}},
     {"lanes share a fast machine",
      false,
      true,
-     0,
      {.step_us = 150, .token_us = 5},
      {.step_us = 150, .token_us = 2, .depth_us = 0.05}},
 };
@@ -82,7 +76,6 @@ static void open_pace(struct sim *m, const struct pace_case *c)
 {
     struct scheduler_config cfg = large;
     cfg.n_pages = 3 * large.n_pages;
-    cfg.decode_budget_us = c->budget_us;
     sim_open(m, cfg, 1);
     m->check = false;
     m->f.serial = c->serial;
