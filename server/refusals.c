@@ -7,6 +7,10 @@
  * lets through what we queue ourselves, and gives the rest our error object and closes. (Through
  * the library a refusal of Content-Length would even go out with two heads.)
  *
+ * Not so where a request line has no space in it: a single word, or bytes that are no HTTP at all,
+ * such as the hello of TLS at a port without. The library then shuts the socket down without a word
+ * to the program, neither a callback nor a page, so that connection is closed without an answer.
+ *
  * Over TLS nothing but the library can write: there the object is queued in its page's place, and a
  * wrong Content-Length still gets two heads.
  */
