@@ -82,6 +82,7 @@ struct link {
     uint32_t rest;  /* the string without its last byte; the set without its last string */
     uint32_t added; /* the byte; the string */
     uint32_t n;     /* bytes; strings */
+    uint32_t first; /* added to the empty one */
 };
 struct scopes {
     struct link *string, *set;
@@ -121,6 +122,8 @@ struct grammar {
     uint32_t *part;
     char *text;
     struct byte_set *set;
+    uint64_t *placed; /* see gb_placed(); sorted */
+    uint32_t n_placed;
     uint32_t n_nodes;
     uint8_t *known;
     uint32_t *start_a, *start_b;  /* of pairs: the states both sides begin in */
@@ -244,12 +247,19 @@ struct ends {
     unsigned char **text;
     size_t *bytes;
     uint32_t n;
+    bool objects;        /* there are such; of the whole, they are left out */
     unsigned char *read; /* what the item itself has read: n_read bytes */
     size_t n_read;
 };
 bool scope_ends(struct grammar *g, const struct item *item, struct ends *behind,
                 struct ends *whole); /* false: failed is set */
 void scope_ends_free(struct ends *e);
+
+/* orders.c: the set and all texts that say the same as this string, which has these bytes, with the
+ * members of its objects in other orders. */
+uint32_t orders_add(struct grammar *g, uint32_t set, uint32_t string, const unsigned char *text,
+                    size_t bytes);
+void orders_sort(struct grammar *g);
 
 /* stacks.c: of the n cells at the end of the list pool, those that differ only in what follows
  * become one. */

@@ -156,6 +156,7 @@ void gb_close(struct grammar_builder *b)
     free(b->part);
     free(b->text);
     free(b->set);
+    free(b->placed);
     free(b->table);
     free(b);
 }
@@ -581,4 +582,11 @@ gb_node gb_item(struct grammar_builder *b, gb_node x)
     if (x == GB_NEVER || b->err.code != ERR_OK)
         return GB_NEVER;
     return composed(b, NODE_ITEM, x, 0, 0, flags_of(b, x) | NODE_HAS_SCOPE);
+}
+
+void gb_placed(struct grammar_builder *b, const char *name, size_t bytes)
+{
+    if (b->err.code == ERR_OK &&
+        pool_reserve(b, (void **)&b->placed, b->n_placed, &b->max_placed, 1, sizeof *b->placed))
+        b->placed[b->n_placed++] = hash_bytes(0, name, bytes);
 }

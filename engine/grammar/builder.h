@@ -68,5 +68,8 @@ void gb_define(struct grammar_builder *b, gb_node rule, gb_node body);
  * further item is demanded by the body, the compiler and the matcher see to it that one is left. */
 gb_node gb_unique(struct grammar_builder *b, gb_node body);
 gb_node gb_item(struct grammar_builder *b, gb_node x);
+/* Where items hold JSON: objects alike but for the order of their members are alike. Members of
+ * this name, as JSON in quotes, come in one order, and before others that may come in any. */
+void gb_placed(struct grammar_builder *b, const char *name, size_t bytes);
 
 #endif

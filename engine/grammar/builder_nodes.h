@@ -55,6 +55,8 @@ struct grammar_builder {
     uint32_t n_text, max_text;
     struct byte_set *set;
     uint32_t n_sets, max_sets;
+    uint64_t *placed; /* hashes of names */
+    uint32_t n_placed, max_placed;
     uint32_t *table; /* hash -> node + 1; a power of two */
     uint32_t n_table;
     struct err err;

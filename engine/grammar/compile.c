@@ -434,6 +434,8 @@ enum err_code grammar_compile(struct grammar **out, const struct grammar_vocab *
     g->part = copy(b->part, b->n_parts * sizeof *b->part);
     g->text = copy(b->text, b->n_text);
     g->set = copy(b->set, b->n_sets * sizeof *b->set);
+    g->placed = copy(b->placed, b->n_placed * sizeof *b->placed);
+    g->n_placed = b->n_placed;
     g->known = calloc(b->n_nodes + (size_t)1, 1);
     g->start_a = calloc(b->n_nodes, sizeof *g->start_a);
     g->start_b = calloc(b->n_nodes, sizeof *g->start_b);
@@ -442,8 +444,10 @@ enum err_code grammar_compile(struct grammar **out, const struct grammar_vocab *
     g->few = calloc(b->n_nodes, sizeof *g->few);
     g->supply = calloc(b->n_nodes, sizeof *g->supply);
     g->least = calloc(b->n_nodes, 1);
-    if (!g->met || !g->least || !g->demand || !g->few || !g->supply || !g->lexeme || !g->node ||
-        !g->part || !g->text || !g->set || !g->known || !g->start_a || !g->start_b)
+    if (g->placed)
+        orders_sort(g);
+    if (!g->placed || !g->met || !g->least || !g->demand || !g->few || !g->supply || !g->lexeme ||
+        !g->node || !g->part || !g->text || !g->set || !g->known || !g->start_a || !g->start_b)
         err_set(e, ERR_NOMEM, "no memory for a grammar of %u parts", b->n_nodes);
     else if (automaton_open(g, e) == ERR_OK && compile(g, root, e) == ERR_OK) {
         g->graph_bytes = sizeof *g + b->n_nodes * (sizeof *b->node + 34) +
@@ -472,6 +476,7 @@ void grammar_close(struct grammar *g)
     free(g->part);
     free(g->text);
     free(g->set);
+    free(g->placed);
     free(g->known);
     free(g->start_a);
     free(g->start_b);

@@ -379,6 +379,21 @@ static void retry_holding(struct grammar *g, uint32_t state, const unsigned char
     *met += n / 16;
 }
 
+/* Tries all tokens in which an object ends and another one begins, which may be like this one, or
+ * like a finished one. */
+static void retry_objects(struct grammar *g, uint32_t state, uint32_t *mask, uint32_t *met)
+{
+    const struct grammar_vocab *v = g->vocab;
+    uint32_t n = v->trie.n_tokens;
+    const uint32_t *list = lexicon_with_byte(v, '}', &n);
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t i = list ? list[k] : k, bytes = v->at[i + 1] - v->at[i];
+        const char *p = v->text + v->at[i], *end = memchr(p, '}', bytes);
+        if (end && memchr(end, '{', bytes - (size_t)(end - p)))
+            retry(g, state, i, mask, met);
+    }
+}
+
 /* Takes back those tokens that end this item and hold another one like it, or like a finished one:
  * what it has read so far comes in them once more, or the whole of that one. */
 static void take_back_repeated(struct grammar *g, uint32_t state, const struct ends *own,
@@ -388,9 +403,14 @@ static void take_back_repeated(struct grammar *g, uint32_t state, const struct e
     uint32_t n_set = 0;
     for (uint32_t w = 0; w < v->n_words; w++)
         n_set += (uint32_t)__builtin_popcount(mask[w]);
-    for (uint32_t i = 0; i < whole->n && !g->failed; i++)
+    bool objects = whole->objects || (own->n_read && strchr("{[", own->read[0]));
+    for (uint32_t i = 0; i < whole->n && !g->failed; i++) {
+        objects |= whole->bytes[i] && whole->text[i][0] == '[';
         if (whole->bytes[i] && whole->bytes[i] <= MAX_TOKEN_BYTES)
             retry_holding(g, state, whole->text[i], whole->bytes[i], n_set, mask, met);
+    }
+    if (objects)
+        retry_objects(g, state, mask, met);
     if (own->n_read > MAX_TOKEN_BYTES)
         return;
     if (own->n_read) {

@@ -382,6 +382,16 @@ static bool is_spared(const struct object *o, uint32_t name)
     return false;
 }
 
+/* Items whose further members come in another order are alike, but this one comes in its place. */
+static bool add_place(struct object *o, uint32_t name)
+{
+    cJSON text = {.type = cJSON_String, .valuestring = (char *)(uintptr_t)o->m->name[name]};
+    const char *spelled = schema_spell(o->m, &text);
+    if (spelled)
+        gb_placed(o->m->b, spelled, strlen(spelled));
+    return spelled;
+}
+
 /* Names and the goals of their values. Names that say no more than any other would are let go. */
 static bool find_members(struct object *o)
 {
@@ -407,6 +417,8 @@ static bool find_members(struct object *o)
         if (!ids_push(o->m, &o->order, order.at[i]) || !ids_push(o->m, &o->value, goal))
             return false;
         o->n_ordered += i < n_ordered;
+        if (i < n_ordered && o->m->goal[o->goal].exact && !add_place(o, order.at[i]))
+            return false;
     }
     return schema_ok(o->m);
 }

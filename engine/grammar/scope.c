@@ -49,7 +49,8 @@ static uint32_t link_of(struct grammar *g, struct link **links, uint32_t *n, uin
         (*links)[0] = (struct link){0};
         *n = 1;
     }
-    (*links)[*n] = (struct link){rest, added, rest ? (*links)[rest].n + 1 : 1};
+    (*links)[*n] = (struct link){rest, added, rest ? (*links)[rest].n + 1 : 1,
+                                 rest ? (*links)[rest].first : added};
     if (!word_set_add(g, of, key, *n))
         return 0;
     return (*n)++;
@@ -100,31 +101,6 @@ static uint32_t scope_below(const struct grammar *g, uint32_t at)
     return at;
 }
 
-bool scope_finish(struct grammar *g, uint32_t mark, uint32_t *next)
-{
-    struct cell c = g->cell[mark];
-    uint32_t scope = scope_below(g, c.next);
-    *next = c.next;
-    if (!scope)
-        return true;
-    struct cell u = g->cell[scope];
-    if (set_has(g, u.a, c.a))
-        return false;
-    struct change ch = {.what = CHANGE_FINISH, .with = scope_set(g, u.a, c.a)};
-    stacks_begin(g);
-    *next = stacks_change(g, &ch, c.next);
-    return true;
-}
-
-void scope_ends_free(struct ends *e)
-{
-    for (uint32_t i = 0; i < e->n; i++)
-        free(e->text[i]);
-    free(e->text);
-    free(e->bytes);
-    free(e->read);
-}
-
 /* The string's bytes behind those of `begin`; NULL: it begins otherwise, or no memory. */
 static unsigned char *end_of(struct grammar *g, uint32_t string, uint32_t begin, size_t *bytes)
 {
@@ -151,7 +127,45 @@ static unsigned char *end_of(struct grammar *g, uint32_t string, uint32_t begin,
     return text;
 }
 
-static struct ends ends_of(struct grammar *g, uint32_t set, uint32_t begin)
+/* The set with this string and those that are alike. */
+static uint32_t with_orders(struct grammar *g, uint32_t set, uint32_t string)
+{
+    size_t bytes;
+    unsigned char *text = end_of(g, string, 0, &bytes);
+    set = scope_set(g, set, string);
+    if (text)
+        set = orders_add(g, set, string, text, bytes);
+    free(text);
+    return set;
+}
+
+bool scope_finish(struct grammar *g, uint32_t mark, uint32_t *next)
+{
+    struct cell c = g->cell[mark];
+    uint32_t scope = scope_below(g, c.next);
+    *next = c.next;
+    if (!scope)
+        return true;
+    struct cell u = g->cell[scope];
+    if (set_has(g, u.a, c.a))
+        return false;
+    struct change ch = {.what = CHANGE_FINISH, .with = with_orders(g, u.a, c.a)};
+    stacks_begin(g);
+    *next = stacks_change(g, &ch, c.next);
+    return true;
+}
+
+void scope_ends_free(struct ends *e)
+{
+    for (uint32_t i = 0; i < e->n; i++)
+        free(e->text[i]);
+    free(e->text);
+    free(e->bytes);
+    free(e->read);
+}
+
+/* objects: those that begin with a brace, too. */
+static struct ends ends_of(struct grammar *g, uint32_t set, uint32_t begin, bool objects)
 {
     struct ends e = {0};
     uint32_t room = set ? g->scopes.set[set].n : 0;
@@ -161,7 +175,12 @@ static struct ends ends_of(struct grammar *g, uint32_t set, uint32_t begin)
     e.bytes = malloc(room * sizeof *e.bytes);
     g->failed |= !e.text || !e.bytes;
     for (; set && !g->failed; set = g->scopes.set[set].rest) {
-        e.text[e.n] = end_of(g, g->scopes.set[set].added, begin, &e.bytes[e.n]);
+        uint32_t string = g->scopes.set[set].added;
+        bool object = string && string != ANY_STRING && g->scopes.string[string].first == '{';
+        e.objects |= object;
+        if (object && !objects)
+            continue;
+        e.text[e.n] = end_of(g, string, begin, &e.bytes[e.n]);
         e.n += e.text[e.n] != NULL;
     }
     return e;
@@ -203,7 +222,7 @@ static bool avoids(struct grammar *g, uint32_t state, struct ends *e, uint32_t n
 /* Whether the item of this mark, in which cell `at` is, can end unlike those of the set. */
 static bool item_alive(struct grammar *g, uint32_t at, uint32_t mark, uint32_t set)
 {
-    struct ends e = ends_of(g, set, g->cell[mark].a);
+    struct ends e = ends_of(g, set, g->cell[mark].a, true);
     bool alive = e.n == 0 && !g->failed;
     if (!alive && !g->failed) { /* the cells above the mark, with nothing after them */
         struct change ch = {.what = CHANGE_CUT, .mark = g->info[mark].marks};
@@ -235,7 +254,7 @@ static uint64_t demanded(const struct grammar *g, const struct cell *c)
 static uint32_t n_spent(struct grammar *g, uint32_t set, gb_node x)
 {
     uint32_t n = 0;
-    struct ends e = ends_of(g, set, 0);
+    struct ends e = ends_of(g, set, 0, true);
     for (uint32_t i = 0; i < e.n && !g->failed; i++) {
         uint32_t state = automaton_start(g, x);
         for (size_t k = 0; k < e.bytes[i] && state; k++)
@@ -416,8 +435,8 @@ bool scope_item(const struct grammar *g, uint32_t at, uint32_t i, struct item *i
 
 bool scope_ends(struct grammar *g, const struct item *item, struct ends *behind, struct ends *whole)
 {
-    *behind = ends_of(g, item->finished, item->read);
-    *whole = ends_of(g, item->finished, 0);
+    *behind = ends_of(g, item->finished, item->read, true);
+    *whole = ends_of(g, item->finished, 0, false);
     behind->read = end_of(g, item->read, 0, &behind->n_read);
     if (behind->read)
         return true;

@@ -68,8 +68,8 @@ static void settle(struct grammar *g, uint32_t from, unsigned depth)
     for (uint32_t i = from, k; i < n && !g->failed; i = k) {
         uint32_t x = g->join.at[i];
         bool more = false; /* cells that differ from x in what follows */
-        for (k = i + 1; k < n && (g->join.at[k] == x ||
-                                  (depth < MAX_DEPTH && agree(g, x, g->join.at[k])));
+        for (k = i + 1;
+             k < n && (g->join.at[k] == x || (depth < MAX_DEPTH && agree(g, x, g->join.at[k])));
              k++)
             more |= g->join.at[k] != x;
         for (uint32_t j = i; j < k && more; j++)

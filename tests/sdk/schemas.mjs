@@ -102,6 +102,17 @@ function schema(depth) {
   return s;
 }
 
+// The same with all members in the opposite order.
+function turned(v) {
+  if (v === null || typeof v !== "object") return v;
+  if (Array.isArray(v)) return v.map(turned);
+  return Object.fromEntries(Object.entries(v).reverse().map(([k, x]) => [k, turned(x)]));
+}
+
+// Of larger ones not every order is told apart, see orders.c.
+const hasLarge = (v) => v !== null && typeof v === "object" &&
+  ((!Array.isArray(v) && Object.keys(v).length > 2) || Object.values(v).some(hasLarge));
+
 // A value that has a fair chance to be valid.
 function guess(s, depth) {
   if (typeof s !== "object" || maybe(8) || depth < 0) return value(1);
@@ -117,7 +128,10 @@ function guess(s, depth) {
   if (t === "array") {
     const own = s.prefixItems ?? [];
     const n = (s.minItems ?? 0) + below(3);
-    return Array.from({ length: n }, (_, i) => guess(own[i] ?? s.items ?? {}, depth - 1));
+    const out = Array.from({ length: n }, (_, i) => guess(own[i] ?? s.items ?? {}, depth - 1));
+    const item = n ? one(out) : null;
+    if (s.uniqueItems && n && !hasLarge(item) && maybe(2)) out.push(turned(item));
+    return out;
   }
   const out = {};
   for (const k of names)
