@@ -32,7 +32,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define AUTOMATON_BYTES ((size_t)8 << 20)       /* then compact: tables that double are a pause */
+#define AUTOMATON_BYTES ((size_t)6 << 20)       /* then compact: tables that double are a pause */
 #define MAX_AUTOMATON_BYTES ((size_t)384 << 20) /* of what matchers need */
 enum { MAX_CELLS = 1 << 23, MAX_STATES = 1 << 22 };
 /* What looking for ends in pairs may cost while compiling and in one call of a matcher, in some

@@ -3,8 +3,9 @@
  * Items are told apart by their texts. Members that a schema names come in its order, so their
  * objects have one text; further members come in any. So with each finished item all texts go into
  * the set that say the same: its objects' members in every order, but that those whose names have a
- * place of their own keep it. Two things are not seen: further members of which one has a place in
- * another object of the items, unless they are but FEW_MEMBERS, and more than MAX_ORDERS texts.
+ * place of their own keep it. Two things are not seen: more than MAX_ORDERS texts; and other orders
+ * where a further member has a place in another object of the items, but for objects of FEW_MEMBERS
+ * as long as the item has no more than FEW_ORDERS texts.
  */
 #include "grammar/automaton.h"
 
@@ -13,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ORDERS = 720, FEW_MEMBERS = 2, MAX_MEMBERS = 64, MAX_DEPTH = 32 };
+enum { MAX_ORDERS = 120, FEW_ORDERS = 16, FEW_MEMBERS = 2, MAX_MEMBERS = 64, MAX_DEPTH = 32 };
 
 struct spelling {
     char *s;
@@ -27,7 +28,9 @@ struct spellings {
 struct reader {
     struct grammar *g;
     const char *p, *end;
-    bool many; /* more than there is room for, or no JSON */
+    uint32_t most;    /* texts */
+    uint32_t members; /* of an object, that no place is kept for */
+    bool many;        /* more than that, or no JSON */
 };
 
 static void spellings_free(struct spellings *x)
@@ -48,7 +51,7 @@ static struct spellings *spellings_new(struct reader *r)
 static void put(struct reader *r, struct spellings *x, const char *a, size_t n_a, const char *b,
                 size_t n_b)
 {
-    if (x->n == MAX_ORDERS) {
+    if (x->n == r->most) {
         r->many = true;
         return;
     }
@@ -190,7 +193,7 @@ static struct spellings *object(struct reader *r, unsigned depth)
         }
         n++;
     }
-    for (uint32_t i = 0; i < n && n <= FEW_MEMBERS; i++)
+    for (uint32_t i = 0; i < n && n <= r->members; i++)
         m[i].placed = false;
     r->p++;
     if (ok(r) && out && none && n)
@@ -239,8 +242,17 @@ uint32_t orders_add(struct grammar *g, uint32_t set, uint32_t string, const unsi
 {
     if (bytes < 2 || (text[0] != '{' && text[0] != '[') || !memchr(text, '{', bytes))
         return set;
-    struct reader r = {.g = g, .p = (const char *)text, .end = (const char *)text + bytes};
+    struct reader r = {.g = g,
+                       .p = (const char *)text,
+                       .end = (const char *)text + bytes,
+                       .most = FEW_ORDERS,
+                       .members = FEW_MEMBERS};
     struct spellings *x = value(&r, MAX_DEPTH);
+    if (r.many) {
+        spellings_free(x);
+        r = (struct reader){.g = g, .p = (const char *)text, .end = r.end, .most = MAX_ORDERS};
+        x = value(&r, MAX_DEPTH);
+    }
     for (uint32_t i = 0; x && i < x->n && ok(&r); i++) {
         uint32_t other = 0;
         for (size_t k = 0; k < x->at[i].n; k++)

@@ -10,7 +10,8 @@
  *     differ, each number in its one shortest way.
  * Within these, a text is in the language iff it satisfies the schema (drafts 4 to 2020-12;
  * `format` asserts for the formats that schema_format.c knows). What cannot be kept exactly is
- * refused.
+ * refused. But for one thing: items of an array that must differ, and do so in the order alone of
+ * several members that the schema does not name, see orders.c.
  *
  * Errors: ERR_INVALID, a wrong or refused schema: the message names the keyword and its place as a
  * JSON pointer; ERR_NOMEM. Bounds: SCHEMA_STEPS of work. Thread: as the builder.
