@@ -844,7 +844,8 @@ uint32_t automaton_step(struct grammar *g, uint32_t state, unsigned byte)
     uint32_t from = g->work.n;
     for (uint32_t i = 0; i < g->state[state].n_cells; i++)
         step_cell(g, g->list.at[g->state[state].cell + i], byte);
-    scope_read(g, g->work.at + from, g->work.n - from, byte); /* items' bytes are kept */
+    if (g->work.n > from) /* items' bytes are kept */
+        scope_read(g, g->work.at + from, g->work.n - from, byte);
     uint32_t to = close_work(g, from);
     if (g->failed)
         return 0;
