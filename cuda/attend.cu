@@ -1,7 +1,8 @@
 /* attend.cu - attention of a step's rows over their cached latents, in latent space.
  *
- * Rows go in chunks of at most CHUNK_ROWS; a chunk is four launches, in the fast precision of
- * attend_heads.cu and attend_tensor.cu where they take the sizes, and otherwise:
+ * Rows go in chunks of at most CHUNK_ROWS (WIDE_CHUNK_ROWS, whose sums take half the room); a
+ * chunk is four launches, in the fast precision of attend_heads.cu and attend_tensor.cu where they
+ * take the sizes, and otherwise:
  * - absorb: q~ = W_UK^T q_nope; a block per head, ROWS rows and SLICE values, so W is read once for
  * those rows.
  * - attend_wide.cu's or attend_tensor.cu's, or stream: a block of 8 warps per (row, 16 heads,
@@ -18,7 +19,7 @@
 #include "tile/block.cuh"
 #include "tile/weight.cuh"
 
-enum { CHUNK_ROWS = 64, ROWS = 8, SLICE = 128, OUT_SLICE = 32, TILE = 16, WARPS = 8 };
+enum { CHUNK_ROWS = 64, WIDE_CHUNK_ROWS = 128, ROWS = 8, SLICE = 128, OUT_SLICE = 32, TILE = 16, WARPS = 8 };
 enum { HEADS = 2 * WARPS, MAX_WIDTH = 768, PER_LANE = MAX_WIDTH / 32 };
 enum { Z_PER_LANE = CUDA_MAX_LATENT / 32 };
 static_assert(TILE * MAX_WIDTH * 4 <= 48 << 10, "a tile fits in what every device gives a block");
@@ -27,7 +28,7 @@ struct attend_scratch {
     uint32_t rows;
     bool tensor, wide;
     float *q;   /* [rows, heads, kv_lora + rope] queries in latent space; then sums */
-    float *z;   /* [rows, heads, SPLITS, kv_lora] */
+    float *z;   /* [rows, heads, SPLITS, kv_lora]; wide: f16 */
     float *max; /* [rows, heads, SPLITS] and sums after them */
     float *sum;
     float *factor; /* [rows, heads] of the merged sums in split form */
@@ -264,6 +265,7 @@ static void op_attend(struct ops *o, enum lane l, uint32_t layer, const struct m
     a.split_min = x->wide     ? CUDA_WIDE_SPLIT_MIN
                   : x->tensor ? CUDA_TENSOR_SPLIT_MIN
                               : CUDA_SPLIT_MIN;
+    a.split_step = x->wide ? WIDE_SPLIT_STEP : SPLIT_STEP;
     a.means = x->wide;
     uint32_t n_splits = most_splits(sel ? lane->attended : lane->longest, a.split_min);
     bool heads = cuda_attend_heads_fit(b, kv_b);
@@ -275,9 +277,11 @@ static void op_attend(struct ops *o, enum lane l, uint32_t layer, const struct m
         dim3 parts(n_splits, parts_of(a.heads, HEADS), a.n);
         size_t queries = sizeof(float) * ROWS * a.nope;
         if (heads)
-            cuda_attend_absorb(s, (const float *)q, a);
+            cuda_attend_absorb(b, s, (const float *)q, a);
         else
             CUDA_LAUNCH((absorb_kernel<float>), absorb, SLICE, queries, s, (const float *)q, a);
+        if (!a.row0)
+            cuda_meet(lane); /* selections and records are made beside the queries */
         if (x->wide)
             cuda_attend_wide(s, a, n_splits);
         else if (x->tensor)
@@ -292,6 +296,7 @@ static void op_attend(struct ops *o, enum lane l, uint32_t layer, const struct m
         }
         cuda_launched(lane, "attend");
     }
+    cuda_meet(lane); /* of a step without rows, too */
     cuda_forget_split(lane);
 }
 
@@ -312,10 +317,11 @@ enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
         x->tensor = cuda_attend_tensor_fits(b);
         x->wide = cuda_attend_wide_fits(b);
         uint32_t rows = b->ops.limits.max_rows[l];
-        x->rows = rows < CHUNK_ROWS ? rows : (uint32_t)CHUNK_ROWS;
+        uint32_t chunk = x->wide ? WIDE_CHUNK_ROWS : CHUNK_ROWS;
+        x->rows = rows < chunk ? rows : chunk;
         size_t parts = (size_t)x->rows * heads * SPLITS;
         x->q = (float *)cuda_reserve(b, sizeof(float) * x->rows * heads * width);
-        x->z = (float *)cuda_reserve(b, sizeof(float) * parts * c->kv_lora_rank);
+        x->z = (float *)cuda_reserve(b, (x->wide ? 2 : 4) * parts * c->kv_lora_rank);
         x->max = (float *)cuda_reserve(b, sizeof(float) * parts);
         x->sum = (float *)cuda_reserve(b, sizeof(float) * parts);
         x->factor = (float *)cuda_reserve(b, sizeof(float) * x->rows * heads);
@@ -324,7 +330,7 @@ enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
     }
     b->ops.attend = op_attend;
     if (!b->dry &&
-        (cuda_attend_heads_init(e) || (b->lane[0].attend->tensor && cuda_attend_tensor_init(e)) ||
+        (cuda_attend_heads_init(b, e) || (b->lane[0].attend->tensor && cuda_attend_tensor_init(e)) ||
          (b->lane[0].attend->wide && cuda_attend_wide_init(e))))
         return e->code;
     return ERR_OK;

@@ -7,7 +7,7 @@
 
 /* A row's past is cut into at most SPLITS parts of at least so many positions. */
 enum { SPLITS = 16, CUDA_SPLIT_MIN = 64, CUDA_TENSOR_SPLIT_MIN = 256, SPLIT_STEP = 64 };
-enum { CUDA_WIDE_SPLIT_MIN = 512 };
+enum { CUDA_WIDE_SPLIT_MIN = 512, WIDE_SPLIT_STEP = 128 };
 enum { GROUP = 128 }; /* values of an FP8 record under one scale */
 
 struct attend_args {
@@ -18,7 +18,9 @@ struct attend_args {
     const int32_t *sel; /* NULL: all rows see everything */
     float *q, *z, *max, *sum;
     float scale;
-    uint32_t row0, n, heads, nope, r, d, v, width, topk, split_min;
+    uint32_t row0, n, heads, nope, r, d, v, width, topk;
+    uint32_t split_min, split_step; /* the least positions of a part, and what they are whole of */
+    uint32_t splits; /* that a block of attend_wide.cu takes */
     enum latent_form form;
     bool means; /* z holds a split's mean, f16, in the order of mean_place(), in place of its sum */
 };
@@ -43,7 +45,7 @@ static __device__ __forceinline__ uint32_t row_length(const struct attend_args &
 
 static __device__ __forceinline__ uint32_t split_length(const struct attend_args &a, uint32_t n)
 {
-    uint32_t each = ((n + SPLITS - 1) / SPLITS + SPLIT_STEP - 1) / SPLIT_STEP * SPLIT_STEP;
+    uint32_t step = a.split_step, each = ((n + SPLITS - 1) / SPLITS + step - 1) / step * step;
     return each > a.split_min ? each : a.split_min;
 }
 /* How many parts rows of at most n positions have, at most. */
@@ -66,8 +68,9 @@ void cuda_attend_wide(cudaStream_t s, const struct attend_args &a, uint32_t n_sp
  * rope] to a.q; from a.z, a.max and a.sum to out[rows, heads, v], by way of a.q and factor[rows,
  * heads]. */
 bool cuda_attend_heads_fit(const struct cuda_backend *b, const struct matrix *kv_b);
-MUST_CHECK enum err_code cuda_attend_heads_init(struct err *e);
-void cuda_attend_absorb(cudaStream_t s, const float *q, const struct attend_args &a);
+MUST_CHECK enum err_code cuda_attend_heads_init(const struct cuda_backend *b, struct err *e);
+void cuda_attend_absorb(const struct cuda_backend *b, cudaStream_t s, const float *q,
+                        const struct attend_args &a);
 void cuda_attend_values(struct cuda_backend *b, struct cuda_lane *lane, const struct attend_args &a,
                         float *factor, float *out);
 

@@ -1,147 +1,221 @@
 /* attend_heads.cu - the per-head products around attention on tensor cores: queries into latent
  * space, and the merged sums as rows that a product with W_UV takes.
  *
- * - absorb: q~ = W_UK^T q_nope; a block of 8 warps per head, 128 latent values and ROWS rows; a
- * warp has 16 of the values. W_UK lies with its sum's index along rows, so its tile of 128 x 128
- * goes to shared memory as f16 (from e4m3, exact) or bf16 and is read transposed. Queries are split
- * as the rows of any product (tile/split.cuh), each head's part under its own factor.
+ * - absorb: q~ = W_UK^T q_nope; a block has a head, OUTS latent values (all of them where a block
+ * has the shared memory for it) and the rows of some tiles; a warp has 32 of the values. W_UK lies
+ * with its sum's index along rows, so the head's part of it goes to shared memory once, as f16
+ * (from e4m3, exact) or bf16, and is read transposed. Queries are split as the rows of any product
+ * (tile/split.cuh), each head's part under its own factor; the next tile's come meanwhile.
  * - merge: a block of 128 threads per row and head adds the splits in order and leaves the mean in
  *   split form, where the queries were.
- * Cost: 4 nope kv_lora flops per row and head; W_UK is read once per ROWS rows.
+ * Cost: 4 nope kv_lora flops per row and head; W_UK is read once per block.
  */
 #include "cuda/attend.cuh"
 
 #include "tile/block.cuh"
 #include "tile/split.cuh"
 
-enum { ROWS = 32, OUTS = 128, DEPTH = 128, THREADS = 256, PITCH = OUTS + 8, MERGE_THREADS = 128 };
-enum { MERGE_HEADS = 8 };
+enum { ROWS = 32, MOST_DEPTH = 192, MERGE_THREADS = 128, MERGE_HEADS = 8 };
+enum { FILL_BLOCKS = 128, X_LOADS = MOST_DEPTH / 128 + 1 };
 static_assert(CUDA_MAX_LATENT <= 4 * MERGE_THREADS, "a thread has four values");
-static_assert((int)OUTS == (int)GROUP && (int)DEPTH == (int)GROUP, "one scale for a tile of W");
 
-struct absorb_tile {
-    uint16_t w[DEPTH][PITCH];
-    uint4 x[ROWS][DEPTH / 4];
-    float factor[ROWS], scale[ROWS];
+/* Chunks of 16 bytes from one row in split form to the next: whole eights, among which they change
+ * places. */
+static __host__ __device__ __forceinline__ uint32_t x_pitch(uint32_t depth)
+{
+    return (depth + 31) / 32 * 8;
+}
+
+/* OUTS latent values of a head, so many threads. Shared memory: W [depth][pitch], then the rows
+ * [ROWS][x_pitch] in split form, then their factors and scales. */
+template <int OUTS> struct absorb_shape {
+    static const uint32_t pitch = OUTS + 8, warps = OUTS / 32, rows_of_warp = ROWS / warps;
+    static __host__ __device__ size_t x_at(uint32_t depth)
+    {
+        return (size_t)depth * pitch * 2;
+    }
+    static __host__ __device__ size_t bytes(uint32_t depth)
+    {
+        return x_at(depth) + (size_t)ROWS * x_pitch(depth) * 16 + 2 * ROWS * sizeof(float);
+    }
 };
-static_assert(sizeof(struct absorb_tile) <= 56 << 10, "raised by cuda_attend_heads_init()");
 
 static __device__ __forceinline__ uint32_t x_chunk(uint32_t row, uint32_t chunk)
 {
     return chunk ^ (row & 1u) << 2;
 }
 
-/* A warp's rows of a tile of W, four values a lane (e4m3: in x): rows [row, row + depth) from
- * column j0 on. */
-template <bool FP8>
-static __device__ __forceinline__ void load_w(const struct attend_args &a, uint32_t row,
-                                              uint32_t depth, uint32_t j0,
-                                              uint2 (&w)[DEPTH / (THREADS / 32)])
+/* The head's part of W_UK, columns [j0, j0 + OUTS), 16 bytes a load. */
+template <bool FP8, int OUTS>
+static __device__ __forceinline__ void load_w(const struct attend_args &a, uint32_t first,
+                                              uint32_t j0, uint16_t *w)
 {
-    uint32_t warp = threadIdx.x / 32, j = j0 + 4 * (threadIdx.x % 32);
+    enum { VALUES = FP8 ? 16 : 8, CHUNKS = OUTS / VALUES, AT_ONCE = 8 };
+    uint32_t chunk = threadIdx.x % CHUNKS, row = threadIdx.x / CHUNKS, j = j0 + chunk * VALUES;
+    const unsigned char *from =
+        (const unsigned char *)a.kv_b.data + ((size_t)first * a.r + j) * (FP8 ? 1 : 2);
+    for (uint32_t d0 = row; d0 < a.nope; d0 += AT_ONCE * (OUTS / CHUNKS)) {
+        uint4 v[AT_ONCE];
 #pragma unroll
-    for (uint32_t k = 0; k < DEPTH / (THREADS / 32); k++) {
-        uint32_t d = warp + k * (THREADS / 32);
-        size_t at = (size_t)(row + d) * a.r + j;
-        w[k] = uint2{0, 0};
-        if (d >= depth || j >= a.r)
-            continue;
-        if (FP8)
-            w[k].x = *(const uint32_t *)((const uint8_t *)a.kv_b.data + at);
-        else
-            w[k] = *(const uint2 *)((const uint16_t *)a.kv_b.data + at);
+        for (uint32_t k = 0; k < AT_ONCE; k++) {
+            uint32_t d = d0 + k * (OUTS / CHUNKS);
+            uint4 none = {0, 0, 0, 0};
+            bool there = d < a.nope && j < a.r;
+            v[k] = there ? *(const uint4 *)(from + (size_t)d * a.r * (FP8 ? 1 : 2)) : none;
+        }
+#pragma unroll
+        for (uint32_t k = 0; k < AT_ONCE; k++) {
+            uint32_t d = d0 + k * (OUTS / CHUNKS);
+            if (d >= a.nope)
+                continue;
+            uint4 *to = (uint4 *)(w + (size_t)d * absorb_shape<OUTS>::pitch + chunk * VALUES);
+            if (FP8) {
+                uint32_t wide[8];
+                e4m3_four_f16(wide, v[k].x);
+                e4m3_four_f16(wide + 2, v[k].y);
+                e4m3_four_f16(wide + 4, v[k].z);
+                e4m3_four_f16(wide + 6, v[k].w);
+                to[0] = uint4{wide[0], wide[1], wide[2], wide[3]};
+                to[1] = uint4{wide[4], wide[5], wide[6], wide[7]};
+            } else {
+                to[0] = v[k];
+            }
+        }
     }
 }
 
-template <bool FP8>
-static __global__ void __launch_bounds__(THREADS, 3)
-    absorb_kernel(const float *q, struct attend_args a)
+/* What a lane has of its warp's rows of a tile: four values of each 128. */
+template <int N> struct row_part {
+    float4 v[N][X_LOADS];
+};
+template <int N>
+static __device__ __forceinline__ void load_rows(const struct attend_args &a, const float *q,
+                                                 uint32_t tile, struct row_part<N> &to)
 {
-    DYNAMIC_SHARED(struct absorb_tile, s);
-    uint32_t h = blockIdx.x, i0 = blockIdx.y * ROWS, n = a.n - i0 < ROWS ? a.n - i0 : ROWS;
-    uint32_t j0 = blockIdx.z * OUTS, qk = a.nope + a.d, first = h * (a.nope + a.v);
-    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    float acc[ROWS / 8][4] = {};
-    uint2 w_next[DEPTH / (THREADS / 32)]; /* this warp's rows of the next tile of W */
-    q += ((size_t)(a.row0 + i0) * a.heads + h) * qk;
-    load_w<FP8>(a, first, a.nope < DEPTH ? a.nope : DEPTH, j0, w_next);
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    size_t pitch = (size_t)a.heads * (a.nope + a.d);
 #pragma unroll
-    for (uint32_t r = warp; r < ROWS; r += THREADS / 32) {
-        const float *from = q + (size_t)r * a.heads * qk;
-        float most = 0.0f;
-        for (uint32_t k = 4 * lane; FP8 && r < n && k < a.nope; k += 4 * 32) {
-            float4 v = *(const float4 *)(from + k);
+    for (int i = 0; i < N; i++)
+#pragma unroll
+        for (int k = 0; k < X_LOADS; k++) {
+            uint32_t row = tile * ROWS + warp * N + (uint32_t)i, at = 128 * (uint32_t)k + 4 * lane;
+            float4 none = {0.0f, 0.0f, 0.0f, 0.0f};
+            bool there = row < a.n && at < a.nope;
+            to.v[i][k] = there ? *(const float4 *)(q + row * pitch + at) : none;
+        }
+}
+
+template <bool FP8, int N>
+static __device__ __forceinline__ void store_rows(const struct attend_args &a,
+                                                  const struct row_part<N> &from, uint4 *x,
+                                                  float *factor, float *scale)
+{
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        uint32_t row = warp * N + (uint32_t)i;
+        float most = 0.0f, f = 1.0f;
+#pragma unroll
+        for (int k = 0; k < X_LOADS; k++) {
+            float4 v = from.v[i][k];
             most = fmaxf(fmaxf(most, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
         }
-        float f = FP8 ? f16_row_scale(warp_max(most)) : 1.0f;
+        if (FP8)
+            f = f16_row_scale(warp_max(most));
         if (lane == 0) {
-            s->scale[r] = f;
-            s->factor[r] = 1.0f / f;
+            scale[row] = f;
+            factor[row] = 1.0f / f;
         }
-        for (uint32_t k = lane; blockIdx.z == 0 && r < n && k < a.d; k += 32)
-            a.q[((size_t)(i0 + r) * a.heads + h) * a.width + a.r + k] = from[a.nope + k];
+#pragma unroll
+        for (int k = 0; k < X_LOADS; k++) {
+            uint32_t chunk = 32 * (uint32_t)k + lane;
+            if (4 * chunk < a.nope)
+                x[row * x_pitch(a.nope) + x_chunk(row, chunk)] = split_four<FP8>(from.v[i][k], f);
+        }
     }
-    for (uint32_t d0 = 0; d0 < a.nope; d0 += DEPTH) {
-        uint32_t depth = a.nope - d0 < DEPTH ? a.nope - d0 : DEPTH;
-        __syncthreads();
-#pragma unroll
-        for (uint32_t k = 0; k < DEPTH / (THREADS / 32); k++) {
-            uint32_t wide[2] = {w_next[k].x, w_next[k].y};
-            if (FP8)
-                e4m3_four_f16(wide, w_next[k].x);
-            *(uint2 *)&s->w[warp + k * (THREADS / 32)][4 * lane] = uint2{wide[0], wide[1]};
+}
+
+/* The rotated part of this block's rows goes along as it is. */
+static __device__ __forceinline__ void copy_rope(const struct attend_args &a, const float *q,
+                                                 uint32_t h)
+{
+    uint32_t fours = a.d / 4;
+    for (uint32_t tile = blockIdx.y; tile * ROWS < a.n; tile += gridDim.y)
+#pragma unroll 4
+        for (uint32_t k = threadIdx.x; k < ROWS * fours; k += blockDim.x) {
+            uint32_t row = tile * ROWS + k / fours, at = k % fours * 4;
+            if (row < a.n)
+                *(float4 *)(a.q + ((size_t)row * a.heads + h) * a.width + a.r + at) =
+                    *(const float4 *)(q + (size_t)row * a.heads * (a.nope + a.d) + a.nope + at);
         }
-        if (d0 + DEPTH < a.nope)
-            load_w<FP8>(a, first + d0 + DEPTH, a.nope - d0 - DEPTH, j0, w_next);
-#pragma unroll
-        for (uint32_t r = warp; r < ROWS; r += THREADS / 32) {
-            const float *from = q + (size_t)r * a.heads * qk + d0;
-            float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
-            if (r < n && 4 * lane < depth)
-                v = *(const float4 *)(from + 4 * lane);
-            s->x[r][x_chunk(r, lane)] = split_four<FP8>(v, s->scale[r]);
-        }
+}
+
+template <bool FP8, int OUTS>
+static __global__ void __launch_bounds__(OUTS, 1)
+    absorb_kernel(const float *q, struct attend_args a)
+{
+    typedef absorb_shape<OUTS> S;
+    DYNAMIC_SHARED(unsigned char, shared);
+    uint16_t *w = (uint16_t *)shared;
+    uint4 *x = (uint4 *)(shared + S::x_at(a.nope));
+    float *factor = (float *)(x + ROWS * x_pitch(a.nope)), *scale = factor + ROWS;
+    uint32_t h = blockIdx.x, j0 = blockIdx.z * OUTS, first = h * (a.nope + a.v);
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    struct row_part<S::rows_of_warp> next;
+    q += ((size_t)a.row0 * a.heads + h) * (a.nope + a.d);
+    load_rows(a, q, blockIdx.y, next);
+    load_w<FP8, OUTS>(a, first, j0, w);
+    if (blockIdx.z == 0)
+        copy_rope(a, q, h);
+    float unit = 1.0f; /* the scale of the warp's columns of W */
+    if (FP8) {
+        uint32_t column = (j0 + 32 * warp) / GROUP, columns = parts_of(a.r, GROUP);
+        unit = column < columns ? a.kv_b.scale[(size_t)(first / GROUP) * columns + column] : 0.0f;
+    }
+    for (uint32_t tile = blockIdx.y; tile * ROWS < a.n; tile += gridDim.y) {
+        uint32_t n = a.n - tile * ROWS < ROWS ? a.n - tile * ROWS : ROWS;
+        float acc[ROWS / 8][2][4] = {};
+        __syncthreads(); /* everyone has read the tile before */
+        store_rows<FP8>(a, next, x, factor, scale);
+        load_rows(a, q, tile + gridDim.y, next);
         __syncthreads();
-        float block[ROWS / 8][4] = {};
-#pragma unroll
-        for (uint32_t k = 0; k < DEPTH / 16; k++) {
-            uint32_t w[4], i = lane % 8, quarter = lane / 8;
-            if (16 * k >= depth)
-                continue;
+#pragma unroll 4
+        for (uint32_t k = 0; k < a.nope / 16; k++) {
+            uint32_t m[2][4], i = lane % 8, quarter = lane / 8;
             /* lane t's k are 4t .. 4t + 3, as the rows' chunks have them */
-            ldmatrix_transposed(
-                w,
-                &s->w[16 * k + i / 2 * 4 + i % 2 + quarter / 2 * 2][16 * warp + quarter % 2 * 8]);
+            const uint16_t *at = w + (16 * k + i / 2 * 4 + i % 2 + quarter / 2 * 2) * S::pitch +
+                                 32 * warp + quarter % 2 * 8;
+            ldmatrix_transposed(m[0], at);
+            ldmatrix_transposed(m[1], at + 16);
 #pragma unroll
             for (uint32_t p = 0; p < ROWS / 8; p++) {
-                uint4 v = s->x[8 * p + g][x_chunk(8 * p + g, 4 * k + t)];
+                if (8 * p >= n)
+                    continue;
+                uint4 v = x[(8 * p + g) * x_pitch(a.nope) + x_chunk(8 * p + g, 4 * k + t)];
                 uint32_t hi[2] = {v.x, v.y}, lo[2] = {v.z, v.w};
-                if (FP8) {
-                    mma_f16(block[p], w, hi);
-                    mma_f16(block[p], w, lo);
-                } else {
-                    mma_bf16(block[p], w, hi);
-                    mma_bf16(block[p], w, lo);
+#pragma unroll
+                for (uint32_t c = 0; c < 2; c++) {
+                    if (FP8) {
+                        mma_f16(acc[p][c], m[c], hi);
+                        mma_f16(acc[p][c], m[c], lo);
+                    } else {
+                        mma_bf16(acc[p][c], m[c], hi);
+                        mma_bf16(acc[p][c], m[c], lo);
+                    }
                 }
             }
         }
-        float f = 1.0f;
-        if (FP8)
-            f = a.kv_b.scale[(size_t)((first + d0) / GROUP) * parts_of(a.r, GROUP) + blockIdx.z];
 #pragma unroll
         for (uint32_t p = 0; p < ROWS / 8; p++)
 #pragma unroll
-            for (uint32_t c = 0; c < 4; c++)
-                acc[p][c] = fmaf(block[p][c], f, acc[p][c]);
+            for (uint32_t c = 0; c < 8; c++) {
+                uint32_t j = j0 + 32 * warp + c / 4 * 16 + g + c % 4 / 2 * 8;
+                uint32_t r = 8 * p + 2 * t + c % 2;
+                if (r < n && j < a.r)
+                    a.q[((size_t)(tile * ROWS + r) * a.heads + h) * a.width + j] =
+                        acc[p][c / 4][c % 4] * unit * factor[r];
+            }
     }
-#pragma unroll
-    for (uint32_t p = 0; p < ROWS / 8; p++)
-#pragma unroll
-        for (uint32_t c = 0; c < 4; c++) {
-            uint32_t j = j0 + 16 * warp + g + c / 2 * 8, r = 8 * p + 2 * t + c % 2;
-            if (r < n && j < a.r)
-                a.q[((size_t)(i0 + r) * a.heads + h) * a.width + j] = acc[p][c] * s->factor[r];
-        }
 }
 
 /* Row i of heads: kv_lora values, in split form, from a.q on. */
@@ -249,32 +323,64 @@ static __global__ void __launch_bounds__(32 * MERGE_HEADS)
         }
 }
 
+/* Whether a block has room for all of a head's columns. */
+static bool has_room(const struct cuda_backend *b)
+{
+    return b->shared_bytes >= absorb_shape<512>::bytes(MOST_DEPTH);
+}
+
 bool cuda_attend_heads_fit(const struct cuda_backend *b, const struct matrix *kv_b)
 {
     const struct model_config *c = b->ops.cfg;
-    if (!cuda_takes_split(b, kv_b->dtype, c->kv_lora_rank) || c->nope_dim % 4 || c->rope_dim % 4)
+    if (!cuda_takes_split(b, kv_b->dtype, c->kv_lora_rank) || c->nope_dim % 16 ||
+        c->nope_dim > MOST_DEPTH || c->rope_dim % 4)
         return false;
     return kv_b->dtype == DT_BF16 ||
-           (c->nope_dim % GROUP == 0 && (c->nope_dim + c->v_dim) % GROUP == 0);
+           (c->nope_dim == GROUP && (c->nope_dim + c->v_dim) % GROUP == 0);
 }
 
-enum err_code cuda_attend_heads_init(struct err *e)
+template <bool FP8, int OUTS> static cudaError_t allow(void)
 {
-    const cudaFuncAttribute what = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    cudaError_t code = cudaFuncSetAttribute(absorb_kernel<true>, what, sizeof(struct absorb_tile));
+    size_t bytes = absorb_shape<OUTS>::bytes(FP8 ? (uint32_t)GROUP : (uint32_t)MOST_DEPTH);
+    return cudaFuncSetAttribute(absorb_kernel<FP8, OUTS>,
+                                cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+}
+
+enum err_code cuda_attend_heads_init(const struct cuda_backend *b, struct err *e)
+{
+    cudaError_t code = allow<true, 128>();
     if (code == cudaSuccess)
-        code = cudaFuncSetAttribute(absorb_kernel<false>, what, sizeof(struct absorb_tile));
+        code = allow<false, 128>();
+    if (code == cudaSuccess && has_room(b))
+        code = allow<true, 512>();
+    if (code == cudaSuccess && has_room(b))
+        code = allow<false, 512>();
     return code == cudaSuccess ? ERR_OK
                                : err_set(e, ERR_CUDA, "attention: %s", cudaGetErrorString(code));
 }
 
-void cuda_attend_absorb(cudaStream_t s, const float *q, const struct attend_args &a)
+template <bool FP8, int OUTS>
+static void launch_absorb(cudaStream_t s, const float *q, const struct attend_args &a)
 {
-    dim3 grid(a.heads, parts_of(a.n, ROWS), parts_of(a.r, OUTS));
-    if (a.kv_b.dtype == DT_F8_E4M3)
-        CUDA_LAUNCH((absorb_kernel<true>), grid, THREADS, sizeof(struct absorb_tile), s, q, a);
+    uint32_t tiles = parts_of(a.n, ROWS), columns = parts_of(a.r, OUTS);
+    uint32_t fill = parts_of(FILL_BLOCKS, (size_t)a.heads * columns);
+    dim3 grid(a.heads, tiles < fill ? tiles : fill, columns);
+    CUDA_LAUNCH((absorb_kernel<FP8, OUTS>), grid, OUTS, absorb_shape<OUTS>::bytes(a.nope), s, q,
+                a);
+}
+
+void cuda_attend_absorb(const struct cuda_backend *b, cudaStream_t s, const float *q,
+                        const struct attend_args &a)
+{
+    bool fp8 = a.kv_b.dtype == DT_F8_E4M3;
+    if (has_room(b) && fp8)
+        launch_absorb<true, 512>(s, q, a);
+    else if (has_room(b))
+        launch_absorb<false, 512>(s, q, a);
+    else if (fp8)
+        launch_absorb<true, 128>(s, q, a);
     else
-        CUDA_LAUNCH((absorb_kernel<false>), grid, THREADS, sizeof(struct absorb_tile), s, q, a);
+        launch_absorb<false, 128>(s, q, a);
 }
 
 void cuda_attend_values(struct cuda_backend *b, struct cuda_lane *lane, const struct attend_args &a,

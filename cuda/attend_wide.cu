@@ -1,7 +1,7 @@
 /* attend_wide.cu - attention over FP8 records of 512 + 64 values for models of more than 32 heads,
  * with Hopper's products of a warpgroup (tile/wgmma.cuh).
  *
- * A block has a row, 64 heads and a split; three warpgroups:
+ * A block has a row, 64 heads and some splits, one after the other; three warpgroups:
  * - the third one brings tiles of 64 records: codes and keys stay in its registers while the stage
  *   they are for is still read, and go to shared memory as f16, codes times their group's scale (a
  *   power of two: exact from 2^-15 on, then to 2^-25). Nine blocks of 64 values, so that one tile
@@ -17,15 +17,17 @@
 #include "cuda/attend.cuh"
 
 #include "tile/block.cuh"
+#include "tile/copy.cuh"
 #include "tile/split.cuh"
 #include "tile/wgmma.cuh"
 
 enum { TILE = 64, HEADS = 64, LATENT = 512, ROPE = 64, WIDTH = LATENT + ROPE, BLOCKS = WIDTH / 64 };
 enum { RECORD = LATENT + 4 * LATENT / GROUP + 2 * ROPE, SUMS = 128, KEYS = LATENT / 64 };
 enum { STAGE = BLOCKS * WGMMA_BLOCK, THREADS = 3 * WGMMA_GROUP, LEAST_HEADS = 33 };
+enum { FILL_BLOCKS = 128 }; /* nearly as many as a Hopper GPU has processors */
 enum { PER_WARP = TILE / 4, ROPE_LOADS = TILE * 2 * ROPE / 16 / WGMMA_GROUP };
 static_assert(RECORD == 656, "the deployed model's record");
-static_assert((int)SPLIT_STEP == (int)TILE, "a split is whole tiles");
+static_assert((int)WIDE_SPLIT_STEP == 2 * (int)TILE, "a split begins in the first stage");
 /* Who meets where: a stage is full (who brings, its warpgroup), empty (all), its weights are there
  * (both), a warpgroup's own, both warpgroups. */
 enum { MEET_FULL = 1, MEET_EMPTY = 3, MEET_WEIGHTS = 5, MEET_GROUP = 7, MEET_BOTH = 9 };
@@ -43,6 +45,7 @@ static_assert(sizeof(struct wide_shared) + 1024 <= 227 << 10, "fits in what the 
 struct part {
     const int32_t *list;
     uint32_t row, begin, end, n_tiles;
+    uint32_t split, split_tiles; /* the first split, and how many tiles each has */
 };
 
 #if WGMMA_HERE
@@ -172,24 +175,43 @@ static __device__ __forceinline__ void store_part(const struct tile_part &t, uns
                   f16_of_bf16(t.key[i].w)};
 }
 
+/* Half of a record's lines on their way to the second-level cache: 656 bytes from a multiple of 16
+ * touch 6 lines of 128 at most. place: of record lane % 16, so each half of the warp has three. */
+static __device__ __forceinline__ void fetch_ahead(const struct bringer &b, uint32_t place)
+{
+    if (place == NOWHERE)
+        return;
+    const unsigned char *from = b.plane + 16 * (size_t)place,
+                        *line = from - ((size_t)from & 127) + (threadIdx.x % 32 / 16) * 3 * 128;
+#pragma unroll
+    for (int i = 0; i < 3; i++)
+        if (line + i * 128 < from + RECORD)
+            cache_ahead(line + i * 128);
+}
+
 /* The third warpgroup. A tile's loads start when the one before has gone to shared memory, all at
  * once (one by one they would wait for each other: a warp has few scoreboards), and arrive while
- * the others work. */
+ * the others work; one tile earlier its lines were asked for, so that the loads find them near. */
 static __device__ __forceinline__ void bring_tiles(const struct bringer &b, struct wide_shared &x)
 {
     uint32_t mine = threadIdx.x % 16 * 4 + threadIdx.x / 32 % 4;
     struct tile_part t;
-    int32_t pos = position_of(b, 1, mine);
-    load_part(b, place_of(b, position_of(b, 0, mine)), t);
+    int32_t first = position_of(b, 0, mine), second = position_of(b, 1, mine),
+            pos = position_of(b, 2, mine);
+    uint32_t next = place_of(b, second);
+    load_part(b, place_of(b, first), t);
+    fetch_ahead(b, next);
     for (uint32_t j = 0; j < b.p.n_tiles; j++) {
-        uint32_t next = place_of(b, pos);
-        pos = position_of(b, j + 2, mine);
+        uint32_t later = place_of(b, pos); /* of tile j + 2 */
+        pos = position_of(b, j + 3, mine);
         if (j >= 2)
             meet_wait(MEET_EMPTY + j % 2, THREADS);
         store_part(t, x.tile[j % 2]);
         wgmma_written();
         meet_tell(MEET_FULL + j % 2, BOTH);
         load_part(b, next, t);
+        fetch_ahead(b, later);
+        next = later;
     }
 }
 
@@ -262,6 +284,7 @@ static __device__ __forceinline__ void make_weights(float (&s)[TILE / 2], struct
             *(uint32_t *)(to + wgmma_at(head, 16 * j + 4 * t)) = f16_two(u, v);
         }
         sum[r] = fmaf(sum[r], shrink[r], all);
+        __syncwarp(); /* all four lanes have read the maximum */
         if (t == 0) {
             x.max[head] = top;
             x.shrink[stage][head] = shrink[r];
@@ -306,24 +329,66 @@ static __device__ __forceinline__ void make_scores(float (&s)[TILE / 2], uint32_
     wgmma_close();
 }
 
-/* Warpgroup W of the first two. */
+/* A split's mean, in f16, its sum and its maximum; the maximum starts anew. */
 template <int W>
-static __device__ __forceinline__ void sum_tiles(const struct attend_args &a, const struct part &p,
-                                                 uint32_t i, uint32_t head0, struct wide_shared &x)
+static __device__ __forceinline__ void leave_split(const struct attend_args &a, uint32_t i,
+                                                   uint32_t head0, uint32_t split,
+                                                   const float (&z)[SUMS], float (&sum)[2],
+                                                   struct wide_shared &x)
 {
     uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, t = lane % 4;
     uint32_t h = 16 * warp + lane / 4; /* and h + 8 */
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        sum[r] += __shfl_xor_sync(WARP_ALL, sum[r], 1);
+        sum[r] += __shfl_xor_sync(WARP_ALL, sum[r], 2);
+        if (t == 0)
+            x.sum[W][h + 8 * r] = sum[r];
+    }
+    meet_wait(MEET_BOTH, BOTH);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        uint32_t head = head0 + h + 8 * r;
+        if (head >= a.heads)
+            continue;
+        size_t at = ((size_t)i * a.heads + head) * SPLITS + split;
+        float all = x.sum[0][h + 8 * r] + x.sum[1][h + 8 * r], per = 1.0f / all;
+        if (W == 0 && t == 0) {
+            a.sum[at] = all;
+            a.max[at] = x.max[h + 8 * r] * 0.6931471805599453f;
+        }
+        uint4 *to = (uint4 *)a.z + (at * LATENT + 256 * W) / 8 + t;
+#pragma unroll
+        for (int j = 0; j < SUMS / 4; j += 4) { /* mean_place() */
+            uint32_t two[4];
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+                two[c] = f16_two(z[4 * (j + c) + 2 * r] * per, z[4 * (j + c) + 2 * r + 1] * per);
+            to[j] = uint4{two[0], two[1], two[2], two[3]};
+        }
+    }
+    if (W == 0 && t == 0)
+        x.max[h] = x.max[h + 8] = -INFINITY;
+    __syncwarp();
+}
+
+/* Warpgroup W of the first two: the tiles [from, to) of the block. */
+template <int W>
+static __device__ __forceinline__ void sum_split(const struct part &p, uint32_t from, uint32_t to,
+                                                 float (&z)[SUMS], float (&s)[TILE / 2],
+                                                 float (&sum)[2], struct wide_shared &x)
+{
+    uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    uint32_t h = 16 * warp + lane / 4; /* and h + 8 */
     uint32_t q = shared_address(x.q),
              stage[2] = {shared_address(x.tile[0]), shared_address(x.tile[1])};
-    float z[SUMS], s[TILE / 2], sum[2] = {0.0f, 0.0f}, own[2], other[2];
+    float own[2], other[2];
 #pragma unroll
     for (int k = 0; k < SUMS; k++)
         z[k] = 0.0f;
-#pragma unroll
-    for (int k = 0; k < TILE / 2; k++)
-        s[k] = 0.0f;
-    for (uint32_t j = 0; j < p.n_tiles; j += 2) {
-        bool two = j + 1 < p.n_tiles, more[2] = {j + 2 < p.n_tiles, j + 3 < p.n_tiles};
+    sum[0] = sum[1] = 0.0f;
+    for (uint32_t j = from; j < to; j += 2) {
+        bool two = j + 1 < to, more[2] = {j + 2 < p.n_tiles, j + 3 < p.n_tiles};
         uint32_t t0 = p.begin + (j + W) * TILE;
         if (W == 0 || two) {
             meet_wait(MEET_FULL + W, BOTH);
@@ -367,34 +432,20 @@ static __device__ __forceinline__ void sum_tiles(const struct attend_args &a, co
         if (more[1])
             meet_tell(MEET_EMPTY + 1, THREADS);
     }
+}
+
+template <int W>
+static __device__ __forceinline__ void sum_tiles(const struct attend_args &a, const struct part &p,
+                                                 uint32_t i, uint32_t head0, struct wide_shared &x)
+{
+    float z[SUMS], s[TILE / 2], sum[2];
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        sum[r] += __shfl_xor_sync(WARP_ALL, sum[r], 1);
-        sum[r] += __shfl_xor_sync(WARP_ALL, sum[r], 2);
-        if (t == 0)
-            x.sum[W][h + 8 * r] = sum[r];
-    }
-    meet_wait(MEET_BOTH, BOTH);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        uint32_t head = head0 + h + 8 * r;
-        if (head >= a.heads)
-            continue;
-        size_t at = ((size_t)i * a.heads + head) * SPLITS + blockIdx.x;
-        float all = x.sum[0][h + 8 * r] + x.sum[1][h + 8 * r], per = 1.0f / all;
-        if (W == 0 && t == 0) {
-            a.sum[at] = all;
-            a.max[at] = x.max[h + 8 * r] * 0.6931471805599453f;
-        }
-        uint4 *to = (uint4 *)a.z + (at * LATENT + 256 * W) / 8 + t;
-#pragma unroll
-        for (int j = 0; j < SUMS / 4; j += 4) { /* mean_place() */
-            uint32_t two[4];
-#pragma unroll
-            for (int c = 0; c < 4; c++)
-                two[c] = f16_two(z[4 * (j + c) + 2 * r] * per, z[4 * (j + c) + 2 * r + 1] * per);
-            to[j] = uint4{two[0], two[1], two[2], two[3]};
-        }
+    for (int k = 0; k < TILE / 2; k++)
+        s[k] = 0.0f;
+    for (uint32_t from = 0, split = p.split; from < p.n_tiles; from += p.split_tiles, split++) {
+        uint32_t to = from + p.split_tiles < p.n_tiles ? from + p.split_tiles : p.n_tiles;
+        sum_split<W>(p, from, to, z, s, sum, x);
+        leave_split<W>(a, i, head0, split, z, sum, x);
     }
 }
 
@@ -406,8 +457,10 @@ static __device__ __forceinline__ void wide_block(const struct attend_args &a,
     uint32_t i = blockIdx.z, head0 = blockIdx.y * HEADS, group = threadIdx.x / WGMMA_GROUP;
     p.row = a.row0 + i;
     uint32_t n = row_length(a, p.row, &p.list), each = split_length(a, n);
-    p.begin = blockIdx.x * each;
-    p.end = p.begin + each < n ? p.begin + each : n;
+    p.split = blockIdx.x * a.splits;
+    p.split_tiles = each / TILE;
+    p.begin = p.split * each;
+    p.end = p.begin + a.splits * each < n ? p.begin + a.splits * each : n;
     if (p.begin >= n)
         return;
     p.n_tiles = (p.end - p.begin + TILE - 1) / TILE;
@@ -453,8 +506,22 @@ enum err_code cuda_attend_wide_init(struct err *e)
                                : err_set(e, ERR_CUDA, "attention: %s", cudaGetErrorString(code));
 }
 
-void cuda_attend_wide(cudaStream_t s, const struct attend_args &a, uint32_t n_splits)
+/* How many of a row's splits a block takes: all, while there are blocks for the whole device;
+ * queries are read once, and a split's first records come while the one before is summed. What a
+ * split leaves does not hang on it. */
+static uint32_t splits_of_block(uint32_t n_splits, size_t blocks)
 {
-    dim3 grid(n_splits, parts_of(a.heads, HEADS), a.n);
+    uint32_t splits = n_splits;
+    while (splits > 1 && blocks * parts_of(n_splits, splits) < FILL_BLOCKS)
+        splits = (splits + 1) / 2;
+    return splits;
+}
+
+void cuda_attend_wide(cudaStream_t s, const struct attend_args &from, uint32_t n_splits)
+{
+    struct attend_args a = from;
+    uint32_t heads = parts_of(a.heads, HEADS);
+    a.splits = splits_of_block(n_splits, (size_t)heads * a.n);
+    dim3 grid(parts_of(n_splits, a.splits), heads, a.n);
     CUDA_LAUNCH(wide_kernel, grid, THREADS, sizeof(struct wide_shared) + 1024, s, a);
 }

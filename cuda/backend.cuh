@@ -36,7 +36,12 @@ struct step_arrays {
 };
 
 struct cuda_lane {
-    cudaStream_t stream;
+    cudaStream_t stream; /* what comes is queued here: the branch that the step is in */
+    cudaStream_t branch[OPS_BRANCHES];
+    cudaEvent_t passed[OPS_BRANCHES];
+    uint32_t at;               /* the branch; 0: the lane's own */
+    bool open[OPS_BRANCHES];   /* branches that the lane's own stream has not met yet */
+    bool in_order;             /* until all meet, nothing runs beside anything */
     const struct step *step; /* between begin and finish */
     struct err err;          /* first error of the step */
     struct step_arrays host, dev;
@@ -46,7 +51,7 @@ struct cuda_lane {
     uint32_t longest;  /* tokens that a row of the step sees, at most */
     uint32_t attended; /* and attends to where it selects */
     struct linear_scratch *linear;
-    struct wide_scratch *wide; /* NULL: not as deployed */
+    struct wide_scratch *wide[OPS_BRANCHES]; /* NULL: not as deployed */
     struct moe_scratch *moe;
     struct index_scratch *index;
     struct attend_scratch *attend;
@@ -224,11 +229,23 @@ struct part_product {
 void cuda_part_product(struct cuda_backend *b, struct cuda_lane *lane,
                        const struct part_product *p);
 
+/* ---- beside.cu: branches of a step (ops->beside) ---- */
+
+MUST_CHECK enum err_code cuda_beside_open(struct cuda_backend *b, struct cuda_lane *lane,
+                                          int priority, struct err *e);
+void cuda_beside_close(struct cuda_lane *lane);
+/* The lane's own stream waits for all branches, and is what the lane goes on with. */
+void cuda_meet(struct cuda_lane *lane);
+/* The same from inside a branch that wants what all share; the step stays in order until
+ * cuda_meet(). */
+void cuda_meet_early(struct cuda_lane *lane);
+
 /* ---- wide.cu: the products of gemm.cuh behind the same names ---- */
 
 /* Whether a product with such a matrix goes there. */
 bool cuda_takes_wide(const struct cuda_backend *b, const struct matrix *w);
 void cuda_wide_product(struct cuda_backend *b, struct cuda_lane *lane, const struct product *p);
+bool cuda_takes_network(const struct cuda_backend *b, const struct ffn_weights *w);
 /* y = or += down(silu(gate x) up x) for at most 1024 rows; false: not with such matrices. */
 bool cuda_wide_network(struct cuda_backend *b, struct cuda_lane *lane, const struct ffn_weights *w,
                        const float *x, uint32_t n, float *y, bool add);

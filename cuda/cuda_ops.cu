@@ -120,8 +120,7 @@ static void op_close(struct ops *o)
         cuda_spread_close(b);
         for (int l = 0; l < N_LANES; l++)
             if (b->lane[l].stream) {
-                (void)cudaStreamSynchronize(b->lane[l].stream);
-                (void)cudaStreamDestroy(b->lane[l].stream);
+                cuda_beside_close(&b->lane[l]);
                 (void)cudaEventDestroy(b->lane[l].first);
                 (void)cudaEventDestroy(b->lane[l].last);
             }
@@ -260,15 +259,17 @@ static enum err_code open_device(struct cuda_backend *b, uint32_t device, struct
     b->shared_bytes = prop.sharedMemPerBlockOptin;
     b->hopper = prop.major == 9 && prop.minor == 0 && has_hopper_code();
     (void)cudaDeviceGetStreamPriorityRange(&lowest, &highest);
-    for (int l = 0; l < N_LANES; l++)
-        if (cudaStreamCreateWithPriority(&b->lane[l].stream, cudaStreamNonBlocking,
-                                         l == LANE_DECODE ? highest : lowest) != cudaSuccess ||
-            cudaEventCreate(&b->lane[l].first) != cudaSuccess ||
-            cudaEventCreate(&b->lane[l].last) != cudaSuccess)
-            return err_set(e, ERR_CUDA, "cuda:%u: streams: %s", device,
-                           cudaGetErrorString(cudaGetLastError()));
-    char name[96];
     b->wide = b->deployed && gemm_runs_here();
+    for (int l = 0; l < N_LANES; l++) {
+        struct cuda_lane *lane = &b->lane[l];
+        if (cuda_beside_open(b, lane, l == LANE_DECODE ? highest : lowest, e))
+            return e->code;
+        if (cudaEventCreate(&lane->first) != cudaSuccess ||
+            cudaEventCreate(&lane->last) != cudaSuccess)
+            return err_set(e, ERR_CUDA, "cuda:%u: events: %s", device,
+                           cudaGetErrorString(cudaGetLastError()));
+    }
+    char name[96];
     if (b->wide && gemm_init() != cudaSuccess)
         return err_set(e, ERR_CUDA, "cuda:%u: products: %s", device,
                        cudaGetErrorString(cudaGetLastError()));

@@ -77,9 +77,23 @@ void cuda_lane_check(struct cuda_lane *lane, cudaError_t code, const char *what)
         err_set(&lane->err, ERR_CUDA, "%s: %s", what, cudaGetErrorString(code));
 }
 
+/* Before the process' first call of CUDA: kernels that wait for other ranks' must not keep these from
+ * starting, so no kernel is loaded at its first launch (which waits for those that run), and streams
+ * have queues of their own. A user's own settings stay. */
+static void prepare(void)
+{
+    static bool done; /* the process has one thread then */
+    if (!done) {
+        (void)setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+        (void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+    }
+    done = true;
+}
+
 uint32_t cuda_device_count(void)
 {
     int n = 0;
+    prepare();
     if (cudaGetDeviceCount(&n) != cudaSuccess)
         return 0;
     return n > 0 ? (uint32_t)n : 0;
@@ -121,6 +135,7 @@ enum err_code cuda_device_check(uint32_t device, struct err *e)
     const char *instead = "--device cpu runs without a GPU";
     struct cudaDeviceProp prop;
     int n = 0, driver = 0;
+    prepare();
     cudaError_t code = cudaGetDeviceCount(&n);
     (void)cudaDriverGetVersion(&driver);
     if (code == cudaErrorInsufficientDriver && driver)

@@ -705,6 +705,7 @@ void cuda_product(struct cuda_backend *b, struct cuda_lane *lane, const struct p
         forget_written(lane, p->y, (size_t)n * n_out);
         return;
     }
+    cuda_meet_early(lane);
     bool split = !p->exact && cuda_takes_split(b, p->w->dtype, n_in);
     bool round = !p->exact && !split && !p->rounded && cuda_rounds(b, p->w->dtype);
     if ((split && !p->factor) || round) {

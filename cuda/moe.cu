@@ -424,8 +424,15 @@ static void op_moe(struct ops *o, enum lane l, uint32_t layer, const struct laye
         uint32_t n = n_all - i < m->rows ? n_all - i : m->rows;
         void *from = rows_at(b, x, i, c->hidden_size), *to = rows_at(b, y, i, c->hidden_size);
         float *shared = c->n_shared ? m->shared : NULL;
+        bool beside = shared && o->beside && cuda_takes_network(b, &w->shared);
+        if (beside) { /* the router leaves most of the device to the shared expert */
+            o->beside(o, l, 1, false);
+            moe_network(b, lane, &w->shared, from, n, shared, false);
+            o->beside(o, l, 0, false);
+        }
         moe_route(b, lane, layer, w, from, n);
         moe_group(lane, m, m->chosen, n * c->n_active, c->n_active, c->n_experts);
+        cuda_meet(lane); /* the experts want the same scratch */
         const void *read = from;
         if (m->rounded) {
             CUDA_LAUNCH(round_kernel, dim3(n, parts_of(c->hidden_size, 128)), 128, 0, lane->stream,
@@ -435,7 +442,7 @@ static void op_moe(struct ops *o, enum lane l, uint32_t layer, const struct laye
             read = m->rounded;
         }
         moe_experts(b, lane, m, w, read, n, n * c->n_active);
-        if (shared)
+        if (shared && !beside)
             moe_network(b, lane, &w->shared, from, n, shared, false);
         dim3 pieces(n, parts_of(c->hidden_size, 256));
         CUDA_LAUNCH((combine_kernel<float>), pieces, 256, 0, lane->stream, m->out, shared, m->pair,

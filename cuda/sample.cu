@@ -1,9 +1,11 @@
 /* sample.cu - ops->sample: from a row of logits to a token, all of it on the device. See sample.h.
  *
- * A block of 1024 threads per row, a few passes over the vocabulary: usable?, bias and penalties,
- * then the argmax, or top-k (radix selection), weights, top-p (bisection over the 32-bit keys of
- * the weights, sums in double and in one fixed order), min-p, and the draw. Wishes of varying
- * length (bias, history, bans, allowed set) go up in a pool of words.
+ * A block of 1024 threads per row, a few passes over the vocabulary: usable and the argmax, bias and
+ * penalties where they are wished for, then top-k (radix selection), weights, top-p (bisection over
+ * the 32-bit keys of the weights, sums in double and in one fixed order), min-p, and the draw. Where
+ * a few thousand of the largest weights are enough for top-p, they go to shared memory, in order,
+ * and all that follows looks at them alone. Wishes of varying length (bias, history, bans, allowed
+ * set) go up in a pool of words.
  */
 #include "cuda/backend.cuh"
 
@@ -12,7 +14,8 @@
 #include <float.h>
 #include <string.h>
 
-enum { THREADS = 1024, POOL_WORDS = 2 << 20 };
+enum { THREADS = 1024, POOL_WORDS = 2 << 20, LOADS = 8 };
+enum { LIKELY = 4096, MINE = LIKELY / THREADS, LEVELS = 3 };
 
 /* A row's wishes; offsets count words of the pool. */
 struct wish {
@@ -54,15 +57,9 @@ static __device__ __forceinline__ uint32_t id_of(ranked r)
     return 0xFFFFFFFFu - (uint32_t)r;
 }
 
-/* The best of x[0, n) that comes after `bound`. 0: none. */
-static __device__ ranked block_best(const float *x, uint32_t n, ranked bound)
+static __device__ ranked block_most(ranked best)
 {
     __shared__ ranked part[32];
-    ranked best = 0;
-    for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
-        ranked r = rank_of(x[i], i);
-        best = r < bound && r > best ? r : best;
-    }
     for (int d = 16; d > 0; d /= 2) {
         ranked r = __shfl_xor_sync(WARP_ALL, best, d);
         best = r > best ? r : best;
@@ -74,6 +71,31 @@ static __device__ ranked block_best(const float *x, uint32_t n, ranked bound)
     for (int i = 0; i < THREADS / 32; i++)
         best = part[i] > best ? part[i] : best;
     return best;
+}
+
+/* The best of x[0, n) that comes after `bound`, 0: none; and how many are no usable logits. */
+static __device__ ranked block_best(const float *x, uint32_t n, ranked bound, uint32_t *bad)
+{
+    ranked best = 0;
+    *bad = 0;
+    for (uint32_t i0 = threadIdx.x; i0 < n; i0 += LOADS * THREADS) {
+        float v[LOADS];
+#pragma unroll
+        for (uint32_t k = 0; k < LOADS; k++)
+            v[k] = i0 + k * THREADS < n ? x[i0 + k * THREADS] : 0.0f;
+#pragma unroll
+        for (uint32_t k = 0; k < LOADS; k++) {
+            ranked r = i0 + k * THREADS < n ? rank_of(v[k], i0 + k * THREADS) : 0;
+            *bad += !(v[k] <= FLT_MAX);
+            best = r < bound && r > best ? r : best;
+        }
+    }
+    return block_most(best);
+}
+
+static __device__ __forceinline__ bool is_adjusted(const struct wish &w)
+{
+    return w.n_bias || w.n_history || w.n_banned || w.has_allowed;
 }
 
 static __device__ void adjust(const struct sample_args &a, const struct wish &w, const float *raw,
@@ -186,64 +208,251 @@ static __device__ uint2 philox_words(const struct wish &w)
     return r;
 }
 
+/* A number in [0, 1) for the row's position. */
+static __device__ double noise_of(const struct wish &w)
+{
+    uint2 noise = philox_words(w);
+    return ((double)(noise.x >> 5) * 67108864.0 + (double)(noise.y >> 6)) / 9007199254740992.0;
+}
+
+/* Of a warp's lanes up to this one. */
+static __device__ double warp_upto(double x)
+{
+    for (uint32_t d = 1; d < 32; d *= 2) {
+        double before = __shfl_up_sync(WARP_ALL, x, d);
+        x += threadIdx.x % 32 >= d ? before : 0.0;
+    }
+    return x;
+}
+
+/* The first id at which the sum of the weights so far passes its share of all. A warp has a piece
+ * of the row; the one whose piece passes it goes through that again. */
 static __device__ uint32_t draw(const float *x, uint32_t n, const struct wish &w)
 {
-    __shared__ double part[THREADS];
+    __shared__ double part[THREADS / 32];
     __shared__ uint32_t token;
-    uint32_t each = (n + THREADS - 1) / THREADS, begin = threadIdx.x * each;
-    uint32_t end = begin + each < n ? begin + each : n;
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, each = parts_of(n, THREADS) * 32;
+    uint32_t begin = warp * each, end = begin + each < n ? begin + each : n;
     double sum = 0.0;
-    for (uint32_t i = begin; i < end; i++)
+    uint32_t last = 0; /* behind the last weight */
+#pragma unroll 8
+    for (uint32_t i = begin + lane; i < end; i += 32) {
         sum += x[i] > 0.0f ? (double)x[i] : 0.0;
-    part[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        uint2 noise = philox_words(w);
-        double u =
-            ((double)(noise.x >> 5) * 67108864.0 + (double)(noise.y >> 6)) / 9007199254740992.0;
-        double total = 0.0, reached = 0.0;
-        for (int i = 0; i < THREADS; i++)
-            total += part[i];
-        uint32_t s = 0, last = 0;
-        while (s + 1 < THREADS && reached + part[s] <= u * total)
-            reached += part[s++];
-        for (uint32_t i = 0; i < n; i++) { /* where rounding leaves the target at the very end */
-            if (i == 0 && s)
-                i = s * each < n ? s * each : n - 1;
-            if (x[i] > 0.0f) {
-                last = i;
-                reached += (double)x[i];
-                if (reached > u * total)
-                    break;
-            }
-        }
-        if (!(x[last] > 0.0f)) /* the last segments were empty */
-            for (last = n - 1; last > 0 && !(x[last] > 0.0f);)
-                last--;
-        token = last;
+        last = x[i] > 0.0f ? i + 1 : last;
     }
+    sum = warp_sum(sum);
+    last = (uint32_t)block_most(last);
+    if (lane == 0)
+        part[warp] = sum;
+    if (threadIdx.x == 0)
+        token = last ? last - 1 : 0; /* where rounding leaves the target at the very end */
+    __syncthreads();
+    double total = 0.0, reached = 0.0;
+    for (uint32_t i = 0; i < THREADS / 32; i++)
+        total += part[i];
+    double target = noise_of(w) * total;
+    uint32_t chosen = 0;
+    while (chosen + 1 < THREADS / 32 && reached + part[chosen] <= target)
+        reached += part[chosen++];
+    if (warp == chosen)
+        for (uint32_t i0 = begin; i0 < n; i0 += 32) { /* on to the row's end, if rounding wants it */
+            uint32_t i = i0 + lane;
+            double mine = i < n && x[i] > 0.0f ? (double)x[i] : 0.0, upto = warp_upto(mine);
+            uint32_t passed = __ballot_sync(WARP_ALL, mine > 0.0 && reached + upto > target);
+            if (passed) {
+                if (lane == 0)
+                    token = i0 + (uint32_t)__ffs((int)passed) - 1;
+                break;
+            }
+            reached += __shfl_sync(WARP_ALL, upto, 31);
+        }
     __syncthreads();
     return token;
 }
 
-/* Whether there was anything to choose from. */
-static __device__ bool choose(float *x, uint32_t n, const struct wish &w, uint32_t *token)
+/* ---- top-p among the likely ones ---- */
+
+struct likely {
+    float weight[LIKELY];
+    uint32_t id[LIKELY];
+};
+
+/* Weights [0, 1] that are at least this much count as likely, at the first level that is enough. */
+static __device__ __forceinline__ float level(int i)
 {
-    ranked best = block_best(x, n, ~(ranked)0);
-    float max = x[id_of(best)];
+    return i == 0 ? 0x1p-7f : i == 1 ? 0x1p-14f : 0x1p-21f;
+}
+
+/* x becomes weights, -1 for what is excluded; total[i], count[i]: of those from level i on, and
+ * total[LEVELS] of all. */
+static __device__ void weigh(const float *from, float *x, uint32_t n, float max, float temperature,
+                             double (&total)[LEVELS + 1], uint32_t (&count)[LEVELS])
+{
+    for (int l = 0; l < LEVELS; l++)
+        total[l] = count[l] = 0;
+    total[LEVELS] = 0.0;
+    for (uint32_t i0 = threadIdx.x; i0 < n; i0 += LOADS * THREADS) {
+        float v[LOADS];
+#pragma unroll
+        for (uint32_t k = 0; k < LOADS; k++)
+            v[k] = i0 + k * THREADS < n ? from[i0 + k * THREADS] : -INFINITY;
+#pragma unroll
+        for (uint32_t k = 0; k < LOADS; k++) {
+            float weight = v[k] >= -FLT_MAX ? expf((v[k] - max) / temperature) : -1.0f;
+            if (i0 + k * THREADS < n)
+                x[i0 + k * THREADS] = weight;
+            total[LEVELS] += weight > 0.0f ? (double)weight : 0.0;
+#pragma unroll
+            for (int l = 0; l < LEVELS; l++)
+                if (weight >= level(l)) {
+                    total[l] += (double)weight;
+                    count[l]++;
+                }
+        }
+    }
+    for (int l = 0; l < LEVELS; l++) {
+        total[l] = block_sum(total[l]);
+        count[l] = block_sum(count[l]);
+    }
+    total[LEVELS] = block_sum(total[LEVELS]);
+}
+
+/* The weights from `least` on with their ids, which ascend; as many as were
+ * counted. A warp has a piece of
+ * the row. */
+static __device__ void gather_likely(const float *x, uint32_t n, float least, struct likely &to)
+{
+    __shared__ uint32_t part[THREADS / 32];
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, each = parts_of(n, THREADS) * 32;
+    uint32_t begin = warp * each, end = begin + each < n ? begin + each : n, count = 0, at = 0;
+#pragma unroll 8
+    for (uint32_t i = begin + lane; i < end; i += 32)
+        count += x[i] >= least;
+    count = warp_sum(count);
+    if (lane == 0)
+        part[warp] = count;
+    __syncthreads();
+    for (uint32_t i = 0; i < warp; i++)
+        at += part[i];
+#pragma unroll 4
+    for (uint32_t i0 = begin; count && i0 < end; i0 += 32) {
+        uint32_t i = i0 + lane;
+        float v = i < end ? x[i] : -1.0f;
+        uint32_t mask = __ballot_sync(WARP_ALL, v >= least);
+        if (v >= least) {
+            uint32_t slot = at + (uint32_t)__popc(mask & ((1u << lane) - 1u));
+            to.weight[slot] = v;
+            to.id[slot] = i;
+        }
+        at += (uint32_t)__popc(mask);
+    }
+    __syncthreads();
+}
+
+static __device__ double likely_above(const float (&mine)[MINE], uint32_t bound)
+{
+    double sum = 0.0;
+    for (int k = 0; k < MINE; k++)
+        sum += mine[k] > 0.0f && order_key(mine[k]) > bound ? (double)mine[k] : 0.0;
+    return block_sum(sum);
+}
+
+/* The same cut as cut_top_p()'s, min-p and the draw, from weights that reach the target. */
+static __device__ uint32_t choose_likely(const struct likely &from, uint32_t n, float least,
+                                         double target, const struct wish &w)
+{
+    __shared__ double part[THREADS / 32];
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float mine[MINE];
+    for (uint32_t k = 0; k < MINE; k++)
+        mine[k] = MINE * threadIdx.x + k < n ? from.weight[MINE * threadIdx.x + k] : -1.0f;
+    uint32_t low = order_key(least), high = order_key(1.0f);
+    while (low < high) {
+        uint32_t mid = low + (high - low + 1) / 2;
+        if (likely_above(mine, mid - 1) >= target)
+            low = mid;
+        else
+            high = mid - 1;
+    }
+    double reached = likely_above(mine, low);
+    float each = __uint_as_float(low ^ 0x80000000u);
+    uint32_t ties = 0, tied = 0, seen;
+    do {
+        reached += (double)each;
+        ties++;
+    } while (reached < target && ties < n);
+    for (int k = 0; k < MINE; k++)
+        tied += mine[k] > 0.0f && order_key(mine[k]) == low;
+    uint32_t before = (uint32_t)warp_upto((double)tied) - tied;
+    __syncthreads();
+    if (lane == 31)
+        part[warp] = (double)(before + tied);
+    __syncthreads();
+    for (uint32_t i = 0; i < warp; i++)
+        before += (uint32_t)part[i];
+    double sum = 0.0;
+    seen = before;
+    uint32_t last = 0;
+    for (uint32_t k = 0; k < MINE; k++) {
+        uint32_t key = mine[k] > 0.0f ? order_key(mine[k]) : 0;
+        bool stays = key > low || (key == low && seen < ties);
+        seen += key == low;
+        mine[k] = stays && mine[k] >= w.min_p ? mine[k] : -1.0f; /* the largest weight is 1 */
+        sum += mine[k] > 0.0f ? (double)mine[k] : 0.0;
+        last = mine[k] > 0.0f ? MINE * threadIdx.x + k + 1 : last;
+    }
+    double upto = warp_upto(sum);
+    __syncthreads();
+    if (lane == 31)
+        part[warp] = upto;
+    __syncthreads();
+    double total = 0.0, so_far = upto - sum;
+    for (uint32_t i = 0; i < THREADS / 32; i++) {
+        so_far += i < warp ? part[i] : 0.0;
+        total += part[i];
+    }
+    double wanted = noise_of(w) * total;
+    uint32_t found = LIKELY;
+    for (uint32_t k = 0; k < MINE; k++) {
+        so_far += mine[k] > 0.0f ? (double)mine[k] : 0.0;
+        if (found == LIKELY && mine[k] > 0.0f && so_far > wanted)
+            found = MINE * threadIdx.x + k;
+    }
+    last = (uint32_t)block_most(last);
+    found = LIKELY - (uint32_t)block_most(LIKELY - found); /* the first of all */
+    return from.id[found < LIKELY ? found : last ? last - 1 : 0];
+}
+
+/* Whether there was anything to choose from; `from`: the row's logits, best of which is `best`. */
+static __device__ bool choose(const float *from, float *x, uint32_t n, ranked best,
+                              const struct wish &w, uint32_t *token)
+{
+    __shared__ struct likely likely;
+    float max = from[id_of(best)];
     if (!(max >= -FLT_MAX))
         return false;
     *token = id_of(best);
     if (w.temperature <= 0.0f)
         return true;
     if (w.top_k && w.top_k < n) {
+        for (uint32_t i = threadIdx.x; from != x && i < n; i += THREADS)
+            x[i] = from[i];
+        __syncthreads();
         struct selection s = select_largest(x, n, w.top_k);
         keep_selection(x, n, s.threshold, s.ties, -INFINITY);
+        from = x;
     }
-    __syncthreads();
-    for (uint32_t i = threadIdx.x; i < n; i += THREADS)
-        x[i] = x[i] >= -FLT_MAX ? expf((x[i] - max) / w.temperature) : -1.0f;
-    __syncthreads();
+    double total[LEVELS + 1];
+    uint32_t count[LEVELS];
+    __syncthreads(); /* everyone knows the largest; it is written next where from is x */
+    weigh(from, x, n, max, w.temperature, total, count);
+    double target = (double)w.top_p * total[LEVELS];
+    for (int l = 0; w.top_p < 1.0f && l < LEVELS; l++)
+        if (count[l] <= LIKELY && total[l] > target * (1.0 + 1e-9)) { /* whatever sums round to */
+            gather_likely(x, n, level(l), likely);
+            *token = choose_likely(likely, count[l], level(l), target, w);
+            return true;
+        }
     if (w.top_p < 1.0f)
         cut_top_p(x, n, w.top_p);
     for (uint32_t i = threadIdx.x; w.min_p > 0.0f && i < n; i += THREADS)
@@ -259,7 +468,7 @@ static __device__ void log_probabilities(const float *x, uint32_t n, float max, 
 {
     double sum = 0.0;
     float mine = x[token];
-    uint32_t before = 0;
+    uint32_t before = 0, bad;
     for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
         sum += (double)expf(x[i] - max);
         before += x[i] > mine || (x[i] == mine && i < token);
@@ -273,7 +482,7 @@ static __device__ void log_probabilities(const float *x, uint32_t n, float max, 
     }
     ranked bound = ~(ranked)0;
     for (uint32_t t = 0; t < n_top && t < n; t++) {
-        bound = block_best(x, n, bound);
+        bound = block_best(x, n, bound, &bad);
         if (threadIdx.x == 0) {
             out->top[t].id = id_of(bound);
             out->top[t].logprob = (float)((double)(x[id_of(bound)] - max) - log_sum);
@@ -287,20 +496,20 @@ static __global__ void __launch_bounds__(THREADS) sample_kernel(struct sample_ar
     const float *raw = a.logits + (size_t)blockIdx.x * a.vocab;
     float *x = a.work + (size_t)blockIdx.x * a.vocab;
     struct sample_out *out = a.out + blockIdx.x;
-    uint32_t bad = 0, token = a.end_id;
-    float max = -INFINITY;
-    for (uint32_t i = threadIdx.x; i < a.vocab; i += THREADS) {
-        bad += !(raw[i] <= FLT_MAX);
-        max = raw[i] > max ? raw[i] : max;
-    }
-    bad = block_sum(bad);
-    max = block_max(max);
-    bool usable = !bad && max >= -FLT_MAX;
+    uint32_t bad, token = a.end_id;
+    ranked best = block_best(raw, a.vocab, ~(ranked)0, &bad);
+    float max = raw[id_of(best)];
+    bool usable = !block_sum(bad) && max >= -FLT_MAX;
     if (w.given) {
         token = w.given_token;
     } else if (usable) {
-        adjust(a, w, raw, x, a.count + (size_t)blockIdx.x * a.vocab);
-        if (!choose(x, a.vocab, w, &token)) {
+        const float *from = raw;
+        if (is_adjusted(w)) {
+            adjust(a, w, raw, x, a.count + (size_t)blockIdx.x * a.vocab);
+            best = block_best(x, a.vocab, ~(ranked)0, &bad);
+            from = x;
+        }
+        if (!choose(from, x, a.vocab, best, w, &token)) {
             token = a.end_id;
             usable = false;
         }

@@ -36,18 +36,19 @@ bool cuda_takes_wide(const struct cuda_backend *b, const struct matrix *w)
 
 void cuda_wide_forget(struct cuda_lane *lane)
 {
-    if (lane->wide)
-        lane->wide->x = NULL;
+    for (uint32_t i = 0; i < OPS_BRANCHES && lane->wide[i]; i++)
+        lane->wide[i]->x = NULL;
 }
 
 void cuda_wide_written(struct cuda_lane *lane, const void *y, size_t values)
 {
-    struct wide_scratch *s = lane->wide;
-    if (!s || !s->x)
-        return;
-    const float *held = (const float *)s->x, *to = (const float *)y;
-    if (to < held + (size_t)s->n * s->n_in && held < to + values)
-        s->x = NULL;
+    const float *to = (const float *)y;
+    for (uint32_t i = 0; i < OPS_BRANCHES && lane->wide[i]; i++) {
+        struct wide_scratch *s = lane->wide[i];
+        const float *held = (const float *)s->x;
+        if (held && to < held + (size_t)s->n * s->n_in && held < to + values)
+            s->x = NULL;
+    }
 }
 
 static void make_rows(struct cuda_lane *lane, const struct gemm_source *from, struct gemm_rows *to)
@@ -87,7 +88,7 @@ static uint32_t rows_that_fit(size_t bytes, size_t scales, bool fp8, uint32_t n_
 static struct gemm_rows shared_rows(struct cuda_lane *lane, const struct matrix *w, const float *x,
                                     uint32_t n)
 {
-    struct wide_scratch *s = lane->wide;
+    struct wide_scratch *s = lane->wide[lane->at];
     bool fp8 = w->dtype == DT_F8_E4M3;
     struct gemm_rows rows = {s->rows, fp8 ? s->scale : NULL, stride_of(n), n};
     if (lane->step && s->x == x && s->n == n && s->n_in == w->n_in && s->fp8 == fp8)
@@ -104,7 +105,7 @@ static struct gemm_rows shared_rows(struct cuda_lane *lane, const struct matrix 
 void cuda_wide_product(struct cuda_backend *b, struct cuda_lane *lane, const struct product *p)
 {
     (void)b;
-    struct wide_scratch *s = lane->wide;
+    struct wide_scratch *s = lane->wide[lane->at];
     uint32_t n_in = p->w->n_in, n_out = p->w->n_out;
     uint32_t fit = rows_that_fit(s->bytes, s->scales, p->w->dtype == DT_F8_E4M3, n_in, p->n);
     assert(fit > 0 || !p->n);
@@ -121,9 +122,9 @@ void cuda_wide_product(struct cuda_backend *b, struct cuda_lane *lane, const str
 
 /* ---- networks ---- */
 
-static bool same_kind(const struct cuda_backend *b, const struct ffn_weights *w)
+bool cuda_takes_network(const struct cuda_backend *b, const struct ffn_weights *w)
 {
-    return cuda_takes_wide(b, &w->gate) && cuda_takes_wide(b, &w->up) &&
+    return b->wide && cuda_takes_wide(b, &w->gate) && cuda_takes_wide(b, &w->up) &&
            cuda_takes_wide(b, &w->down) && w->gate.dtype == w->up.dtype;
 }
 
@@ -164,8 +165,8 @@ static struct gemm_rows middle(struct cuda_lane *lane, struct moe_scratch *m, st
 bool cuda_wide_network(struct cuda_backend *b, struct cuda_lane *lane, const struct ffn_weights *w,
                        const float *x, uint32_t n, float *y, bool add)
 {
-    struct wide_scratch *s = lane->wide;
-    if (!b->wide || !same_kind(b, w))
+    struct wide_scratch *s = lane->wide[lane->at];
+    if (!cuda_takes_network(b, w))
         return false;
     uint32_t fit =
         rows_that_fit(s->bytes, s->scales, w->gate.dtype == DT_F8_E4M3, w->gate.n_in, n);
@@ -212,7 +213,7 @@ bool cuda_wide_experts(struct cuda_backend *b, struct cuda_lane *lane, struct mo
     size_t step[3], scale_step[3];
     const size_t place[3] = {offsetof(struct ffn_weights, gate), offsetof(struct ffn_weights, up),
                              offsetof(struct ffn_weights, down)};
-    if (!b->wide || !same_kind(b, w))
+    if (!cuda_takes_network(b, w))
         return false;
     for (int i = 0; i < 3; i++)
         if (!even_steps(w, n_groups, place[i], &step[i], &scale_step[i]))
@@ -244,26 +245,34 @@ bool cuda_wide_experts(struct cuda_backend *b, struct cuda_lane *lane, struct mo
 
 /* ---- opening ---- */
 
-enum err_code cuda_wide_init(struct cuda_backend *b, struct err *e)
+/* A branch other than the lane's own has rows of hidden_size or q_lora_rank. */
+static enum err_code reserve_rows(struct cuda_backend *b, int l, int branch, struct err *e)
 {
     const struct model_config *c = b->ops.cfg;
-    for (int l = 0; b->deployed && l < N_LANES; l++) {
-        struct wide_scratch *s = (struct wide_scratch *)cuda_reserve_host(b, sizeof *s);
-        if (!s)
-            return err_set(e, ERR_NOMEM, "products' rows");
-        b->lane[l].wide = s;
-        size_t max = b->ops.limits.max_rows[l], values = (size_t)c->n_heads * c->v_dim;
-        size_t widest = c->hidden_size > values ? c->hidden_size : values;
-        widest = c->q_lora_rank > widest ? c->q_lora_rank : widest;
-        s->bytes = widest * max * (c->fp8_blocks ? 1 : 2);
-        s->bytes = s->bytes > LEAST_BYTES ? s->bytes : (size_t)LEAST_BYTES;
-        s->scales = parts_of(widest, 128) * (max + 4);
-        s->scales = s->scales > LEAST_SCALES ? s->scales : (size_t)LEAST_SCALES;
-        s->rows = (unsigned char *)cuda_reserve(b, s->bytes);
-        s->scale = (float *)cuda_reserve(b, s->scales * sizeof(float));
-        if (!s->rows || !s->scale)
-            return err_set(e, ERR_NOMEM, "products' rows: %zu of %zu values", max, widest);
-    }
+    struct wide_scratch *s = (struct wide_scratch *)cuda_reserve_host(b, sizeof *s);
+    if (!s)
+        return err_set(e, ERR_NOMEM, "products' rows");
+    b->lane[l].wide[branch] = s;
+    size_t max = b->ops.limits.max_rows[l], values = branch ? 0 : (size_t)c->n_heads * c->v_dim;
+    size_t widest = c->hidden_size > values ? c->hidden_size : values;
+    widest = c->q_lora_rank > widest ? c->q_lora_rank : widest;
+    s->bytes = widest * max * (c->fp8_blocks ? 1 : 2);
+    s->bytes = s->bytes > LEAST_BYTES ? s->bytes : (size_t)LEAST_BYTES;
+    s->scales = parts_of(widest, 128) * (max + 4);
+    s->scales = s->scales > LEAST_SCALES ? s->scales : (size_t)LEAST_SCALES;
+    s->rows = (unsigned char *)cuda_reserve(b, s->bytes);
+    s->scale = (float *)cuda_reserve(b, s->scales * sizeof(float));
+    if (!s->rows || !s->scale)
+        return err_set(e, ERR_NOMEM, "products' rows: %zu of %zu values", max, widest);
+    return ERR_OK;
+}
+
+enum err_code cuda_wide_init(struct cuda_backend *b, struct err *e)
+{
+    for (int l = 0; b->deployed && l < N_LANES; l++)
+        for (int i = 0; i < OPS_BRANCHES; i++)
+            if (reserve_rows(b, l, i, e))
+                return e->code;
     return ERR_OK;
 }
 

@@ -240,7 +240,8 @@ static enum err_code start_executor(struct engine *en, struct err *e)
     x->done = batch_done;
     x->lost = rank_lost;
     x->done_arg = en;
-    en->exec = (struct executor){.self = en, .start = start_batch, .move = start_move};
+    en->exec = (struct executor){
+        .self = en, .start = start_batch, .move = start_move, .max_more = x->max_more};
     return en->m.options.n_prefill_groups ? mover_create(&en->mover, &mover, e) : ERR_OK;
 }
 

@@ -201,41 +201,87 @@ static bool step_selects(const struct step *s)
     return false;
 }
 
-/* b->h, normalised, to b->q; the low-rank query stays in b->q_norm for the indexer. */
+static void in_branch(struct forward *f, enum lane l, uint32_t branch, bool after_all)
+{
+    if (f->ops->beside)
+        f->ops->beside(f->ops, l, branch, after_all);
+}
+enum { BRANCH_QUERIES, BRANCH_STORES, BRANCH_SELECTION };
+
+/* b->h, normalised, to b->q, not rotated yet; with a low rank on the way, to b->q_norm only. */
 static void project_queries(struct forward *f, enum lane l, const struct layer_weights *w,
                             uint32_t n)
 {
     struct lane_buffers *b = &f->lane[l];
     struct ops *o = f->ops;
-    if (f->cfg->q_lora_rank) {
-        o->linear(o, l, &w->q_a, b->h, n, b->q_low, false);
-        o->rms_norm(o, l, b->q_low, w->q_a_norm, f->cfg->low_rank_eps, n, f->cfg->q_lora_rank,
-                    b->q_norm);
-        o->linear(o, l, &w->q_b, b->q_norm, n, b->q, false);
-    } else {
+    if (!f->cfg->q_lora_rank) {
         o->linear(o, l, &w->q, b->h, n, b->q, false);
+        return;
     }
-    o->rope_q(o, l, b->q);
+    o->linear(o, l, &w->q_a, b->h, n, b->q_low, false);
+    o->rms_norm(o, l, b->q_low, w->q_a_norm, f->cfg->low_rank_eps, n, f->cfg->q_lora_rank,
+                b->q_norm);
 }
 
 /* The indexer's keys are stored by every step, whether or not it selects: later tokens need them.
  */
-static void run_indexer(struct forward *f, enum lane l, uint32_t layer, uint32_t n, bool selects)
+static void store_index(struct forward *f, enum lane l, uint32_t layer, uint32_t n, bool selects)
 {
     struct lane_buffers *b = &f->lane[l];
     const struct layer_weights *w = &f->w->layer[layer];
     struct ops *o = f->ops;
+    in_branch(f, l, BRANCH_STORES, false);
     o->linear(o, l, &w->index_k, b->h, n, b->index_k, false);
     o->index_store(o, l, layer, b->index_k, w->index_norm, w->index_norm_bias);
     if (!selects)
         return;
-    o->linear(o, l, &w->index_q, b->q_norm, n, b->index_q, false);
+    in_branch(f, l, BRANCH_SELECTION, false);
     o->linear(o, l, &w->index_w, b->h, n, b->index_w, false);
+}
+
+static void select_positions(struct forward *f, enum lane l, uint32_t layer, uint32_t n)
+{
+    struct lane_buffers *b = &f->lane[l];
+    const struct layer_weights *w = &f->w->layer[layer];
+    struct ops *o = f->ops;
+    in_branch(f, l, BRANCH_SELECTION, true);
+    o->linear(o, l, &w->index_q, b->q_norm, n, b->index_q, false);
     o->index_select(o, l, layer, b->index_q, b->index_w, b->sel);
 #ifdef GAZE_DEBUG
     if (b->part && o->compare_selections)
         o->compare_selections(o, l, b->sel);
 #endif
+}
+
+/* From b->h, normalised, to b->o. What needs little of the device runs beside the rest: keys are
+ * stored and positions selected while queries are made. */
+static void attend(struct forward *f, enum lane l, uint32_t layer, uint32_t n, bool selects,
+                   uint64_t *t)
+{
+    struct lane_buffers *b = &f->lane[l];
+    const struct layer_weights *w = &f->w->layer[layer];
+    const struct model_config *c = f->cfg;
+    struct ops *o = f->ops;
+    bool indexes = c->has_indexer && c->index_full[layer];
+    if (indexes)
+        store_index(f, l, layer, n, selects);
+    end_phase(f, l, PHASE_INDEX, t);
+    in_branch(f, l, BRANCH_STORES, false);
+    o->linear(o, l, &w->kv_a, b->h, n, b->kv, false);
+    o->kv_store(o, l, layer, b->kv, w->kv_a_norm);
+    in_branch(f, l, BRANCH_QUERIES, false);
+    project_queries(f, l, w, n);
+    end_phase(f, l, PHASE_PROJECT, t);
+    if (indexes && selects)
+        select_positions(f, l, layer, n);
+    end_phase(f, l, PHASE_INDEX, t);
+    in_branch(f, l, BRANCH_QUERIES, false);
+    if (c->q_lora_rank)
+        o->linear(o, l, &w->q_b, b->q_norm, n, b->q, false);
+    o->rope_q(o, l, b->q);
+    end_phase(f, l, PHASE_PROJECT, t);
+    o->attend(o, l, layer, &w->kv_b, b->q, selects ? b->sel : NULL, b->o);
+    end_phase(f, l, PHASE_ATTEND, t);
 }
 
 /* x += o W_o, and what the feed-forward gives; in a group of several by way of `part`. */
@@ -279,15 +325,8 @@ const act *forward_layers(struct forward *f, enum lane l, const struct step *s)
     for (uint32_t i = 0; i < c->n_layers; i++) {
         const struct layer_weights *w = &f->w->layer[i];
         o->rms_norm(o, l, b->x, w->input_norm, c->rms_eps, n, c->hidden_size, b->h);
-        project_queries(f, l, w, n);
-        o->linear(o, l, &w->kv_a, b->h, n, b->kv, false);
-        o->kv_store(o, l, i, b->kv, w->kv_a_norm);
         end_phase(f, l, PHASE_PROJECT, &t);
-        if (c->has_indexer && c->index_full[i])
-            run_indexer(f, l, i, n, selects);
-        end_phase(f, l, PHASE_INDEX, &t);
-        o->attend(o, l, i, &w->kv_b, b->q, selects ? b->sel : NULL, b->o);
-        end_phase(f, l, PHASE_ATTEND, &t);
+        attend(f, l, i, n, selects, &t);
         add_attention(f, l, w, n);
 
         o->rms_norm(o, l, b->x, w->post_norm, c->rms_eps, n, c->hidden_size, b->h);

@@ -109,7 +109,7 @@ struct step {
     uint32_t n_more;
 };
 
-enum { OPS_MAX_MORE = 7 };
+enum { OPS_MAX_MORE = 7, OPS_BRANCHES = 3 };
 
 typedef void act;
 
@@ -145,6 +145,12 @@ struct ops {
     void (*linear)(struct ops *o, enum lane l, const struct matrix *w, const act *x, uint32_t n,
                    act *y, bool add);
 
+    /* Of a step that may run several things at once: what comes is queued in this branch, behind
+     * what branch 0 was given so far (after_all: and the other branches); 0 is what a step begins
+     * in. attend() waits for all branches and is in branch 0. The host's order is one that is
+     * right without branches; NULL: that is how they run. In a branch other than 0: linear (each
+     * y its own), the stores, index_select. */
+    void (*beside)(struct ops *o, enum lane l, uint32_t branch, bool after_all);
     /* Rotates the last rope_dim of each head of q[n, heads, nope + rope] in place (interleaved). */
     void (*rope_q)(struct ops *o, enum lane l, act *q);
     /* kv_raw[n, kv_lora + rope] of this step's rows: normalises the latent (gain), rotates the key,

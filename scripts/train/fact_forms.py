@@ -168,7 +168,7 @@ def random_fact(rng, words):
 
 def forms(rng, words, spread, held):
     """The forms of the facts of one context."""
-    if held or spread or rng.random() < 0.25:
+    if held or spread or rng.random() < 0.12:
         n = 1 if rng.random() < 0.4 else 2 + held
         return [(f, q, subjects, lambda r, make=make, n=n: make(r, n))
                 for f, q, subjects, make, n in rng.sample(FACTS_HELD if held else FACTS, n)]

@@ -86,7 +86,7 @@ STAGES = {
     "pretrain": dict(
         kind="dense", rate=(5e-3, 0.80, 0.3), warm=100, balance=True,
         lengths=[(0, [512]), (0.36, [1024]), (0.62, [2048])],
-        shares={"task": 0.36, "chat": 0.16, "prose": 0.48}),
+        shares={"task": 0.48, "chat": 0.12, "prose": 0.40}),
     "extend": dict(
         kind="dense", rate=(1.8e-3, 0.45, 0.12), warm=40, balance=True,
         lengths=[(0, [2048, 8192, 8192]), (0.2, [2048, 8192, 16384]),

@@ -162,16 +162,16 @@ def chatter(rng, filler):
 def request(rng, k, filler):
     """A question for one key, in one of very many wordings."""
     words, p = vocabulary(filler), rng.random()
-    if p < 0.22:
+    if p < 0.10:
         return rng.choice(ASK).format(k=k)
     n = rng.choice(words) if rng.random() < 0.15 else rng.choice(TABLE_NOUNS)
-    if p < 0.30:  # whatever stands around it, the key is what matters
+    if p < 0.20:  # whatever stands around it, the key is what matters
         around = [rng.choice(words) for _ in range(rng.randrange(1, 7))]
         around.insert(rng.randrange(len(around) + 1), k)
         text = " ".join(around)
-    elif p < 0.40:
+    elif p < 0.33:
         text = rng.choice(FRAGMENTS).format(k=k, n=n)
-    elif p < 0.70:
+    elif p < 0.66:
         parts = [rng.choice(OPENERS), rng.choice(VERBS), rng.choice(OBJECTS), rng.choice(CLOSERS)]
         text = " ".join(x for x in parts if x).format(k=k, n=n)
     else:
@@ -204,7 +204,7 @@ def table(rng, size, filler=None, questions=4, spread=False, held=False):
         key, value = rng.choice(KEYS_HELD), rng.choice(VALUES_HELD)
         joint = rng.choice(JOINTS_HELD)
     else:
-        usual = spread or rng.random() < 0.25  # evaluation keeps to the fixed forms
+        usual = spread or rng.random() < 0.12  # evaluation keeps to the fixed forms
         words = vocabulary(filler)
         key = rng.choice(KEYS) if usual else roomy_format(rng, words, size // 16)
         value = rng.choice(VALUES) if usual or rng.random() < 0.15 else random_format(rng, words)

@@ -5,7 +5,8 @@
  *                [--most ROWS] [--fast]
  *
  * ops: products and what reads the past; past: the latter alone, with prompt rows, too; topk: the
- * selection alone, on rows of scores of several kinds.
+ * selection alone, on rows of scores of several kinds; once: one decode step, for a profiler:
+ *   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum ...
  *
  * The model has one GPU's share of eight: all 128 heads, 32 experts of which each token takes 8 (as
  * many pairs of token and expert as the GPU gets when all eight run as many tokens), random FP8
@@ -590,7 +591,9 @@ int main(int argc, char **argv)
     if (once) {
         struct step s = decode_step(&b, most, longest);
         struct err e;
+        cuda_test_profile(true);
         must(forward_step(b.forward, lane_now, &s, &e), &e);
+        cuda_test_profile(false);
     }
     if (decode)
         decode_rows(&b, most);

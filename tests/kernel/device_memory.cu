@@ -2,6 +2,9 @@
 #include "tests/kernel/device_memory.h"
 
 #include <cuda_runtime.h>
+#ifdef __CUDACC__
+#include <cuda_profiler_api.h>
+#endif
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,6 +152,11 @@ double device_rank_time_us(void *self, void (*run)(void *arg), void *arg)
     return 1000.0 * (double)ms;
 }
 
+void cuda_test_profile(bool on)
+{
+    must(on ? cudaProfilerStart() : cudaProfilerStop(), "profiler");
+}
+
 void device_rank_name(char *text, size_t room)
 {
     struct cudaDeviceProp prop;
@@ -200,6 +208,10 @@ double device_link_rate(uint32_t from, uint32_t to, size_t bytes)
 }
 
 #else /* the emulated device has no graphs and no time */
+
+void cuda_test_profile(bool)
+{
+}
 
 void device_rank_name(char *text, size_t room)
 {

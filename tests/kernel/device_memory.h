@@ -17,6 +17,7 @@ void cuda_test_read(void *to, const void *device, size_t bytes);
 void cuda_test_write(void *device, const void *from, size_t bytes);
 void *cuda_test_alloc(size_t bytes); /* poisoned with NaN */
 void cuda_test_free(void *device);
+void cuda_test_profile(bool on); /* what a profiler that was told to wait sees */
 
 struct device_rank; /* a rank's area and stream; of the thread that opened it */
 void *device_rank_open(uint32_t device, size_t bytes); /* poisoned with NaN */
