@@ -19,7 +19,8 @@
 #include "tile/block.cuh"
 #include "tile/weight.cuh"
 
-enum { CHUNK_ROWS = 64, WIDE_CHUNK_ROWS = 128, ROWS = 8, SLICE = 128, OUT_SLICE = 32, TILE = 16, WARPS = 8 };
+enum { CHUNK_ROWS = 64, WIDE_CHUNK_ROWS = 128, ROWS = 8, SLICE = 128, OUT_SLICE = 32 };
+enum { TILE = 16, WARPS = 8 };
 enum { HEADS = 2 * WARPS, MAX_WIDTH = 768, PER_LANE = MAX_WIDTH / 32 };
 enum { Z_PER_LANE = CUDA_MAX_LATENT / 32 };
 static_assert(TILE * MAX_WIDTH * 4 <= 48 << 10, "a tile fits in what every device gives a block");
@@ -330,7 +331,8 @@ enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
     }
     b->ops.attend = op_attend;
     if (!b->dry &&
-        (cuda_attend_heads_init(b, e) || (b->lane[0].attend->tensor && cuda_attend_tensor_init(e)) ||
+        (cuda_attend_heads_init(b, e) ||
+         (b->lane[0].attend->tensor && cuda_attend_tensor_init(e)) ||
          (b->lane[0].attend->wide && cuda_attend_wide_init(e))))
         return e->code;
     return ERR_OK;

@@ -77,9 +77,9 @@ void cuda_lane_check(struct cuda_lane *lane, cudaError_t code, const char *what)
         err_set(&lane->err, ERR_CUDA, "%s: %s", what, cudaGetErrorString(code));
 }
 
-/* Before the process' first call of CUDA: kernels that wait for other ranks' must not keep these from
- * starting, so no kernel is loaded at its first launch (which waits for those that run), and streams
- * have queues of their own. A user's own settings stay. */
+/* Before the process' first call of CUDA: kernels that wait for other ranks' must not keep these
+ * from starting, so no kernel is loaded at its first launch (which waits for those that run), and
+ * streams have queues of their own. A user's own settings stay. */
 static void prepare(void)
 {
     static bool done; /* the process has one thread then */

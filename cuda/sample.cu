@@ -1,11 +1,11 @@
 /* sample.cu - ops->sample: from a row of logits to a token, all of it on the device. See sample.h.
  *
- * A block of 1024 threads per row, a few passes over the vocabulary: usable and the argmax, bias and
- * penalties where they are wished for, then top-k (radix selection), weights, top-p (bisection over
- * the 32-bit keys of the weights, sums in double and in one fixed order), min-p, and the draw. Where
- * a few thousand of the largest weights are enough for top-p, they go to shared memory, in order,
- * and all that follows looks at them alone. Wishes of varying length (bias, history, bans, allowed
- * set) go up in a pool of words.
+ * A block of 1024 threads per row, a few passes over the vocabulary: usable and the argmax, bias
+ * and penalties where they are wished for, then top-k (radix selection), weights, top-p (bisection
+ * over the 32-bit keys of the weights, sums in double and in one fixed order), min-p, and the draw.
+ * Where a few thousand of the largest weights are enough for top-p, they go to shared memory, in
+ * order, and all that follows looks at them alone. Wishes of varying length (bias, history, bans,
+ * allowed set) go up in a pool of words.
  */
 #include "cuda/backend.cuh"
 
@@ -255,7 +255,7 @@ static __device__ uint32_t draw(const float *x, uint32_t n, const struct wish &w
     while (chosen + 1 < THREADS / 32 && reached + part[chosen] <= target)
         reached += part[chosen++];
     if (warp == chosen)
-        for (uint32_t i0 = begin; i0 < n; i0 += 32) { /* on to the row's end, if rounding wants it */
+        for (uint32_t i0 = begin; i0 < n; i0 += 32) { /* to the row's end, if rounding wants it */
             uint32_t i = i0 + lane;
             double mine = i < n && x[i] > 0.0f ? (double)x[i] : 0.0, upto = warp_upto(mine);
             uint32_t passed = __ballot_sync(WARP_ALL, mine > 0.0 && reached + upto > target);
