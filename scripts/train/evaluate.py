@@ -26,6 +26,7 @@ import corpora
 import tasks
 from ember import BOS, EMBER, EOS
 from model import linear, rms
+from words import TALK_HELD
 
 cache = {}
 
@@ -245,23 +246,6 @@ def loops(text):
     return any(runs.count(r) >= 4 for r in set(runs))
 
 
-UNSEEN_TALK = [
-    "Hi ember, nice to see you.", "Good afternoon to you!", "So, what kind of thing are you?",
-    "Are you some sort of machine?", "I feel great this morning.", "I am a bit tired today.",
-    "What would you like to do?", "Many thanks for your help!", "Okay, bye for now!",
-    "Do you have any friends?", "I like cats a lot.", "I bought a new car yesterday.",
-    "My brother is coming to visit.", "What is your favorite song?", "I do not like rain.",
-    "We went to the beach.", "Can you sing?", "Tell me something nice.", "Where do you live?",
-    "I am learning to cook.", "Do you know any games?", "What should I read?", "Is it late?",
-    "I lost my keys.", "My cat is sick.", "I won a prize!", "It is my birthday today.",
-    "Please tell me a tale about a horse.", "Could you make up a story for me?",
-    "Say hello to my friend Tom.", "How old are you?", "Can I ask you something?",
-    "I think it will snow.", "I miss my old house.", "What do you think of school?",
-    "Do you like music?", "I want to be a pilot.", "The movie was boring.", "I need a break.",
-    "Let us talk about food.",
-]
-
-
 def unseen_tools(rng):
     """Calls of kinds that training has none of."""
     door, n = rng.choice(tasks.PLACES), rng.randrange(2, 9)
@@ -304,7 +288,7 @@ def format_scores(model, tokenizer, data, tokens, n):
     """Chat turns, JSON and tool calls; and samples of text."""
     rng = random.Random(77)
     sets = {"unseen wordings": [({"messages": [tasks.user(t), tasks.assistant("")]}, False)
-                                for t in UNSEEN_TALK]}
+                                for t in TALK_HELD]}
     held = corpora.rows(data, "heldout.jsonl")
     dialogues = [r["messages"] for r in held if r.get("file") == "chat_selfdialogue.jsonl"]
     sets["held-out dialogues"] = [({"messages": m[:k]}, False) for i, m in enumerate(dialogues)

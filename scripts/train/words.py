@@ -60,3 +60,19 @@ TREES_HELD = (
 ).split()
 # Words that the held-out wordings and facts are made of: nothing that is composed uses them.
 WORDS_HELD = "get gets stands magic ship ships load loads minutes walk walks wood".split()
+# Small talk in wordings that training has none of.
+TALK_HELD = [
+    "Hi ember, nice to see you.", "Good afternoon to you!", "So, what kind of thing are you?",
+    "Are you some sort of machine?", "I feel great this morning.", "I am a bit tired today.",
+    "What would you like to do?", "Many thanks for your help!", "Okay, bye for now!",
+    "Do you have any friends?", "I like cats a lot.", "I bought a new car yesterday.",
+    "My brother is coming to visit.", "What is your favorite song?", "I do not like rain.",
+    "We went to the beach.", "Can you sing?", "Tell me something nice.", "Where do you live?",
+    "I am learning to cook.", "Do you know any games?", "What should I read?", "Is it late?",
+    "I lost my keys.", "My cat is sick.", "I won a prize!", "It is my birthday today.",
+    "Please tell me a tale about a horse.", "Could you make up a story for me?",
+    "Say hello to my friend Tom.", "How old are you?", "Can I ask you something?",
+    "I think it will snow.", "I miss my old house.", "What do you think of school?",
+    "Do you like music?", "I want to be a pilot.", "The movie was boring.", "I need a break.",
+    "Let us talk about food.",
+]
