@@ -163,10 +163,12 @@ def draft_agreement(model, folder, name, length, tokens):
         return None
     rows = [flat[i * length: i * length + length + 1]
             for i in range(min(n, (len(flat) - 1) // length))]
-    ids = next(full_batches(as_tensor(model, rows), n))[0] & batches.IDS
+    ids, real = next(full_batches(as_tensor(model, rows), n))
+    ids = ids & batches.IDS
     ids[:, 0] = BOS
     x, _, _ = model.body(ids[:, :-1].contiguous(), topk=EMBER.index_topk)
     u, _, _ = model.draft(x, ids, topk=EMBER.index_topk)
+    x, u = x[: real * length], u[: real * length]
     agree = []
     for i in range(0, len(x), 8192):
         main = linear(rms(x[i: i + 8192], model.norm), model.head).argmax(-1)

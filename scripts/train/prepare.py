@@ -186,9 +186,10 @@ def held_text(job):
     name, _, _, _ = job
     pieces, n_bytes = [], 0
     for r in corpora.rows(state["data"], "heldout.jsonl"):
-        if name == "held_dialogue" and r.get("file") == "chat_selfdialogue.jsonl":
-            pieces.append([t for t in encode_chat(r, everything=True)])
-            n_bytes += sum(len(m["content"].encode()) for m in r["messages"])
+        if name == "held_dialogue":
+            if r.get("file") == "chat_selfdialogue.jsonl":
+                pieces.append([t for t in encode_chat(r, everything=True)])
+                n_bytes += sum(len(m["content"].encode()) for m in r["messages"])
         elif "text" in r and "file" not in r and (
                 (r["src"] == "openstax") == (name == "held_textbook")):
             text = "\n\n".join(corpora.unwrap(p) for p in r["text"].split("\n\n"))
