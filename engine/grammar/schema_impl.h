@@ -166,6 +166,7 @@ bool schema_work(struct schema_maker *m, uint32_t steps);
 /* schema_pool.c: memory and numbers. All give 0 or NULL when there is no memory. */
 void *schema_alloc(struct schema_maker *m, size_t bytes);
 void *schema_grow(struct schema_maker *m, void *at, uint32_t n, uint32_t *max, size_t each);
+struct assertion *schema_add_assertion(struct schema_maker *m, struct assertion like);
 bool ids_push(struct schema_maker *m, struct ids *v, uint32_t x);
 /* The number of key in a table whose entry i is get(of, i, &bytes); UINT32_MAX: not there, and then
  * table_add() makes it number n. */

@@ -90,6 +90,18 @@ void *schema_grow(struct schema_maker *m, void *at, uint32_t n, uint32_t *max, s
     return p;
 }
 
+struct assertion *schema_add_assertion(struct schema_maker *m, struct assertion like)
+{
+    struct assertion *at =
+        schema_grow(m, m->assertion, m->n_assertions, &m->max_assertions, sizeof *at);
+    if (!at)
+        return NULL;
+    m->assertion = at;
+    at += m->n_assertions++;
+    *at = like;
+    return at;
+}
+
 bool ids_push(struct schema_maker *m, struct ids *v, uint32_t x)
 {
     uint32_t *at = schema_grow(m, v->at, v->n, &v->max, sizeof *at);

@@ -58,21 +58,13 @@ static bool wrong(const struct reading *r, const char *expected)
 /* A new assertion, to be filled in; NULL: no memory. */
 static struct assertion *add(const struct reading *r, enum kind kind, enum json_type type)
 {
-    struct schema_maker *m = r->m;
-    struct assertion *at =
-        schema_grow(m, m->assertion, m->n_assertions, &m->max_assertions, sizeof *at);
-    if (!at)
-        return NULL;
-    m->assertion = at;
-    at += m->n_assertions++;
-    *at = (struct assertion){.kind = (uint8_t)kind,
-                             .type = (uint8_t)type,
-                             .schema = r->schema,
-                             .keyword = r->key->string,
-                             .json = r->key,
-                             .value = UINT32_MAX,
-                             .most = UINT32_MAX};
-    return at;
+    return schema_add_assertion(r->m, (struct assertion){.kind = (uint8_t)kind,
+                                                         .type = (uint8_t)type,
+                                                         .schema = r->schema,
+                                                         .keyword = r->key->string,
+                                                         .json = r->key,
+                                                         .value = UINT32_MAX,
+                                                         .most = UINT32_MAX});
 }
 
 static uint32_t sub(const struct reading *r, const cJSON *json, const char *name)

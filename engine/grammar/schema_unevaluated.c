@@ -232,15 +232,9 @@ static bool demand(struct unevaluated *u, const struct way *w, struct assertion 
 
 static struct assertion *new_assertion(struct unevaluated *u, uint32_t schema, uint32_t of)
 {
-    struct schema_maker *m = u->m;
-    struct assertion *at =
-        schema_grow(m, m->assertion, m->n_assertions, &m->max_assertions, sizeof *at);
-    if (!at)
-        return NULL;
-    m->assertion = at;
-    at[m->n_assertions] = at[of];
-    at[m->n_assertions].schema = schema;
-    return &at[m->n_assertions++];
+    struct assertion like = u->m->assertion[of];
+    like.schema = schema;
+    return schema_add_assertion(u->m, like);
 }
 
 /* A schema of what one way demands; UINT32_MAX: an error. `of`: the keyword's assertion. */
