@@ -322,7 +322,10 @@ enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e)
         x->rows = rows < chunk ? rows : chunk;
         size_t parts = (size_t)x->rows * heads * SPLITS;
         x->q = (float *)cuda_reserve(b, sizeof(float) * x->rows * heads * width);
-        x->z = (float *)cuda_reserve(b, (x->wide ? 2 : 4) * parts * c->kv_lora_rank);
+        /* Of so many rows in f16, or half of them in fp32: a plan does not know which. */
+        size_t least = x->rows < CHUNK_ROWS ? x->rows : (size_t)CHUNK_ROWS;
+        size_t each = 4 * least > 2 * (size_t)x->rows ? 4 * least : 2 * (size_t)x->rows;
+        x->z = (float *)cuda_reserve(b, each * heads * SPLITS * c->kv_lora_rank);
         x->max = (float *)cuda_reserve(b, sizeof(float) * parts);
         x->sum = (float *)cuda_reserve(b, sizeof(float) * parts);
         x->factor = (float *)cuda_reserve(b, sizeof(float) * x->rows * heads);

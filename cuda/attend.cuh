@@ -9,6 +9,7 @@
 enum { SPLITS = 16, CUDA_SPLIT_MIN = 64, CUDA_TENSOR_SPLIT_MIN = 256, SPLIT_STEP = 64 };
 enum { CUDA_WIDE_SPLIT_MIN = 512, WIDE_SPLIT_STEP = 128 };
 enum { GROUP = 128 }; /* values of an FP8 record under one scale */
+enum { ATTEND_FILL_BLOCKS = 128 }; /* nearly as many as a Hopper GPU has processors */
 
 struct attend_args {
     struct row_view view;
@@ -60,7 +61,7 @@ bool cuda_attend_tensor_fits(const struct cuda_backend *b); /* whether the back 
 MUST_CHECK enum err_code cuda_attend_tensor_init(struct err *e);
 void cuda_attend_tensor(cudaStream_t s, const struct attend_args &a, uint32_t n_splits);
 /* The same for models of many heads on Hopper (attend_wide.cu). */
-bool cuda_attend_wide_fits(const struct cuda_backend *b);
+bool cuda_attend_wide_fits(const struct cuda_backend *b); /* a plan: whether it may */
 MUST_CHECK enum err_code cuda_attend_wide_init(struct err *e);
 void cuda_attend_wide(cudaStream_t s, const struct attend_args &a, uint32_t n_splits);
 

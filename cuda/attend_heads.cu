@@ -16,7 +16,7 @@
 #include "tile/split.cuh"
 
 enum { ROWS = 32, MOST_DEPTH = 192, MERGE_THREADS = 128, MERGE_HEADS = 8 };
-enum { FILL_BLOCKS = 128, X_LOADS = MOST_DEPTH / 128 + 1 };
+enum { X_LOADS = MOST_DEPTH / 128 + 1 };
 static_assert(CUDA_MAX_LATENT <= 4 * MERGE_THREADS, "a thread has four values");
 
 /* Chunks of 16 bytes from one row in split form to the next: whole eights, among which they change
@@ -363,7 +363,7 @@ template <bool FP8, int OUTS>
 static void launch_absorb(cudaStream_t s, const float *q, const struct attend_args &a)
 {
     uint32_t tiles = parts_of(a.n, ROWS), columns = parts_of(a.r, OUTS);
-    uint32_t fill = parts_of(FILL_BLOCKS, (size_t)a.heads * columns);
+    uint32_t fill = parts_of(ATTEND_FILL_BLOCKS, (size_t)a.heads * columns);
     dim3 grid(a.heads, tiles < fill ? tiles : fill, columns);
     CUDA_LAUNCH((absorb_kernel<FP8, OUTS>), grid, OUTS, absorb_shape<OUTS>::bytes(a.nope), s, q,
                 a);

@@ -24,7 +24,6 @@
 enum { TILE = 64, HEADS = 64, LATENT = 512, ROPE = 64, WIDTH = LATENT + ROPE, BLOCKS = WIDTH / 64 };
 enum { RECORD = LATENT + 4 * LATENT / GROUP + 2 * ROPE, SUMS = 128, KEYS = LATENT / 64 };
 enum { STAGE = BLOCKS * WGMMA_BLOCK, THREADS = 3 * WGMMA_GROUP, LEAST_HEADS = 33 };
-enum { FILL_BLOCKS = 128 }; /* nearly as many as a Hopper GPU has processors */
 enum { PER_WARP = TILE / 4, ROPE_LOADS = TILE * 2 * ROPE / 16 / WGMMA_GROUP };
 static_assert(RECORD == 656, "the deployed model's record");
 static_assert((int)WIDE_SPLIT_STEP == 2 * (int)TILE, "a split begins in the first stage");
@@ -493,7 +492,7 @@ static __global__ void __launch_bounds__(THREADS, 1) wide_kernel(struct attend_a
 bool cuda_attend_wide_fits(const struct cuda_backend *b)
 {
     const struct model_config *c = b->ops.cfg;
-    return b->fast && b->hopper && b->ops.limits.latent == LATENT_FP8 &&
+    return b->fast && (b->hopper || b->dry) && b->ops.limits.latent == LATENT_FP8 &&
            c->kv_lora_rank == LATENT && c->rope_dim == ROPE && c->n_heads >= LEAST_HEADS;
 }
 
@@ -512,7 +511,7 @@ enum err_code cuda_attend_wide_init(struct err *e)
 static uint32_t splits_of_block(uint32_t n_splits, size_t blocks)
 {
     uint32_t splits = n_splits;
-    while (splits > 1 && blocks * parts_of(n_splits, splits) < FILL_BLOCKS)
+    while (splits > 1 && blocks * parts_of(n_splits, splits) < ATTEND_FILL_BLOCKS)
         splits = (splits + 1) / 2;
     return splits;
 }

@@ -39,9 +39,9 @@ struct cuda_lane {
     cudaStream_t stream; /* what comes is queued here: the branch that the step is in */
     cudaStream_t branch[OPS_BRANCHES];
     cudaEvent_t passed[OPS_BRANCHES];
-    uint32_t at;               /* the branch; 0: the lane's own */
-    bool open[OPS_BRANCHES];   /* branches that the lane's own stream has not met yet */
-    bool in_order;             /* until all meet, nothing runs beside anything */
+    uint32_t at;             /* the branch; 0: the lane's own */
+    bool open[OPS_BRANCHES]; /* branches that the lane's own stream has not met yet */
+    bool in_order;           /* until all meet, nothing runs beside anything */
     const struct step *step; /* between begin and finish */
     struct err err;          /* first error of the step */
     struct step_arrays host, dev;
@@ -245,6 +245,7 @@ void cuda_meet_early(struct cuda_lane *lane);
 /* Whether a product with such a matrix goes there. */
 bool cuda_takes_wide(const struct cuda_backend *b, const struct matrix *w);
 void cuda_wide_product(struct cuda_backend *b, struct cuda_lane *lane, const struct product *p);
+/* Whether cuda_wide_network() takes such matrices. */
 bool cuda_takes_network(const struct cuda_backend *b, const struct ffn_weights *w);
 /* y = or += down(silu(gate x) up x) for at most 1024 rows; false: not with such matrices. */
 bool cuda_wide_network(struct cuda_backend *b, struct cuda_lane *lane, const struct ffn_weights *w,

@@ -4,7 +4,10 @@
  * A branch begins behind what the lane's own stream has been given so far; cuda_meet() makes that
  * one wait for all branches. While a step is being recorded the branches become parts of its graph.
  * Each branch has rows of its own for products (wide.cu); a product that would need the lane's
- * other scratch ends the branches (cuda_meet_early()), and what follows runs in order.
+ * other scratch ends the branches (cuda_meet_early()), and what follows runs in order. The shared
+ * expert of a layer runs so beside its router, too (moe.cu).
+ *
+ * Thread: the lane's. Errors are kept as the lane's first one.
  */
 #include "cuda/backend.cuh"
 

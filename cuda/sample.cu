@@ -9,13 +9,15 @@
  */
 #include "cuda/backend.cuh"
 
+#include "tile/likely.cuh"
 #include "tile/select.cuh"
 
 #include <float.h>
 #include <string.h>
 
 enum { THREADS = 1024, POOL_WORDS = 2 << 20, LOADS = 8 };
-enum { LIKELY = 4096, MINE = LIKELY / THREADS, LEVELS = 3 };
+enum { LEVELS = 3 };
+static_assert((int)THREADS == (int)LIKELY_THREADS, "the same block");
 
 /* A row's wishes; offsets count words of the pool. */
 struct wish {
@@ -57,22 +59,6 @@ static __device__ __forceinline__ uint32_t id_of(ranked r)
     return 0xFFFFFFFFu - (uint32_t)r;
 }
 
-static __device__ ranked block_most(ranked best)
-{
-    __shared__ ranked part[32];
-    for (int d = 16; d > 0; d /= 2) {
-        ranked r = __shfl_xor_sync(WARP_ALL, best, d);
-        best = r > best ? r : best;
-    }
-    __syncthreads();
-    if (threadIdx.x % 32 == 0)
-        part[threadIdx.x / 32] = best;
-    __syncthreads();
-    for (int i = 0; i < THREADS / 32; i++)
-        best = part[i] > best ? part[i] : best;
-    return best;
-}
-
 /* The best of x[0, n) that comes after `bound`, 0: none; and how many are no usable logits. */
 static __device__ ranked block_best(const float *x, uint32_t n, ranked bound, uint32_t *bad)
 {
@@ -90,7 +76,7 @@ static __device__ ranked block_best(const float *x, uint32_t n, ranked bound, ui
             best = r < bound && r > best ? r : best;
         }
     }
-    return block_most(best);
+    return block_max(best);
 }
 
 static __device__ __forceinline__ bool is_adjusted(const struct wish &w)
@@ -215,16 +201,6 @@ static __device__ double noise_of(const struct wish &w)
     return ((double)(noise.x >> 5) * 67108864.0 + (double)(noise.y >> 6)) / 9007199254740992.0;
 }
 
-/* Of a warp's lanes up to this one. */
-static __device__ double warp_upto(double x)
-{
-    for (uint32_t d = 1; d < 32; d *= 2) {
-        double before = __shfl_up_sync(WARP_ALL, x, d);
-        x += threadIdx.x % 32 >= d ? before : 0.0;
-    }
-    return x;
-}
-
 /* The first id at which the sum of the weights so far passes its share of all. A warp has a piece
  * of the row; the one whose piece passes it goes through that again. */
 static __device__ uint32_t draw(const float *x, uint32_t n, const struct wish &w)
@@ -241,7 +217,7 @@ static __device__ uint32_t draw(const float *x, uint32_t n, const struct wish &w
         last = x[i] > 0.0f ? i + 1 : last;
     }
     sum = warp_sum(sum);
-    last = (uint32_t)block_most(last);
+    last = block_max(last);
     if (lane == 0)
         part[warp] = sum;
     if (threadIdx.x == 0)
@@ -269,13 +245,6 @@ static __device__ uint32_t draw(const float *x, uint32_t n, const struct wish &w
     __syncthreads();
     return token;
 }
-
-/* ---- top-p among the likely ones ---- */
-
-struct likely {
-    float weight[LIKELY];
-    uint32_t id[LIKELY];
-};
 
 /* Weights [0, 1] that are at least this much count as likely, at the first level that is enough. */
 static __device__ __forceinline__ float level(int i)
@@ -317,112 +286,6 @@ static __device__ void weigh(const float *from, float *x, uint32_t n, float max,
     total[LEVELS] = block_sum(total[LEVELS]);
 }
 
-/* The weights from `least` on with their ids, which ascend; as many as were
- * counted. A warp has a piece of
- * the row. */
-static __device__ void gather_likely(const float *x, uint32_t n, float least, struct likely &to)
-{
-    __shared__ uint32_t part[THREADS / 32];
-    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, each = parts_of(n, THREADS) * 32;
-    uint32_t begin = warp * each, end = begin + each < n ? begin + each : n, count = 0, at = 0;
-#pragma unroll 8
-    for (uint32_t i = begin + lane; i < end; i += 32)
-        count += x[i] >= least;
-    count = warp_sum(count);
-    if (lane == 0)
-        part[warp] = count;
-    __syncthreads();
-    for (uint32_t i = 0; i < warp; i++)
-        at += part[i];
-#pragma unroll 4
-    for (uint32_t i0 = begin; count && i0 < end; i0 += 32) {
-        uint32_t i = i0 + lane;
-        float v = i < end ? x[i] : -1.0f;
-        uint32_t mask = __ballot_sync(WARP_ALL, v >= least);
-        if (v >= least) {
-            uint32_t slot = at + (uint32_t)__popc(mask & ((1u << lane) - 1u));
-            to.weight[slot] = v;
-            to.id[slot] = i;
-        }
-        at += (uint32_t)__popc(mask);
-    }
-    __syncthreads();
-}
-
-static __device__ double likely_above(const float (&mine)[MINE], uint32_t bound)
-{
-    double sum = 0.0;
-    for (int k = 0; k < MINE; k++)
-        sum += mine[k] > 0.0f && order_key(mine[k]) > bound ? (double)mine[k] : 0.0;
-    return block_sum(sum);
-}
-
-/* The same cut as cut_top_p()'s, min-p and the draw, from weights that reach the target. */
-static __device__ uint32_t choose_likely(const struct likely &from, uint32_t n, float least,
-                                         double target, const struct wish &w)
-{
-    __shared__ double part[THREADS / 32];
-    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    float mine[MINE];
-    for (uint32_t k = 0; k < MINE; k++)
-        mine[k] = MINE * threadIdx.x + k < n ? from.weight[MINE * threadIdx.x + k] : -1.0f;
-    uint32_t low = order_key(least), high = order_key(1.0f);
-    while (low < high) {
-        uint32_t mid = low + (high - low + 1) / 2;
-        if (likely_above(mine, mid - 1) >= target)
-            low = mid;
-        else
-            high = mid - 1;
-    }
-    double reached = likely_above(mine, low);
-    float each = __uint_as_float(low ^ 0x80000000u);
-    uint32_t ties = 0, tied = 0, seen;
-    do {
-        reached += (double)each;
-        ties++;
-    } while (reached < target && ties < n);
-    for (int k = 0; k < MINE; k++)
-        tied += mine[k] > 0.0f && order_key(mine[k]) == low;
-    uint32_t before = (uint32_t)warp_upto((double)tied) - tied;
-    __syncthreads();
-    if (lane == 31)
-        part[warp] = (double)(before + tied);
-    __syncthreads();
-    for (uint32_t i = 0; i < warp; i++)
-        before += (uint32_t)part[i];
-    double sum = 0.0;
-    seen = before;
-    uint32_t last = 0;
-    for (uint32_t k = 0; k < MINE; k++) {
-        uint32_t key = mine[k] > 0.0f ? order_key(mine[k]) : 0;
-        bool stays = key > low || (key == low && seen < ties);
-        seen += key == low;
-        mine[k] = stays && mine[k] >= w.min_p ? mine[k] : -1.0f; /* the largest weight is 1 */
-        sum += mine[k] > 0.0f ? (double)mine[k] : 0.0;
-        last = mine[k] > 0.0f ? MINE * threadIdx.x + k + 1 : last;
-    }
-    double upto = warp_upto(sum);
-    __syncthreads();
-    if (lane == 31)
-        part[warp] = upto;
-    __syncthreads();
-    double total = 0.0, so_far = upto - sum;
-    for (uint32_t i = 0; i < THREADS / 32; i++) {
-        so_far += i < warp ? part[i] : 0.0;
-        total += part[i];
-    }
-    double wanted = noise_of(w) * total;
-    uint32_t found = LIKELY;
-    for (uint32_t k = 0; k < MINE; k++) {
-        so_far += mine[k] > 0.0f ? (double)mine[k] : 0.0;
-        if (found == LIKELY && mine[k] > 0.0f && so_far > wanted)
-            found = MINE * threadIdx.x + k;
-    }
-    last = (uint32_t)block_most(last);
-    found = LIKELY - (uint32_t)block_most(LIKELY - found); /* the first of all */
-    return from.id[found < LIKELY ? found : last ? last - 1 : 0];
-}
-
 /* Whether there was anything to choose from; `from`: the row's logits, best of which is `best`. */
 static __device__ bool choose(const float *from, float *x, uint32_t n, ranked best,
                               const struct wish &w, uint32_t *token)
@@ -450,7 +313,7 @@ static __device__ bool choose(const float *from, float *x, uint32_t n, ranked be
     for (int l = 0; w.top_p < 1.0f && l < LEVELS; l++)
         if (count[l] <= LIKELY && total[l] > target * (1.0 + 1e-9)) { /* whatever sums round to */
             gather_likely(x, n, level(l), likely);
-            *token = choose_likely(likely, count[l], level(l), target, w);
+            *token = choose_likely(likely, count[l], level(l), target, w.min_p, noise_of(w));
             return true;
         }
     if (w.top_p < 1.0f)

@@ -124,7 +124,7 @@ void cuda_wide_product(struct cuda_backend *b, struct cuda_lane *lane, const str
 
 bool cuda_takes_network(const struct cuda_backend *b, const struct ffn_weights *w)
 {
-    return b->wide && cuda_takes_wide(b, &w->gate) && cuda_takes_wide(b, &w->up) &&
+    return cuda_takes_wide(b, &w->gate) && cuda_takes_wide(b, &w->up) &&
            cuda_takes_wide(b, &w->down) && w->gate.dtype == w->up.dtype;
 }
 

@@ -18,11 +18,21 @@ template <typename T> static __device__ __forceinline__ T warp_sum(T x)
     return x;
 }
 
-static __device__ __forceinline__ float warp_max(float x)
+template <typename T> static __device__ __forceinline__ T warp_max(T x)
 {
     for (int d = 16; d > 0; d /= 2) {
-        float y = __shfl_xor_sync(WARP_ALL, x, d);
+        T y = __shfl_xor_sync(WARP_ALL, x, d);
         x = y > x ? y : x;
+    }
+    return x;
+}
+
+/* The sum of the lanes up to this one. */
+template <typename T> static __device__ __forceinline__ T warp_upto(T x)
+{
+    for (uint32_t d = 1; d < 32; d *= 2) {
+        T before = __shfl_up_sync(WARP_ALL, x, d);
+        x += threadIdx.x % 32 >= d ? before : T(0);
     }
     return x;
 }
@@ -42,16 +52,16 @@ template <typename T> static __device__ T block_sum(T x)
     return sum;
 }
 
-static __device__ float block_max(float x)
+template <typename T> static __device__ T block_max(T x)
 {
-    __shared__ float part[32];
+    __shared__ T part[32];
     uint32_t warp = threadIdx.x / 32, n = blockDim.x / 32;
     x = warp_max(x);
     __syncthreads();
     if (threadIdx.x % 32 == 0)
         part[warp] = x;
     __syncthreads();
-    float best = part[0];
+    T best = part[0];
     for (uint32_t i = 1; i < n; i++)
         best = part[i] > best ? part[i] : best;
     return best;

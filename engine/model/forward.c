@@ -201,12 +201,14 @@ static bool step_selects(const struct step *s)
     return false;
 }
 
-static void in_branch(struct forward *f, enum lane l, uint32_t branch, bool after_all)
+enum branch { BRANCH_QUERIES, BRANCH_STORES, BRANCH_SELECTION };
+static_assert((int)BRANCH_SELECTION < (int)OPS_BRANCHES, "so many a step may have");
+
+static void in_branch(struct forward *f, enum lane l, enum branch branch, bool after_all)
 {
     if (f->ops->beside)
         f->ops->beside(f->ops, l, branch, after_all);
 }
-enum { BRANCH_QUERIES, BRANCH_STORES, BRANCH_SELECTION };
 
 /* b->h, normalised, to b->q, not rotated yet; with a low rank on the way, to b->q_norm only. */
 static void project_queries(struct forward *f, enum lane l, const struct layer_weights *w,

@@ -151,6 +151,7 @@ struct ops {
      * right without branches; NULL: that is how they run. In a branch other than 0: linear (each
      * y its own), the stores, index_select. */
     void (*beside)(struct ops *o, enum lane l, uint32_t branch, bool after_all);
+
     /* Rotates the last rope_dim of each head of q[n, heads, nope + rope] in place (interleaved). */
     void (*rope_q)(struct ops *o, enum lane l, act *q);
     /* kv_raw[n, kv_lora + rope] of this step's rows: normalises the latent (gain), rotates the key,
