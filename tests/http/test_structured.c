@@ -510,8 +510,8 @@ static void check_same_stream(struct rig *r, const char *body, const cJSON *mess
     free(a);
 }
 
-/* The shipped model knows no markup of GLM's, and some answers in it never end: with seeds from here
- * on most do. */
+/* The shipped model knows no markup of GLM's, and some answers in it never end: with seeds from
+ * here on most do. */
 enum { FIRST_SEED = 24 };
 
 /* A call that the prompt cannot begin, because the model thinks first or because nothing ends a
