@@ -36,7 +36,7 @@ struct wide_shared {
     unsigned char q[STAGE], tile[2][STAGE];
     float max[HEADS], shrink[2][HEADS]; /* running maximum, base 2; factors that a tile brought */
     float unit[HEADS];                  /* of a score: the scale over the query's power, base 2 */
-    float sum[2][HEADS];
+    float sum[2][2][HEADS]; /* by a split's parity: see leave_split() */
 };
 static_assert(sizeof(struct wide_shared) + 1024 <= 227 << 10, "fits in what the device gives");
 
@@ -328,7 +328,9 @@ static __device__ __forceinline__ void make_scores(float (&s)[TILE / 2], uint32_
     wgmma_close();
 }
 
-/* A split's mean, in f16, its sum and its maximum; the maximum starts anew. */
+/* A split's mean, in f16, its sum and its maximum; the maximum starts anew. In a split of one tile
+ * the first warpgroup never waits for the second, which may still read the sums of the split before:
+ * they lie elsewhere. It cannot be two splits ahead, since both meet here in each. */
 template <int W>
 static __device__ __forceinline__ void leave_split(const struct attend_args &a, uint32_t i,
                                                    uint32_t head0, uint32_t split,
@@ -337,12 +339,13 @@ static __device__ __forceinline__ void leave_split(const struct attend_args &a, 
 {
     uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, t = lane % 4;
     uint32_t h = 16 * warp + lane / 4; /* and h + 8 */
+    float(&both)[2][HEADS] = x.sum[split % 2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         sum[r] += __shfl_xor_sync(WARP_ALL, sum[r], 1);
         sum[r] += __shfl_xor_sync(WARP_ALL, sum[r], 2);
         if (t == 0)
-            x.sum[W][h + 8 * r] = sum[r];
+            both[W][h + 8 * r] = sum[r];
     }
     meet_wait(MEET_BOTH, BOTH);
 #pragma unroll
@@ -351,7 +354,7 @@ static __device__ __forceinline__ void leave_split(const struct attend_args &a, 
         if (head >= a.heads)
             continue;
         size_t at = ((size_t)i * a.heads + head) * SPLITS + split;
-        float all = x.sum[0][h + 8 * r] + x.sum[1][h + 8 * r], per = 1.0f / all;
+        float all = both[0][h + 8 * r] + both[1][h + 8 * r], per = 1.0f / all;
         if (W == 0 && t == 0) {
             a.sum[at] = all;
             a.max[at] = x.max[h + 8 * r] * 0.6931471805599453f;
