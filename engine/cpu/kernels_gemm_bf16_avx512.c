@@ -138,6 +138,28 @@ ALWAYS_INLINE void walk(int nw, int nx, const uint16_t *const w[8], const uint16
     }
 }
 
+/* Where a tile of rows from j on fetches: `deep` elements further on in its own rows while k is
+ * below `turn`, then `next` ahead, in the rows of the next tiles. Never beyond this product's last
+ * row (next is 0 there): what lies there is another thread's, and fetched twice. */
+struct fetch {
+    size_t turn, deep, next;
+};
+
+ALWAYS_INLINE struct fetch fetch_of(const struct gemm *g, int nw, uint32_t j, size_t element)
+{
+    size_t n_in = g->n_in, tile = (size_t)nw * n_in;
+    struct fetch f = {0, FETCH_BYTES / (element * (size_t)nw), 0};
+    size_t tiles = (f.deep + n_in - 1) / n_in;
+    f.next = tiles * tile;
+    if (f.deep < n_in) {
+        f.turn = (n_in - f.deep) / FP8_BLOCK * FP8_BLOCK;
+        f.next = f.deep + tile - n_in;
+    }
+    if (j + (tiles + 1) * (size_t)nw > g->n_out)
+        f.next = 0;
+    return f;
+}
+
 ALWAYS_INLINE void tile_bf16(int nw, int nx, const struct gemm *g, uint32_t j, uint32_t i)
 {
     const uint16_t *w[8], *x[6];
@@ -152,17 +174,9 @@ ALWAYS_INLINE void tile_bf16(int nw, int nx, const struct gemm *g, uint32_t j, u
     if (i > 0) { /* W is near: the first of the tiles that share these rows has fetched */
         walk(nw, nx, w, x, 0, g->n_in, g->n_in, 0, s);
     } else {
-        /* Never beyond this product's last row: what lies there is another thread's, and fetched
-         * twice. Long rows fetch within themselves, and near their end the next tile's rows. */
-        size_t n_in = g->n_in, deep = FETCH_BYTES / (2 * (size_t)nw), tile = (size_t)nw * n_in;
-        size_t tiles = (deep + n_in - 1) / n_in, turn = 0, next = tiles * tile;
-        if (deep < n_in) {
-            turn = (n_in - deep) / STEP * STEP;
-            next = deep + tile - n_in;
-        }
-        walk(nw, nx, w, x, 0, turn, n_in, deep, s);
-        bool inside = j + (tiles + 1) * (size_t)nw <= g->n_out;
-        walk(nw, nx, w, x, turn, n_in, n_in, inside ? next : 0, s);
+        struct fetch f = fetch_of(g, nw, j, sizeof(uint16_t));
+        walk(nw, nx, w, x, 0, f.turn, g->n_in, f.deep, s);
+        walk(nw, nx, w, x, f.turn, g->n_in, g->n_in, f.next, s);
     }
     put_tile(g, j, i, nw, nx, s);
 }
@@ -249,6 +263,15 @@ ALWAYS_INLINE void add_block(const struct gemm *g, uint32_t j, size_t k, int nw,
     }
 }
 
+/* Both lines of a block of codes. */
+ALWAYS_INLINE void fetch_block(const uint8_t *w, size_t ahead)
+{
+    if (ahead) {
+        _mm_prefetch(w + ahead, _MM_HINT_T1);
+        _mm_prefetch(w + ahead + 64, _MM_HINT_T1);
+    }
+}
+
 /* Rows of W straight from their codes. */
 ALWAYS_INLINE void tile_fp8(const struct fp8_tables *t, int nw, int nx, const struct gemm *g,
                             uint32_t j, uint32_t i)
@@ -258,12 +281,18 @@ ALWAYS_INLINE void tile_fp8(const struct fp8_tables *t, int nw, int nx, const st
     __m512 s[8][6], block[8][6];
     clear_tile(nw, nx, s);
     size_t k = 0;
+    struct fetch f = {0};
+    if (i == 0)
+        f = fetch_of(g, nw, j, sizeof *w);
     for (; k + FP8_BLOCK <= g->n_in; k += FP8_BLOCK) {
+        size_t ahead = k < f.turn ? f.deep : f.next;
         clear_tile(nw, nx, block);
 #pragma GCC unroll 8
         for (int a = 0; a < nw; a++) {
+            const uint8_t *row = w + (size_t)a * g->n_in + k;
             __m512i wide[BLOCK_STEPS];
-            widen_block(t, w + (size_t)a * g->n_in + k, FP8_BLOCK, wide);
+            widen_block(t, row, FP8_BLOCK, wide);
+            fetch_block(row, ahead);
 #pragma GCC unroll 6
             for (int b = 0; b < nx; b++)
 #pragma GCC unroll 4
@@ -335,12 +364,14 @@ static void run_panel(const struct fp8_tables *t, const struct gemm *g, uint32_t
     stride += stride + 3 * STEP <= PANEL_K + 3 * STEP ? 3 * STEP : 0;
     uint32_t j = 0;
     for (; j + TILE_W <= g->n_out; j += TILE_W) {
+        size_t tile = (size_t)TILE_W * g->n_in, ahead = j + 2 * TILE_W <= g->n_out ? tile : 0;
         for (uint32_t a = 0; a < TILE_W; a++) {
             const uint8_t *row = (const uint8_t *)g->w + (size_t)(j + a) * g->n_in;
             for (size_t k = 0; k < g->n_in; k += FP8_BLOCK) {
                 __m512i wide[BLOCK_STEPS];
                 size_t len = g->n_in - k < FP8_BLOCK ? g->n_in - k : FP8_BLOCK;
                 widen_block(t, row + k, len, wide);
+                fetch_block(row + k, i0 ? 0 : ahead);
                 for (int c = 0; c < BLOCK_STEPS; c++)
                     _mm512_storeu_si512(panel + a * stride + k + (size_t)c * STEP, wide[c]);
             }

@@ -17,7 +17,8 @@ enum { MAX_ROWS = 512 };         /* of a block */
 enum { BLOCK_BYTES = 64 << 20 }; /* of a block's inputs and middles; a block has fewer rows then */
 enum { MID_COLUMNS = 64 };       /* of gate and up in a chunk */
 enum { MID_ROWS = 192, TILE_ROWS = 48 }; /* rows of a chunk; rows between two uses of its buffers */
-enum { SUM_COLUMNS = 32 };               /* of y in a chunk; half of it for large blocks */
+enum { SUM_COLUMNS = 32, MAX_COLUMNS = 128 }; /* of y in a chunk: for many pairs, for few */
+enum { CHUNKS_PER_THREAD = 6 };
 enum { SUM_BYTES = 256 << 10 };          /* of a chunk's outputs, for them to stay in L2 */
 enum { START_ROWS = 8, START_BYTES = 8 << 10 }; /* of a product's weights, fetched before it */
 enum { ROUTE_ROWS = 16 };                       /* in a chunk of the router */
@@ -346,7 +347,7 @@ static void down_chunk(void *arg, uint32_t chunk, uint32_t worker)
     if (!out)
         return;
     for (uint32_t i = 0; i < j->n; i++) {
-        float sum[SUM_COLUMNS] = {0};
+        float sum[MAX_COLUMNS] = {0};
         for (uint32_t a = 0; a < j->n_active; a++) {
             size_t slot = (size_t)i * j->n_active + a;
             k->axpy_f32(s->weight[slot], out + (size_t)s->pair[slot] * j->columns, sum, n_c);
@@ -361,10 +362,23 @@ static void down_chunk(void *arg, uint32_t chunk, uint32_t worker)
     }
 }
 
+/* Long stretches of each expert's weights where the threads and the place for outputs allow them:
+ * what a core reads ahead by itself beyond a short one is another thread's. */
+static uint32_t down_columns(const struct moe_job *j)
+{
+    size_t pair_bytes = (size_t)j->n_pairs * sizeof(float);
+    if (pair_bytes * SUM_COLUMNS > SUM_BYTES)
+        return SUM_COLUMNS / 2;
+    uint32_t columns = j->hidden / (CHUNKS_PER_THREAD * pool_n_threads(j->b->pool));
+    size_t fit = j->n_pairs ? j->s->out_elements / j->n_pairs : 0;
+    columns = columns < MAX_COLUMNS ? columns : MAX_COLUMNS;
+    columns = columns < fit ? columns : (uint32_t)fit;
+    return columns > SUM_COLUMNS ? columns / SUM_COLUMNS * SUM_COLUMNS : SUM_COLUMNS;
+}
+
 void moe_run(struct moe_job *j, enum lane l)
 {
-    size_t row_bytes = (size_t)j->n_pairs * sizeof(float);
-    j->columns = row_bytes * SUM_COLUMNS > SUM_BYTES ? SUM_COLUMNS / 2 : SUM_COLUMNS;
+    j->columns = down_columns(j);
     cpu_run(j->b, l, j->n_groups, (double)j->n_pairs * j->hidden / 8.0, gather_chunk, j);
     cpu_run(j->b, l, gate_chunks(j), 2 * j->cost_ns, gate_chunk, j);
     if (j->b->ops.limits.precision == PRECISION_FP8)
@@ -510,6 +524,7 @@ static enum err_code reserve_lane(struct cpu_backend *b, enum lane l, struct err
     s->in = cpu_reserve(b, rows * pairs * c->hidden_size * sizeof(float));
     s->mid = cpu_reserve(b, rows * mid_elements(c) * sizeof(float));
     s->out = cpu_reserve(b, n_workers * sizeof *s->out);
+    s->out_elements = pairs * (rows > 4 ? rows * SUM_COLUMNS : MAX_COLUMNS);
     bool rounds = slots && b->ops.limits.expert != EXPERT_F32;
     s->rounded = rounds ? cpu_reserve(b, rows * c->hidden_size * sizeof(float)) : NULL;
     bool whole = (s->rounded || !rounds) && s->router && s->chosen && s->weight && s->pair &&
@@ -523,7 +538,7 @@ static enum err_code reserve_lane(struct cpu_backend *b, enum lane l, struct err
                 continue;
             }
         }
-        s->out[i] = cpu_reserve(b, rows * pairs * SUM_COLUMNS * sizeof(float));
+        s->out[i] = cpu_reserve(b, s->out_elements * sizeof(float));
         whole = s->out[i] != NULL;
     }
     if (!whole)

@@ -29,7 +29,8 @@ struct moe_scratch {
     struct group *group;
     unsigned char *in, *mid; /* elements of 4 bytes, or 2 when rounded */
     float *rounded;          /* [rows, hidden] what the experts read, where that is rounded */
-    float **out;             /* [workers] [pairs, SUM_COLUMNS] */
+    float **out;             /* [workers] [pairs, columns] values before they are summed */
+    size_t out_elements;     /* of each */
 };
 
 struct moe_job {

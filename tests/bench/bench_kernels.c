@@ -5,7 +5,7 @@
  * A row per case: what, shape, median and spread of the runs in us, GB/s of weights or GFLOP/s, and
  * the share of the limit measured first, in the same run and on as many threads: a loop of bf16 (or
  * fp32) multiply-adds on registers for many rows of x, a loop that reads memory for few. "cold"
- * walks over copies of the weights, 96 MB in all; "hot" takes the same ones again. */
+ * walks over copies of the weights, 512 MB in all; "hot" takes the same ones again. */
 #include "base/clock.h"
 #include "base/thread.h"
 #include "cpu/backend.h"
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RUNS = 21, COLD_BYTES = 96 << 20, ROWS = 512 };
+enum { RUNS = 21, COLD_BYTES = 512 << 20, ROWS = 512 };
 enum { RUN_US = 3000 }; /* a run repeats its case until this much time has passed */
 
 static const char *filter = "";
@@ -64,7 +64,7 @@ static void row(const char *what, const char *shape, struct result r, double amo
 
 /* Of this many threads together. */
 struct machine {
-    double bf16, f32, cold, hot; /* GFLOP/s, GFLOP/s, GB/s of 96 MB, GB/s of half a megabyte */
+    double bf16, f32, cold, hot; /* GFLOP/s, GFLOP/s, GB/s of 512 MB, GB/s of half a megabyte */
 };
 
 static struct machine measure(uint32_t threads)
@@ -75,7 +75,7 @@ static struct machine measure(uint32_t threads)
         exit(1);
     struct machine m = {l.bf16_flops / 1e9, l.f32_flops / 1e9, l.cold_bytes / 1e9,
                         l.hot_bytes / 1e9};
-    printf("limits, %u threads: %.0f GFLOP/s bf16, %.0f GFLOP/s f32, read %.1f GB/s of 96 MB, "
+    printf("limits, %u threads: %.0f GFLOP/s bf16, %.0f GFLOP/s f32, read %.1f GB/s of 512 MB, "
            "%.1f GB/s of 512 KB\n",
            threads, m.bf16, m.f32, m.cold, m.hot);
     return m;
