@@ -2,7 +2,8 @@
  *
  * Private to cuda/. Each op family sits in one file and fills its entries of struct ops:
  *   linear.cu (linear)  norm.cu (embed, rms_norm, logits)  kv.cu (rope_q, kv_store, index_store)
- *   index.cu (index_select)  attend.cu (attend)  moe.cu (ffn, moe)  sample.cu (sample)
+ *   index.cu (index_select)  reuse.cu (watch_selections)  attend.cu (attend)  moe.cu (ffn, moe)
+ *   sample.cu (sample)
  *   pages.cu (export_pages, import_pages, sum_pages, copy_pages)
  */
 #ifndef GAZE_CUDA_BACKEND_CUH
@@ -32,6 +33,7 @@ struct step_arrays {
     uint32_t *token, *pos, *seq_of; /* [max_rows] */
     struct device_seq *seq;         /* [max_rows] */
     uint32_t *out_row;              /* [max_rows] */
+    uint32_t *run;                  /* [max_rows] whose selections are watched; 0: nobody's */
     uint32_t *page;                 /* [max_pages] all block tables, one after the other */
 };
 
@@ -80,6 +82,7 @@ struct cuda_backend {
     unsigned char *index[MODEL_MAX_LAYERS];
     size_t latent_page_bytes, index_page_bytes;
     unsigned long long *expert_rows; /* [n_layers, n_experts] on the device */
+    struct reuse_watch *reuse;       /* NULL: no indexer */
     float *rope_cos, *rope_sin; /* [max_context, rope_dim / 2], gain included */
     struct page_mover *mover;
     struct memory_block *blocks;
@@ -124,6 +127,7 @@ MUST_CHECK enum err_code cuda_linear_init(struct cuda_backend *b, struct err *e)
 MUST_CHECK enum err_code cuda_norm_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_kv_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_index_init(struct cuda_backend *b, struct err *e);
+MUST_CHECK enum err_code cuda_reuse_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_attend_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_moe_init(struct cuda_backend *b, struct err *e);
 MUST_CHECK enum err_code cuda_peers_init(struct cuda_backend *b, struct err *e);

@@ -30,10 +30,11 @@ static size_t place_arrays(struct step_arrays *a, unsigned char *at, size_t rows
         a->pos = (uint32_t *)(at + words);
         a->seq_of = (uint32_t *)(at + 2 * words);
         a->out_row = (uint32_t *)(at + 3 * words);
-        a->seq = (struct device_seq *)(at + 4 * words);
-        a->page = (uint32_t *)(at + 4 * words + seqs);
+        a->run = (uint32_t *)(at + 4 * words);
+        a->seq = (struct device_seq *)(at + 5 * words);
+        a->page = (uint32_t *)(at + 5 * words + seqs);
     }
-    return 4 * words + seqs;
+    return 5 * words + seqs;
 }
 
 static void op_begin(struct ops *o, enum lane l, const struct step *s)
@@ -42,6 +43,7 @@ static void op_begin(struct ops *o, enum lane l, const struct step *s)
     struct cuda_lane *lane = &b->lane[l];
     struct step_arrays *h = &lane->host;
     size_t n_pages = 0;
+    uint64_t places = 0;
     assert(!lane->step && (s->n_rows || b->spreads) && s->n_rows <= o->limits.max_rows[l]);
     lane->step = s;
     lane->err.code = ERR_OK;
@@ -65,7 +67,10 @@ static void op_begin(struct ops *o, enum lane l, const struct step *s)
         for (uint32_t r = 0; r < q->n_rows; r++) {
             h->seq_of[q->row0 + r] = i;
             h->pos[q->row0 + r] = q->pos0 + r;
+            h->run[q->row0 + r] = 0;
         }
+        if (q->n_rows == 1 && reuse_has_place(&places, q->run))
+            h->run[q->row0] = q->run;
     }
     assert(s->n_out <= o->limits.max_rows[l]);
     if (s->n_out)
@@ -306,9 +311,10 @@ static enum err_code open_backend(struct cuda_backend **out, const struct model_
         reserve_lane(b, LANE_PREFILL, e) || reserve_lane(b, LANE_DECODE, e) ||
         cuda_linear_init(b, e) || cuda_wide_init(b, e) || cuda_norm_init(b, e) ||
         cuda_kv_init(b, e) ||
-        cuda_index_init(b, e) || cuda_attend_init(b, e) || cuda_moe_init(b, e) ||
-        cuda_sample_init(b, e) || cuda_peers_init(b, e) || cuda_graph_init(b, e) ||
-        (!dry && reserve_planes(b, e)) || cuda_pages_init(b, e)) {
+        cuda_index_init(b, e) || cuda_reuse_init(b, e) || cuda_attend_init(b, e) ||
+        cuda_moe_init(b, e) || cuda_sample_init(b, e) || cuda_peers_init(b, e) ||
+        cuda_graph_init(b, e) || (!dry && reserve_planes(b, e)) ||
+        cuda_pages_init(b, e)) {
         op_close(&b->ops);
         return e->code;
     }

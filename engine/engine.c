@@ -440,7 +440,15 @@ void engine_get_expert_rows(struct engine *en, uint64_t *rows)
     /* where rows travel, each rank of a group sends its share of them; else all see all */
     uint32_t step = parallel_spreads(&all->plan) ? 1 : all->plan.tp;
     for (uint32_t i = 0; i < all->n_here; i += step)
-        forward_add_expert_rows(all->rank[i].forward, rows);
+        forward_add_counts(all->rank[i].forward, rows, NULL);
+}
+
+void engine_get_selection_reuse(struct engine *en, struct reuse_count *count)
+{
+    const struct ranks *all = en->m.ranks;
+    memset(count, 0, REUSE_LAYERS * sizeof *count);
+    for (uint32_t i = 0; i < all->n_here; i++)
+        forward_add_counts(all->rank[i].forward, NULL, count);
 }
 
 /* There only in a build with the GPU back end. */

@@ -187,6 +187,9 @@ void engine_get_stats(struct engine *en, struct engine_stats *out);
 /* rows[n_layers * n_experts] = the rows that each expert has been given so far by the ranks of this
  * process, each row of a group once. On a GPU up to a second old. Any thread. */
 void engine_get_expert_rows(struct engine *en, uint64_t *rows);
+/* count[REUSE_LAYERS] = how alike selections of steps that follow each other were, by sampled layer
+ * (model/reuse.h), of the groups whose first rank is in this process. As old; any thread. */
+void engine_get_selection_reuse(struct engine *en, struct reuse_count *count);
 
 /* What the machine can do at most on the engine's threads, measured now (some tens of ms). */
 struct engine_limits {

@@ -11,6 +11,7 @@ const struct engine_api engine_api_real = {
     .lost = engine_lost,
     .get_stats = engine_get_stats,
     .get_expert_rows = engine_get_expert_rows,
+    .get_selection_reuse = engine_get_selection_reuse,
     .model = engine_model,
     .tokenizer = engine_tokenizer,
     .chat_format = engine_chat_format,

@@ -20,6 +20,7 @@ struct engine_api {
     bool (*lost)(struct engine *en, struct err *why);
     void (*get_stats)(struct engine *en, struct engine_stats *out);
     void (*get_expert_rows)(struct engine *en, uint64_t *rows);
+    void (*get_selection_reuse)(struct engine *en, struct reuse_count *count);
     const struct model_config *(*model)(const struct engine *en);
     const struct tokenizer *(*tokenizer)(const struct engine *en);
     const struct chat_format *(*chat_format)(const struct engine *en);

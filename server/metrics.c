@@ -244,6 +244,26 @@ static void experts(struct buf *b, const struct server *sv)
     free(rows);
 }
 
+/* The share is again / selected; every sampled layer has as many. */
+static void selections(struct buf *b, const struct server *sv)
+{
+    const struct model_config *m = sv->api->model(sv->engine);
+    struct reuse_count count[REUSE_LAYERS];
+    sv->api->get_selection_reuse(sv->engine, count);
+    for (int again = 0; again < 2; again++) {
+        const char *name = again ? "gaze_selections_reused_total" : "gaze_selections_sampled_total";
+        head(b, name, "counter",
+             again ? "Of the sampled positions those that the step before had selected, too."
+                   : "Positions selected in decode steps that were compared with the step before.");
+        for (uint32_t l = 0; l < m->n_layers; l++) {
+            int i = reuse_layer(m, l);
+            if (i >= 0)
+                buf_fmt(b, "%s{model_name=\"%s\",layer=\"%u\"} %llu\n", name, sv->label, l,
+                        (unsigned long long)(again ? count[i].again : count[i].selected));
+        }
+    }
+}
+
 static void histograms(struct buf *b, const struct server *sv, const struct engine_stats *s)
 {
     const double *t = engine_hist_seconds, *n = engine_hist_tokens;
@@ -443,6 +463,7 @@ void api_metrics(struct call *c)
         steps(b, sv, &s);
         groups(b, sv, &s);
         experts(b, sv);
+        selections(b, sv);
         histograms(b, sv, &s);
         memory_plan(b, sv);
     }

@@ -1,9 +1,10 @@
 /* backend.h - what the files of cpu/ share: the back end's state and the parts of its op table.
  *
  * Private to engine/cpu. Each op family sits in one file and fills its entries of struct ops:
- *   linear.c (embed, rms_norm, linear, logits)  moe.c, spread.c (ffn, moe)  peers.c (reduce)  kv.c
- * (rope_q, kv_store, index_store) index.c (index_select)  attend.c (attend)  sample.c (sample)
- * pages.c (export_pages, import_pages, sum_pages)
+ *   linear.c (embed, rms_norm, linear, logits)  moe.c, spread.c (ffn, moe)  peers.c (reduce)
+ *   kv.c (rope_q, kv_store, index_store)  index.c (index_select)  reuse.c (watch_selections)
+ *   attend.c (attend)  sample.c (sample)  pages.c (export_pages, import_pages, sum_pages)
+ *
  * Activations are fp32. In the fast precision a product takes its input rows as sums of two bf16
  * (16 bits of mantissa) where the machine multiplies bf16; as deployed (PRECISION_FP8) it rounds
  * them to its weights' type and multiplies in fp32, where each term is exact; sums are always fp32.
@@ -42,6 +43,7 @@ struct cpu_backend {
     size_t latent_page_bytes, index_page_bytes;
     float *rope_cos, *rope_sin;    /* [max_context, rope_dim / 2], gain included */
     _Atomic uint64_t *expert_rows; /* [n_layers, n_experts] */
+    struct reuse_watch *reuse;     /* NULL: no indexer */
     struct mem_block *blocks;      /* all that was reserved; freed by close */
     size_t reserved_bytes;
 };
@@ -59,6 +61,7 @@ MUST_CHECK enum err_code cpu_linear_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_moe_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_kv_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_index_init(struct cpu_backend *b, struct err *e);
+MUST_CHECK enum err_code cpu_reuse_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_attend_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_peers_init(struct cpu_backend *b, struct err *e);
 MUST_CHECK enum err_code cpu_sample_init(struct cpu_backend *b, struct err *e);

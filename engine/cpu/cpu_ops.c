@@ -207,7 +207,8 @@ static enum err_code reserve_workspace(struct cpu_backend *b, struct err *e)
             return err_set(e, ERR_NOMEM, "a lane of %u rows", lim->max_rows[l]);
     }
     if (cpu_linear_init(b, e) || cpu_moe_init(b, e) || cpu_kv_init(b, e) || cpu_index_init(b, e) ||
-        cpu_attend_init(b, e) || cpu_sample_init(b, e) || cpu_peers_init(b, e))
+        cpu_reuse_init(b, e) || cpu_attend_init(b, e) || cpu_sample_init(b, e) ||
+        cpu_peers_init(b, e))
         return e->code;
     cpu_pages_init(b);
     return ERR_OK;

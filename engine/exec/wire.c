@@ -12,7 +12,7 @@ struct step_head {
     uint32_t n_rows, most_rows, n_seqs, n_out, samples, spare;
 };
 struct seq_head {
-    uint32_t row0, n_rows, pos0, top_k, expand_below, n_pages;
+    uint32_t row0, n_rows, pos0, top_k, expand_below, run, n_pages, spare;
 };
 struct row_head { /* behind its sample_params, whose pointers mean nothing */
     uint32_t position, stream, n_prompt, n_history, n_banned, given, given_token, allowed;
@@ -143,7 +143,8 @@ void wire_put_step(struct wire *w, const struct step *s, bool samples, uint32_t 
                              .n_rows = q->n_rows,
                              .pos0 = q->pos0,
                              .top_k = q->top_k,
-                             .expand_below = q->expand_below};
+                             .expand_below = q->expand_below,
+                             .run = q->run};
         k.n_pages = (q->pos0 + q->n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
         put(w, &k, sizeof k);
         put(w, q->page, k.n_pages * sizeof *q->page);
@@ -196,7 +197,8 @@ static bool get_seqs(struct wire *w, const struct step_head *h, struct step_seq 
                                    .pos0 = k->pos0,
                                    .page = page,
                                    .top_k = k->top_k,
-                                   .expand_below = k->expand_below};
+                                   .expand_below = k->expand_below,
+                                   .run = k->run};
         rows += k->n_rows;
     }
     return rows == h->n_rows;

@@ -79,7 +79,8 @@ static void make_step(const struct team *t, struct part *p)
                                       .pos0 = q->pos0,
                                       .page = q->page,
                                       .top_k = q->top_k,
-                                      .expand_below = q->expand_below};
+                                      .expand_below = q->expand_below,
+                                      .run = q->run};
         rows += q->n_tokens;
     }
     assert(rows == b->n_rows);

@@ -35,45 +35,59 @@ struct forward {
     bool samples; /* the first rank of its group */
     struct lane_buffers lane[N_LANES];
     _Atomic uint64_t phase_us[N_LANES][N_PHASES]; /* each lane adds to its own */
-    /* With a device: its counts, fetched after a step, so that who asks never waits for it. */
+    /* Counts by the ops: with a device as they were fetched after a step, so that who asks never
+     * waits for it. */
     _Atomic uint64_t fetch_us; /* when they are due again */
-    pthread_mutex_t rows_lock;
-    uint64_t *rows, *fetched; /* [n_layers * n_experts] under the lock; where they come in */
+    pthread_mutex_t counts_lock;
+    struct counts {
+        uint64_t *rows; /* [n_layers * n_experts] */
+        struct reuse_count reuse[REUSE_LAYERS];
+    } counts, fetched; /* under the lock; where they come in */
 };
 
 enum { FETCH_US = 1000000 };
 
-static size_t n_counts(const struct forward *f)
+static size_t n_expert_counts(const struct forward *f)
 {
     return (size_t)f->cfg->n_layers * f->cfg->n_experts;
 }
 
+static void ask_counts(const struct forward *f, struct counts *c)
+{
+    if (n_expert_counts(f))
+        f->ops->expert_rows(f->ops, c->rows);
+    if (f->ops->selection_reuse)
+        f->ops->selection_reuse(f->ops, c->reuse);
+}
+
 /* One of the two lanes does it. */
-static void fetch_expert_rows(struct forward *f)
+static void fetch_counts(struct forward *f)
 {
     uint64_t now_us = clock_us(), due_us = atomic_load(&f->fetch_us);
-    if (!f->ops->device_us || !n_counts(f) || now_us < due_us ||
+    if (!f->ops->device_us || now_us < due_us ||
         !atomic_compare_exchange_strong(&f->fetch_us, &due_us, UINT64_MAX))
         return;
-    f->ops->expert_rows(f->ops, f->fetched);
-    mutex_lock(&f->rows_lock);
-    uint64_t *t = f->rows;
-    f->rows = f->fetched;
+    ask_counts(f, &f->fetched);
+    mutex_lock(&f->counts_lock);
+    struct counts t = f->counts;
+    f->counts = f->fetched;
     f->fetched = t;
-    mutex_unlock(&f->rows_lock);
+    mutex_unlock(&f->counts_lock);
     atomic_store(&f->fetch_us, now_us + FETCH_US);
 }
 
-void forward_add_expert_rows(struct forward *f, uint64_t *rows)
+void forward_add_counts(struct forward *f, uint64_t *rows, struct reuse_count *reuse)
 {
-    if (!n_counts(f))
-        return;
-    mutex_lock(&f->rows_lock);
+    mutex_lock(&f->counts_lock);
     if (!f->ops->device_us)
-        f->ops->expert_rows(f->ops, f->rows);
-    for (size_t i = 0; i < n_counts(f); i++)
-        rows[i] += f->rows[i];
-    mutex_unlock(&f->rows_lock);
+        ask_counts(f, &f->counts);
+    for (size_t i = 0; rows && i < n_expert_counts(f); i++)
+        rows[i] += f->counts.rows[i];
+    for (int i = 0; reuse && i < REUSE_LAYERS; i++) {
+        reuse[i].selected += f->counts.reuse[i].selected;
+        reuse[i].again += f->counts.reuse[i].again;
+    }
+    mutex_unlock(&f->counts_lock);
 }
 
 /* What has passed since *since_us belongs to the phase; the next one begins. */
@@ -162,11 +176,11 @@ enum err_code forward_create(struct forward **out, struct ops *o, const struct w
     const struct ops_peers *peers = o->limits.peers;
     f->joined = peers && parallel_spreads(peers->share->plan);
     f->samples = !peers || peers->share->tp_rank == 0;
-    pthread_mutex_init(&f->rows_lock, NULL);
-    f->rows = calloc(n_counts(f) + 1, sizeof *f->rows);
-    f->fetched = calloc(n_counts(f) + 1, sizeof *f->fetched);
-    if (!f->rows || !f->fetched) {
-        err_set(e, ERR_NOMEM, "counts of %zu experts' rows", n_counts(f));
+    pthread_mutex_init(&f->counts_lock, NULL);
+    f->counts.rows = calloc(n_expert_counts(f) + 1, sizeof(uint64_t));
+    f->fetched.rows = calloc(n_expert_counts(f) + 1, sizeof(uint64_t));
+    if (!f->counts.rows || !f->fetched.rows) {
+        err_set(e, ERR_NOMEM, "counts of %zu experts' rows", n_expert_counts(f));
         forward_destroy(f);
         return e->code;
     }
@@ -184,9 +198,9 @@ void forward_destroy(struct forward *f)
 {
     if (!f)
         return;
-    pthread_mutex_destroy(&f->rows_lock);
-    free(f->rows);
-    free(f->fetched);
+    pthread_mutex_destroy(&f->counts_lock);
+    free(f->counts.rows);
+    free(f->fetched.rows);
     free(f);
 }
 
@@ -249,6 +263,8 @@ static void select_positions(struct forward *f, enum lane l, uint32_t layer, uin
     in_branch(f, l, BRANCH_SELECTION, true);
     o->linear(o, l, &w->index_q, b->q_norm, n, b->index_q, false);
     o->index_select(o, l, layer, b->index_q, b->index_w, b->sel);
+    if (l == LANE_DECODE && f->samples && reuse_layer(f->cfg, layer) >= 0)
+        o->watch_selections(o, layer, b->sel);
 #ifdef GAZE_DEBUG
     if (b->part && o->compare_selections)
         o->compare_selections(o, l, b->sel);
@@ -401,6 +417,6 @@ enum err_code forward_step(struct forward *f, enum lane l, const struct step *s,
     enum err_code code = o->finish(o, l, e);
     end_phase(f, l, PHASE_WAIT, &t);
     if (!code)
-        fetch_expert_rows(f);
+        fetch_counts(f);
     return code;
 }

@@ -49,10 +49,11 @@ void forward_get_times(const struct forward *f, uint64_t out[N_LANES][N_PHASES])
 /* Of these, what the device had work for, by its own clock; 0 without a device. Any thread. */
 uint64_t forward_device_us(const struct forward *f, enum lane l);
 
-/* Rows that each expert has been given so far, [n_layers, n_experts], added to rows: of this rank's
- * rows, or where rows travel of those that it sent. Any thread. Without a device that is now; with
- * one as of the end of a step, at most a second before the latest one's. */
-void forward_add_expert_rows(struct forward *f, uint64_t *rows);
+/* What the ops have counted so far, added: rows that each expert was given, [n_layers, n_experts],
+ * of this rank's rows, or where rows travel of those that it sent; and how selections were alike,
+ * [REUSE_LAYERS] (of a group's first rank alone). Either may be NULL. Any thread. Without a device
+ * that is now; with one as of the end of a step, at most a second before the latest one's. */
+void forward_add_counts(struct forward *f, uint64_t *rows, struct reuse_count *reuse);
 
 /* The two halves of it, for tests that look at logits: layers() between begin and finish gives the
  * residual stream [n_rows, hidden]. */

@@ -18,6 +18,7 @@
 #define GAZE_MODEL_OPS_H
 
 #include "comm/comm.h"
+#include "model/reuse.h"
 #include "model/sample.h"
 #include "model/weights.h"
 
@@ -89,6 +90,7 @@ struct step_seq {
     /* Rows at positions below this one attend in expanded form (prompt rows); others are absorbed.
      */
     uint32_t expand_below;
+    uint32_t run; /* the sequence's own number, for what is sampled over its steps; 0: nothing is */
 };
 
 struct step {
@@ -171,6 +173,12 @@ struct ops {
     void (*index_select)(struct ops *o, enum lane l, uint32_t layer, act *q_raw, const act *w_raw,
                          int32_t *sel);
     int32_t *(*alloc_sel)(struct ops *o, enum lane l); /* [max_rows, index_topk]; NULL: no memory */
+    /* Of the decode lane, after index_select() of a sampled layer: keeps or compares what rows
+     * selected, as reuse.h says. */
+    void (*watch_selections)(struct ops *o, uint32_t layer, const int32_t *sel);
+    /* Counts so far of the sampled layers: [REUSE_LAYERS]. Any thread. Both NULL without indexer.
+     */
+    void (*selection_reuse)(struct ops *o, struct reuse_count *count);
 
     /* q[n, heads, nope + rope], rotated -> out[n, heads * v]. Expanded rows: keys and values are
      * W_UK c and W_UV c of all positions they see. Absorbed rows: q~ = W_UK^T q_nope against the

@@ -58,10 +58,11 @@ struct prefix_key admission_key(const struct scheduler *s, const struct request 
                                .top_k = effective_top_k(s, r->ask)};
 }
 
-static void set_rules(const struct scheduler *s, struct sequence *seq, struct request *r,
+static void set_rules(struct scheduler *s, struct sequence *seq, struct request *r,
                       const struct seat_pair *at)
 {
     seq->req = r;
+    seq->run = ++s->n_runs ? s->n_runs : ++s->n_runs;
     seq->group = at->home->index;
     seq->target = at->target->index;
     seq->top_k = r->key.top_k;

@@ -26,6 +26,7 @@ struct work {
 
 struct batch_seq {
     uint32_t seq_slot; /* the scheduler's own mark */
+    uint32_t run;      /* the sequence's own number; not 0 */
     uint32_t row0, n_tokens, pos0;
     const uint32_t *token; /* [n_tokens] */
     const uint32_t *page;  /* block table */

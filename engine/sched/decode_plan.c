@@ -18,6 +18,7 @@ struct batch_seq *batch_add(struct batch *b, struct sequence *seq, uint32_t n_to
     assert(seq->table.n_pages * KV_PAGE_TOKENS >= seq->n_computed + n_tokens);
     struct batch_seq *q = &b->seq[b->n_seqs++];
     *q = (struct batch_seq){.seq_slot = seq->index,
+                            .run = seq->run,
                             .row0 = b->n_rows,
                             .n_tokens = n_tokens,
                             .pos0 = seq->n_computed,

@@ -120,6 +120,7 @@ struct scheduler {
     struct sequence *sequence; /* [n_slots] */
     uint32_t *free_seq;        /* a stack of unused ones */
     uint32_t n_slots, n_free_seqs;
+    uint32_t n_runs; /* sequences that ever were */
     struct request_list queue;  /* by priority, tag, arrival */
     struct request_list ending; /* whose last event could not be made yet */
     bool try_admission;         /* something changed since it last failed */

@@ -43,6 +43,7 @@ struct request; /* scheduler_impl.h */
 
 struct sequence {
     uint32_t index; /* in the scheduler's array; fixed */
+    uint32_t run;   /* its own number among all that ever were; not 0 */
     enum seq_state state;
     bool in_flight;  /* in a batch or a move that is out */
     uint32_t n_step; /* tokens of that batch */

@@ -346,6 +346,14 @@ static void fake_expert_rows(struct engine *en, uint64_t *rows)
             rows[(size_t)l * m->n_experts + x] = 10 * l + x;
 }
 
+/* Half of what the first layer selected, it had selected before. */
+static void fake_reuse(struct engine *en, struct reuse_count *count)
+{
+    (void)en;
+    memset(count, 0, REUSE_LAYERS * sizeof *count);
+    count[0] = (struct reuse_count){.selected = 4096, .again = 2048};
+}
+
 static const char *fake_name(const struct engine *en)
 {
     (void)en;
@@ -361,6 +369,7 @@ const struct engine_api fake_engine_api = {.open = fake_open,
                                            .lost = fake_lost,
                                            .get_stats = fake_stats,
                                            .get_expert_rows = fake_expert_rows,
+                                           .get_selection_reuse = fake_reuse,
                                            .model = fake_model,
                                            .tokenizer = fake_tokenizer,
                                            .chat_format = fake_format,

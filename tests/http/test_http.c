@@ -719,6 +719,10 @@ TEST(metrics_count_what_happened)
         /* the fake's: layers 0 and 1, expert x had 10 l + x of each; the second one has experts */
         "gaze_expert_rows_total{model_name=\"fake\",expert=\"3\"} 16\n",
         "gaze_expert_imbalance_ratio{model_name=\"fake\",layer=\"1\"} 1.4286\n",
+        /* both layers select; the fake has counts of the first */
+        "gaze_selections_sampled_total{model_name=\"fake\",layer=\"0\"} 4096\n",
+        "gaze_selections_reused_total{model_name=\"fake\",layer=\"0\"} 2048\n",
+        "gaze_selections_reused_total{model_name=\"fake\",layer=\"1\"} 0\n",
         "gaze_build_info{version=",
         "gaze_loop_lag_seconds ",
         "process_resident_memory_bytes ",

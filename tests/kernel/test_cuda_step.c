@@ -8,8 +8,9 @@
  *         the same values, so it may be repeated.
  */
 #include "cuda/cuda_ops.h"
+#include "device_memory.h"
 #include "model/forward.h"
-#include "test.h"
+#include "reuse_rig.h"
 
 #include <math.h>
 
@@ -131,8 +132,12 @@ static void decode_on(struct model *m, enum lane l, uint32_t s0, uint32_t n, con
         uint32_t s = s0 + i;
         token[i] = given ? given[i] : token_at(s, pos[s]);
         out_row[i] = i;
-        q[i] = (struct step_seq){
-            .row0 = i, .n_rows = 1, .pos0 = pos[s], .page = m->page[s], .top_k = m->c.index_topk};
+        q[i] = (struct step_seq){.row0 = i,
+                                 .n_rows = 1,
+                                 .pos0 = pos[s],
+                                 .page = m->page[s],
+                                 .top_k = m->c.index_topk,
+                                 .run = s + 1};
         row[i] = (struct sample_row){.p = &p, .position = pos[s] + 1};
     }
     struct step st = {.n_rows = n,
@@ -145,6 +150,7 @@ static void decode_on(struct model *m, enum lane l, uint32_t s0, uint32_t n, con
                       .out = out,
                       .n_more = n_more};
     memset(out, 0, (1 + n_more) * n * sizeof *out);
+    reuse_rig.step = &st;
     CHECK_OK(forward_step(m->forward, l, &st, &e), e);
 }
 
@@ -227,6 +233,45 @@ TEST_LIMIT(step_goes_on, 600)
         check_same(want, have, PASSES * SEQS, "passes of round", round);
         for (uint32_t s = 0; s < SEQS; s++)
             pos[s] += PASSES;
+    }
+    model_close(&m);
+}
+
+/* Watched selections are counted as a comparison of the positions themselves counts them; and the
+ * same when the steps come from graphs, and when they go on by themselves. */
+TEST_LIMIT(selections_are_watched, 600)
+{
+    enum { PASSES = 1 + OPS_MAX_MORE };
+    static const uint32_t from[SEQS] = {56, 120,
+                                        122}; /* the first sees no more than it may select */
+    struct model m;
+    struct sample_out first[PASSES * SEQS], out[PASSES * SEQS];
+    uint32_t token[SEQS], pos[SEQS];
+    model_open(&m);
+    bool (*recall)(struct ops *, enum lane, const void *, uint32_t) = m.ops->recall;
+    m.ops->recall = NULL; /* all steps go through the table */
+    reuse_rig_begin(m.ops, cuda_test_read);
+    for (uint32_t s = 0; s < SEQS; s++)
+        prefill(&m, s, from[s]);
+    for (uint32_t pass = 0; pass < PASSES; pass++) {
+        for (uint32_t s = 0; s < SEQS; s++) {
+            token[s] = pass ? first[(pass - 1) * SEQS + s].token : token_at(s, from[s]);
+            pos[s] = from[s] + pass;
+        }
+        decode_on(&m, LANE_DECODE, 0, SEQS, pos, token, 0, first + pass * SEQS);
+    }
+    uint64_t n = reuse_rig_check(m.ops, 1);
+    CHECK(n == 2 * m.c.n_layers * m.c.index_topk); /* of two sequences, in all three layers */
+    uint64_t again = reuse_rig.want[0].again + reuse_rig.want[1].again + reuse_rig.want[2].again;
+    printf("     %llu of %llu positions again\n", (unsigned long long)again, (unsigned long long)n);
+    CHECK(again > 0 && again < n);
+    m.ops->index_select = reuse_rig.select;
+    m.ops->recall = recall;
+    for (uint32_t round = 2; round < 5; round++) {
+        memcpy(pos, from, sizeof pos);
+        decode_on(&m, LANE_DECODE, 0, SEQS, pos, NULL, OPS_MAX_MORE, out);
+        check_same(first, out, PASSES * SEQS, "watched, round", round);
+        reuse_rig_check(m.ops, round);
     }
     model_close(&m);
 }

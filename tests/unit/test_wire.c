@@ -75,7 +75,8 @@ static void make_step(struct made *m, struct rng *g)
                                .pos0 = rng_below(g, CONTEXT - n + 1),
                                .page = m->page[s->n_seqs],
                                .top_k = rng_below(g, 2) ? TOP_K_DENSE : 64,
-                               .expand_below = rng_below(g, 100)};
+                               .expand_below = rng_below(g, 100),
+                               .run = rng_below(g, 1000)};
         for (uint32_t i = 0; i < TABLE; i++)
             m->page[s->n_seqs][i] = rng_below(g, PAGES);
         s->n_seqs++;
@@ -121,6 +122,7 @@ static void check_step(const struct step *a, const struct step *b, bool samples)
         size_t pages = (q->pos0 + q->n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
         CHECK(q->row0 == r->row0 && q->n_rows == r->n_rows && q->pos0 == r->pos0);
         CHECK(q->top_k == r->top_k && q->expand_below == r->expand_below);
+        CHECK(q->run == r->run);
         CHECK(same(q->page, r->page, pages * sizeof *q->page));
     }
     for (uint32_t i = 0; i < a->n_out; i++) {
