@@ -3,7 +3,7 @@
  * Private to cuda/. Each op family sits in one file and fills its entries of struct ops:
  *   linear.cu (linear)  norm.cu (embed, rms_norm, logits)  kv.cu (rope_q, kv_store, index_store)
  *   index.cu (index_select)  reuse.cu (watch_selections)  attend.cu (attend)  moe.cu (ffn, moe)
- *   sample.cu (sample)
+ *   sample.cu (sample)  peers.cu (reduce, compare_selections)
  *   pages.cu (export_pages, import_pages, sum_pages, copy_pages)
  */
 #ifndef GAZE_CUDA_BACKEND_CUH
@@ -60,6 +60,7 @@ struct cuda_lane {
     struct sample_scratch *sample;
     struct spread_scratch *spread; /* where rows travel to their experts */
     float *logit_parts, *all_logits; /* of a head that is cut, on the group's first rank */
+    unsigned long long *selection_sums; /* [PARALLEL_MAX_RANKS] of each rank of the group */
     uint32_t n_sampled; /* rows of step->out that finish() writes, of the last pass */
     uint32_t n_passes;  /* of the step before the one that is being queued */
     struct graph_cache *graphs;
@@ -136,6 +137,8 @@ MUST_CHECK enum err_code cuda_pages_init(struct cuda_backend *b, struct err *e);
 void cuda_pages_close(struct cuda_backend *b);
 /* The first rank's logits, from each one's part of them; see peers.cu. */
 float *cuda_gather_logits(struct cuda_backend *b, enum lane l, uint32_t n, uint32_t n_part);
+/* to[n] += from[n] */
+void cuda_add_rows(struct cuda_lane *lane, const float *from, float *to, size_t n);
 /* Keeps the lane's first error, and lets the other ranks of the step know: they would wait. */
 void cuda_peers_fail(struct cuda_backend *b, enum lane l, const struct err *e);
 /* Waits for the lane's stream; with peers, not for longer than they may take. */

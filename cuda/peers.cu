@@ -1,7 +1,10 @@
 /* peers.cu - what the ranks of an attention group do together on GPUs: sums of their parts, logits
- * of a head that is cut over them; and how a lane waits when others take part in its step.
+ * of a head that is cut over them, in debug builds a comparison of their selections; and how a lane
+ * waits when others take part in its step.
  */
 #include "cuda/backend.cuh"
+
+#include "tile/block.cuh"
 
 enum { THREADS = 256 };
 
@@ -53,6 +56,13 @@ static __global__ void __launch_bounds__(THREADS) add_kernel(const float *from, 
         to[i] += from[i];
 }
 
+void cuda_add_rows(struct cuda_lane *lane, const float *from, float *to, size_t n)
+{
+    CUDA_LAUNCH(add_kernel, parts_of(n, THREADS), THREADS, 0, lane->stream, from, to, n);
+    cuda_launched(lane, "sum of parts");
+    cuda_forget_split(lane);
+}
+
 static void op_reduce(struct ops *o, enum lane l, const act *part, uint32_t n, uint32_t dim, act *y)
 {
     struct cuda_backend *b = cuda_of(o);
@@ -66,10 +76,63 @@ static void op_reduce(struct ops *o, enum lane l, const act *part, uint32_t n, u
         cuda_peers_fail(b, l, &e);
         return;
     }
-    CUDA_LAUNCH(add_kernel, parts_of(all, THREADS), THREADS, 0, lane->stream, (const float *)part,
-                (float *)y, all);
-    cuda_launched(lane, "sum of parts");
-    cuda_forget_split(lane);
+    cuda_add_rows(lane, (const float *)part, (float *)y, all);
+}
+
+/* Each selected position of each row that selects, mixed with its place (as hash_mix() does), and
+ * added up: the same sum means the same selections, but for one chance in 2^64. */
+static __global__ void __launch_bounds__(THREADS)
+    sum_selections_kernel(struct row_view v, const int32_t *sel, uint32_t width,
+                          unsigned long long *sum)
+{
+    uint32_t row = blockIdx.x, top_k = v.seq[v.seq_of[row]].top_k;
+    uint32_t n = top_k < width ? top_k : width;
+    unsigned long long part = 0;
+    if (v.pos[row] < top_k)
+        return;
+    for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
+        unsigned long long h = (unsigned long long)(uint32_t)sel[(size_t)row * width + i] << 32;
+        h += (unsigned long long)row * width + i + 1;
+        h = (h ^ h >> 30) * 0xBF58476D1CE4E5B9ull;
+        h = (h ^ h >> 27) * 0x94D049BB133111EBull;
+        part += h ^ h >> 31;
+    }
+    part = block_sum(part);
+    if (threadIdx.x == 0)
+        atomicAdd(sum, part);
+}
+
+static void op_compare_selections(struct ops *o, enum lane l, const int32_t *sel)
+{
+    struct cuda_backend *b = cuda_of(o);
+    struct cuda_lane *lane = &b->lane[l];
+    const struct rank_share *share = peers_of(b)->share;
+    struct comm *group = peers_of(b)->group[l];
+    uint32_t tp = share->plan->tp, mine = share->tp_rank;
+    unsigned long long *sum = lane->selection_sums, all[PARALLEL_MAX_RANKS];
+    struct err e;
+    if (lane->err.code)
+        return;
+    cuda_lane_check(lane, cudaMemsetAsync(sum, 0, tp * sizeof *sum, lane->stream), "sums");
+    CUDA_LAUNCH(sum_selections_kernel, lane->step->n_rows, THREADS, 0, lane->stream, view_of(lane),
+                sel, o->cfg->index_topk, sum + mine);
+    cuda_launched(lane, "sums of selections");
+    if (comm_all_gather(group, sum + mine, sum, sizeof *sum, lane->stream, &e) ||
+        comm_wait(group, lane->stream, &e)) {
+        cuda_peers_fail(b, l, &e);
+        return;
+    }
+    cuda_lane_check(lane,
+                    cudaMemcpyAsync(all, sum, tp * sizeof *sum, cudaMemcpyDeviceToHost,
+                                    lane->stream),
+                    "sums of selections");
+    cuda_lane_check(lane, cudaStreamSynchronize(lane->stream), "sums of selections");
+    for (uint32_t r = 0; r < tp && !lane->err.code; r++)
+        if (all[r] != all[mine]) {
+            err_set(&e, ERR_COMM, "rank %u selected other positions than rank %u of its group",
+                    mine, r);
+            cuda_peers_fail(b, l, &e);
+        }
 }
 
 /* A block per row and rank's part of its 256 values. */
@@ -118,6 +181,14 @@ enum err_code cuda_peers_init(struct cuda_backend *b, struct err *e)
     if (!p || p->share->plan->tp == 1)
         return ERR_OK;
     b->ops.reduce = op_reduce;
+    for (int l = 0; b->ops.cfg->has_indexer && l < N_LANES; l++) {
+        struct cuda_lane *lane = &b->lane[l];
+        size_t bytes = PARALLEL_MAX_RANKS * sizeof *lane->selection_sums;
+        lane->selection_sums = (unsigned long long *)cuda_reserve(b, bytes);
+        if (!lane->selection_sums)
+            return err_set(e, ERR_NOMEM, "sums of selections");
+        b->ops.compare_selections = op_compare_selections;
+    }
     size_t here = p->share->tp_rank == 0 ? rows * vocab : 1;
     for (int l = 0; p->share->plan->cut_head && l < N_LANES; l++) {
         b->lane[l].logit_parts = (float *)cuda_reserve(b, here * sizeof(float));

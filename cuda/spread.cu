@@ -205,14 +205,6 @@ static __global__ void __launch_bounds__(THREADS) sum_kernel(const struct sum_ar
     *y = sum + a.shared[(size_t)row * a.hidden + i];
 }
 
-static __global__ void __launch_bounds__(THREADS)
-    add_rows_kernel(const float *from, float *to, size_t n)
-{
-    size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i < n)
-        to[i] += from[i];
-}
-
 /* ---- a block ---- */
 
 struct spread {
@@ -439,14 +431,10 @@ static enum err_code run_shared(struct spread *p, const float *x, uint32_t n, ui
 static enum err_code gather_rows(struct spread *p, uint32_t n, uint32_t each, float *y,
                                  struct err *e)
 {
-    size_t all = (size_t)n * p->hidden;
     if (comm_all_gather(p->b->ops.limits.peers->group[p->l], p->s->own, p->s->whole,
                         (size_t)each * p->hidden * sizeof *y, p->lane->stream, e))
         return e->code;
-    CUDA_LAUNCH(add_rows_kernel, parts_of(all, THREADS), THREADS, 0, p->lane->stream, p->s->whole,
-                y, all);
-    cuda_launched(p->lane, "experts' rows");
-    cuda_forget_split(p->lane);
+    cuda_add_rows(p->lane, p->s->whole, y, (size_t)n * p->hidden);
     return ERR_OK;
 }
 

@@ -239,6 +239,17 @@ static void project_queries(struct forward *f, enum lane l, const struct layer_w
                 b->q_norm);
 }
 
+/* In debug builds, where the group has several ranks. */
+static bool compares_selections(const struct forward *f)
+{
+#ifdef GAZE_DEBUG
+    return f->ops->compare_selections != NULL;
+#else
+    (void)f;
+    return false;
+#endif
+}
+
 /* The indexer's keys are stored by every step, whether or not it selects: later tokens need them.
  */
 static void store_index(struct forward *f, enum lane l, uint32_t layer, uint32_t n, bool selects)
@@ -265,10 +276,8 @@ static void select_positions(struct forward *f, enum lane l, uint32_t layer, uin
     o->index_select(o, l, layer, b->index_q, b->index_w, b->sel);
     if (l == LANE_DECODE && f->samples && reuse_layer(f->cfg, layer) >= 0)
         o->watch_selections(o, layer, b->sel);
-#ifdef GAZE_DEBUG
-    if (b->part && o->compare_selections)
+    if (compares_selections(f))
         o->compare_selections(o, l, b->sel);
-#endif
 }
 
 /* From b->h, normalised, to b->o. What needs little of the device runs beside the rest: keys are
@@ -382,7 +391,8 @@ uint32_t forward_max_more(const struct forward *f)
 static void run_pass(struct forward *f, enum lane l, const struct step *s)
 {
     struct ops *o = f->ops;
-    if (o->recall && o->recall(o, l, f, f->cfg->has_indexer && step_selects(s)))
+    if (o->recall && !compares_selections(f) &&
+        o->recall(o, l, f, f->cfg->has_indexer && step_selects(s)))
         return;
     const act *x = forward_layers(f, l, s);
     uint64_t t = clock_us();

@@ -203,8 +203,9 @@ struct ops {
     /* y[n, dim] += the sum over the group's ranks of part[n, dim], in the ranks' order: the same on
      * all of them. NULL for a rank that is alone in its group. */
     void (*reduce)(struct ops *o, enum lane l, const act *part, uint32_t n, uint32_t dim, act *y);
-    /* Debug builds: an error of the lane unless all ranks of the group selected the same; may be
-     * NULL. */
+    /* An error of the lane unless all ranks of the group selected the same; waits for them, so
+     * debug builds alone call it, and record no graphs. NULL for a rank that is alone in its group.
+     */
     void (*compare_selections)(struct ops *o, enum lane l, const int32_t *sel);
 
     /* For the step's out rows [i0, i0 + n), n <= max_out_rows: final norm of x's rows, logits in

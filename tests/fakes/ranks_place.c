@@ -10,3 +10,8 @@ void ranks_rig_read(void *to, const void *from, size_t bytes)
 {
     memcpy(to, from, bytes);
 }
+
+void ranks_rig_write(void *to, const void *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+}

@@ -24,6 +24,7 @@ struct ranks_rig_options {
 void ranks_rig_place(struct ranks_options *o);
 /* bytes of a back end's memory. */
 void ranks_rig_read(void *to, const void *from, size_t bytes);
+void ranks_rig_write(void *to, const void *from, size_t bytes);
 
 void ranks_rig_open(struct ranks **out, struct model_config *cfg, const char *model,
                     const struct ranks_rig_options *o);

@@ -11,6 +11,7 @@
 #include "base/fault.h"
 
 #include <math.h>
+#include <pthread.h>
 
 enum { MAX_VALUES = 160 * 384 };
 
@@ -198,6 +199,69 @@ TEST_LIMIT(rounded_rows_and_placements, 400)
     }
     CHECK(memcmp(one, spread, bytes) != 0); /* the forms do differ */
     safetensors_close(st);
+}
+
+struct compared { /* one rank's step: two rows that select, behind one that does not */
+    struct rank *rank;
+    int32_t *sel;
+    struct err err;
+};
+
+static void *compare(void *arg)
+{
+    static const uint32_t token[3] = {1, 2, 3}, page[64];
+    struct compared *c = arg;
+    struct ops *o = c->rank->ops;
+    uint32_t top_k = o->cfg->index_topk;
+    struct step_seq seq[] = {
+        {.n_rows = 1, .page = page, .top_k = top_k},
+        {.row0 = 1, .n_rows = 2, .pos0 = top_k, .page = page, .top_k = top_k}};
+    struct step s = {.n_rows = 3, .n_seqs = 2, .token = token, .seq = seq};
+    o->begin(o, LANE_DECODE, &s);
+    o->compare_selections(o, LANE_DECODE, c->sel);
+    if (!o->finish(o, LANE_DECODE, &c->err))
+        c->err.code = ERR_OK;
+    return NULL;
+}
+
+/* Goal: ranks of a group that selected other positions are an error of all of them, whichever one
+ * and position it is; rows that do not select are not compared. (Debug builds compare each.) */
+TEST_LIMIT(selections_that_differ, 100)
+{
+    static const uint32_t layout[] = {4, 1, 1};
+    for (int who = -1; who < 4; who++) {
+        struct ranks_rig_options o = options(layout, PRECISION_EXACT);
+        struct model_config cfg;
+        struct ranks *r;
+        struct compared c[4];
+        pthread_t thread[4];
+        ranks_rig_open(&r, &cfg, "v32-bf16", &o);
+        size_t n = 3 * cfg.index_topk;
+        int32_t *sel = malloc(n * sizeof *sel);
+        CHECK(sel);
+        for (int i = 0; i < 4; i++) {
+            for (size_t k = 0; k < n; k++)
+                sel[k] = (int32_t)(k % cfg.index_topk);
+            sel[0] = i; /* a row that does not select */
+            if (i == who)
+                sel[who % 2 ? n - 1 : cfg.index_topk]++;
+            c[i] = (struct compared){.rank = &r->rank[i],
+                                     .sel = r->rank[i].ops->alloc_sel(r->rank[i].ops, LANE_DECODE)};
+            CHECK(c[i].sel);
+            ranks_rig_write(c[i].sel, sel, n * sizeof *sel);
+        }
+        for (int i = 0; i < 4; i++)
+            CHECK(pthread_create(&thread[i], NULL, compare, &c[i]) == 0);
+        for (int i = 0; i < 4; i++) {
+            CHECK(pthread_join(thread[i], NULL) == 0);
+            CHECK_MSG(c[i].err.code == (who < 0 ? ERR_OK : ERR_COMM), "rank %d of %d: %s", i, who,
+                      c[i].err.msg);
+            CHECK_MSG(who < 0 || strstr(c[i].err.msg, "selected other positions"), "%s",
+                      c[i].err.msg);
+        }
+        free(sel);
+        ranks_close(r);
+    }
 }
 
 /* The calls of one run, each failed once in steps of `stride`; gives how many there were. */

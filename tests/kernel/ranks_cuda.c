@@ -23,3 +23,8 @@ void ranks_rig_read(void *to, const void *from, size_t bytes)
 {
     cuda_test_read(to, from, bytes);
 }
+
+void ranks_rig_write(void *to, const void *from, size_t bytes)
+{
+    cuda_test_write(to, from, bytes);
+}
