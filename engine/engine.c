@@ -129,6 +129,7 @@ static void handle_loss(struct engine *en, uint64_t now_us)
     scheduler_lose(en->sched, &why, now_us);
     ranks_abort(en->m.ranks, why.msg);
     relays_shut(&en->m.relays);
+    carriers_shut(&en->m.carriers);
     if (en->m.meeting)
         meeting_fail(en->m.meeting, why.msg);
     if (en->m.options.wake)
@@ -222,18 +223,13 @@ static void start_move(void *self, struct page_move *m)
 /* Workers for each group, and a mover where prompts go from one to another. */
 static enum err_code start_executor(struct engine *en, struct err *e)
 {
-    const struct parallel *p = &en->m.ranks->plan;
     struct ops *ops[PARALLEL_MAX_RANKS];
     struct forward *forward[PARALLEL_MAX_RANKS];
     const struct workers_config workers = opening_workers(&en->m, forward);
-    for (uint32_t i = 0; i < p->n_ranks; i++)
-        ops[i] = en->m.ranks->rank[i].ops;
-    const struct mover_config mover = {.ops = ops,
-                                       .n_groups = p->dp,
-                                       .n_ranks = p->tp,
-                                       .page_bytes = en->m.detail.plan.page_bytes,
-                                       .moved = move_done,
-                                       .arg = en};
+    struct mover_config mover = opening_mover(&en->m, ops);
+    mover.moved = move_done;
+    mover.lost = rank_lost;
+    mover.arg = en;
     if (workers_create(&en->workers, &workers, e))
         return e->code;
     struct executor *x = workers_executor(en->workers);
@@ -435,20 +431,12 @@ void engine_get_stats(struct engine *en, struct engine_stats *out)
 
 void engine_get_expert_rows(struct engine *en, uint64_t *rows)
 {
-    const struct ranks *all = en->m.ranks;
-    memset(rows, 0, (size_t)en->m.cfg.n_layers * en->m.cfg.n_experts * sizeof *rows);
-    /* where rows travel, each rank of a group sends its share of them; else all see all */
-    uint32_t step = parallel_spreads(&all->plan) ? 1 : all->plan.tp;
-    for (uint32_t i = 0; i < all->n_here; i += step)
-        forward_add_counts(all->rank[i].forward, rows, NULL);
+    opening_expert_rows(&en->m, rows);
 }
 
 void engine_get_selection_reuse(struct engine *en, struct reuse_count *count)
 {
-    const struct ranks *all = en->m.ranks;
-    memset(count, 0, REUSE_LAYERS * sizeof *count);
-    for (uint32_t i = 0; i < all->n_here; i++)
-        forward_add_counts(all->rank[i].forward, NULL, count);
+    opening_selection_reuse(&en->m, count);
 }
 
 /* There only in a build with the GPU back end. */

@@ -107,11 +107,23 @@ void engine_close(struct engine *en);
  * not fit the options. */
 MUST_CHECK enum err_code engine_launched(uint32_t *process, uint32_t *n_processes,
                                          const struct engine_options *o, struct err *e);
-/* Opens this process's ranks, calls ready(arg), and runs what process 0's engine has it run;
- * returns when that engine is closed. ERR_COMM: a process or a rank is lost; then threads and
- * memory are left to the end of the process, which should be near. Others as engine_open()'s. */
-MUST_CHECK enum err_code engine_follow(const struct engine_options *o, void (*ready)(void *arg),
-                                       void *arg, struct err *e);
+/* Opens this process's ranks, calls ready(), and runs what process 0's engine has it run; returns
+ * when that engine is closed, after ending(). ERR_COMM: a process or a rank is lost; then threads
+ * and memory are left to the end of the process, which should be near, and ending() is not called.
+ * Others as engine_open()'s. */
+struct engine_follower; /* opaque; from ready() on until ending() has returned */
+struct engine_follow_calls {
+    void (*ready)(void *arg, struct engine_follower *f);
+    void (*ending)(void *arg);
+    void *arg;
+};
+MUST_CHECK enum err_code engine_follow(const struct engine_options *o,
+                                       const struct engine_follow_calls *calls, struct err *e);
+/* Of a follower, as of an engine: any thread. */
+const struct model_config *engine_follower_model(const struct engine_follower *f);
+const struct engine_plan *engine_follower_plan(const struct engine_follower *f);
+void engine_follower_expert_rows(struct engine_follower *f, uint64_t *rows);
+void engine_follower_selection_reuse(struct engine_follower *f, struct reuse_count *count);
 
 /* Takes req in any case. ERR_BUSY: the queue is full. ERR_CLOSED: draining. ERR_COMM: a rank is
  * lost, with the reason. ERR_INVALID: it can never fit, with both numbers. On ERR_OK *id names it

@@ -3,6 +3,7 @@
 
 #include "base/hash.h"
 #include "base/log.h"
+#include "sched/kv_pool.h"
 
 #include <inttypes.h>
 #include <malloc.h>
@@ -175,6 +176,7 @@ static uint64_t hash_terms(const struct opening *m)
                              o->tp,
                              o->dp,
                              o->ep,
+                             o->n_prefill_groups,
                              o->max_seqs,
                              o->prefill_tokens,
                              opening_step_limit_s(o),
@@ -233,11 +235,6 @@ enum err_code opening_launch(struct launch *out, const struct engine_options *o,
                        "%s started %u processes, among which %u ranks (tp x dp) "
                        "cannot be shared evenly",
                        out->by, n, n_ranks);
-    if (n > 1 && o->n_prefill_groups)
-        return err_set(e, ERR_INVALID,
-                       "split: prompts and answers in different groups are for one process, %s "
-                       "started %u",
-                       out->by, n);
     if (n > 1 && o->cuda_device >= 0 && o->ranks_per_gpu > 1)
         return err_set(e, ERR_INVALID,
                        "ranks_per_gpu: %u, but %s started %u processes: a rank "
@@ -282,6 +279,20 @@ static enum err_code open_relays(struct opening *m, struct err *e)
     return relays_open(&m->relays, &c, e);
 }
 
+static enum err_code open_carriers(struct opening *m, struct err *e)
+{
+    const struct parallel *p = &m->ranks->plan;
+    const struct carriers_config c = {.meeting = m->meeting,
+                                      .process = m->launch.process,
+                                      .n_processes = m->launch.n_processes,
+                                      .n_groups = p->dp,
+                                      .n_prefill = m->options.n_prefill_groups,
+                                      .n_ranks = p->tp,
+                                      .max_pages = kv_pages_for(m->detail.limits.max_context),
+                                      .open_ms = COMM_OPEN_MS};
+    return m->meeting && c.n_prefill ? carriers_open(&m->carriers, &c, e) : ERR_OK;
+}
+
 static enum err_code read_and_plan(struct opening *m, struct err *e)
 {
     const struct engine_options *o = &m->options;
@@ -318,7 +329,7 @@ enum err_code opening_start(struct opening *m, const struct engine_options *o,
         return e->code;
     if (m->launch.n_processes > 1 && join(m, &watch, e))
         return e->code;
-    if (!read_and_plan(m, e) && !open_ranks(m, e) && !open_relays(m, e)) {
+    if (!read_and_plan(m, e) && !open_ranks(m, e) && !open_relays(m, e) && !open_carriers(m, e)) {
         if (!m->launch.process)
             make_fingerprint(m);
         return ERR_OK;
@@ -334,6 +345,7 @@ enum err_code opening_start(struct opening *m, const struct engine_options *o,
 void opening_end(struct opening *m)
 {
     relays_close(&m->relays);
+    carriers_close(&m->carriers);
     ranks_close(m->ranks);
     if (m->tok)
         tokenizer_close(m->tok);
@@ -354,4 +366,36 @@ struct workers_config opening_workers(const struct opening *m, struct forward **
         .max_rows = {lim->max_rows[LANE_PREFILL], lim->max_rows[LANE_DECODE]},
         .max_seqs = plan_max_out(&m->options),
         .relays = m->relays};
+}
+
+struct mover_config opening_mover(const struct opening *m, struct ops **ops)
+{
+    const struct parallel *p = &m->ranks->plan;
+    for (uint32_t i = 0; i < p->n_ranks; i++)
+        ops[i] = m->ranks->rank[i].ops;
+    return (struct mover_config){.ops = ops,
+                                 .n_groups = p->dp,
+                                 .n_prefill = m->options.n_prefill_groups,
+                                 .n_ranks = p->tp,
+                                 .page_bytes = m->detail.plan.page_bytes,
+                                 .carriers = m->carriers.n ? &m->carriers : NULL};
+}
+
+void opening_expert_rows(const struct opening *m, uint64_t *rows)
+{
+    const struct ranks *all = m->ranks;
+    memset(rows, 0, (size_t)m->cfg.n_layers * m->cfg.n_experts * sizeof *rows);
+    /* where rows travel, each rank of a group sends its share of them; else all see all */
+    bool travel = parallel_spreads(&all->plan);
+    for (uint32_t i = all->first; i < all->first + all->n_here; i++)
+        if (travel || all->rank[i].share.tp_rank == 0)
+            forward_add_counts(all->rank[i].forward, rows, NULL);
+}
+
+void opening_selection_reuse(const struct opening *m, struct reuse_count *count)
+{
+    const struct ranks *all = m->ranks;
+    memset(count, 0, REUSE_LAYERS * sizeof *count);
+    for (uint32_t i = all->first; i < all->first + all->n_here; i++)
+        forward_add_counts(all->rank[i].forward, NULL, count);
 }

@@ -8,6 +8,7 @@
 
 #include "comm/launch.h"
 #include "comm/meeting.h"
+#include "exec/mover.h"
 #include "exec/worker.h"
 #include "plan.h"
 #include "ranks.h"
@@ -22,6 +23,7 @@ struct opening {
     const struct chat_format *format;
     struct ranks *ranks;
     struct relays relays;
+    struct carriers carriers;
     char fingerprint[24]; /* of process 0 */
 };
 
@@ -40,5 +42,12 @@ MUST_CHECK enum err_code opening_launch(struct launch *out, const struct engine_
 uint32_t opening_step_limit_s(const struct engine_options *o);
 /* For the ranks that are here. forward: [PARALLEL_MAX_RANKS], the caller's, which it points at. */
 struct workers_config opening_workers(const struct opening *m, struct forward **forward);
+/* Likewise; ops: as many. Without callbacks. */
+struct mover_config opening_mover(const struct opening *m, struct ops **ops);
+/* What the ranks here have counted: engine.h, engine_get_expert_rows(),
+ * engine_get_selection_reuse().
+ */
+void opening_expert_rows(const struct opening *m, uint64_t *rows);
+void opening_selection_reuse(const struct opening *m, struct reuse_count *count);
 
 #endif

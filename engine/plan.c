@@ -296,7 +296,7 @@ static enum err_code make(struct plan_detail *out, const struct engine_options *
     d.max_requests = n_groups * o->max_seqs + o->max_queued;
     /* A running request's arena: its prompt, and the tokens of each sequence. */
     size_t requests = (size_t)n_groups * o->max_seqs * context * 2 * sizeof(uint32_t);
-    size_t movers = o->n_prefill_groups ? n_groups : 0;
+    size_t movers = o->n_prefill_groups;
     struct scheduler_config sched = {.n_groups = n_groups,
                                      .n_pages = (uint32_t)pages,
                                      .max_requests = d.max_requests,

@@ -4,6 +4,7 @@
 #include "base/fault.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "follower_port.h"
 #include "json_out.h"
 #include "loop.h"
 #include "version.h"
@@ -131,27 +132,48 @@ static void on_signal_following(int number)
         _exit(EXIT_RANK);
 }
 
-static void say_following(void *arg)
+/* A process whose ranks work for process 0. */
+struct following {
+    uint32_t process, n_processes;
+    struct follower_port *port; /* NULL: nobody asks */
+};
+
+static void say_following(void *arg, struct engine_follower *f)
 {
-    const uint32_t *process = arg;
+    const struct following *w = arg;
     struct sigaction on_signal = {.sa_handler = on_signal_following};
     sigaction(SIGTERM, &on_signal, NULL);
     sigaction(SIGINT, &on_signal, NULL);
-    fprintf(stderr, "gaze %s follows process 0 as process %u of %u.\n", version_number, process[0],
-            process[1]);
+    fprintf(stderr, "gaze %s follows process 0 as process %u of %u.\n", version_number, w->process,
+            w->n_processes);
+    if (w->port)
+        follower_port_ready(w->port, f);
 }
 
-/* A process whose ranks work for process 0. */
-static int serve_ranks(const struct engine_options *o, uint32_t process, uint32_t n_processes)
+static void end_following(void *arg)
+{
+    const struct following *w = arg;
+    if (w->port)
+        follower_port_ending(w->port);
+}
+
+static int serve_ranks(const struct settings *s, const struct engine_options *o,
+                       struct following *w)
 {
     struct err e = {0};
-    uint32_t which[2] = {process, n_processes};
-    enum err_code code = engine_follow(o, say_following, which, &e);
+    const struct engine_follow_calls calls = {say_following, end_following, w};
+    signal(SIGHUP, SIG_IGN); /* there is nothing to read again */
+    if (s->health_port && follower_port_open(&w->port, s, w->process, w->n_processes, &e))
+        return cli_fail_as(e.code == ERR_INVALID ? EXIT_SETTINGS : EXIT_LISTEN, &e);
+    enum err_code code = engine_follow(o, &calls, &e);
     if (code == ERR_COMM) { /* at once: a thread or a device that hangs must not keep us */
         cli_fail_as(EXIT_RANK, &e);
         fflush(NULL);
+        if (w->port)
+            follower_port_lose(w->port, &e);
         _exit(EXIT_RANK);
     }
+    follower_port_close(w->port);
     return code ? cli_fail_as(EXIT_MODEL, &e) : EXIT_FINE;
 }
 
@@ -162,12 +184,12 @@ int cli_serve(int argc, char **argv)
     struct server *sv;
     struct err e = {0};
     struct serve_args args = {&s, argv, argc};
-    uint32_t process = 0, n_processes = 1;
+    struct following w = {.n_processes = 1};
     bool known = !load(&s, &o, argc, argv, NULL, NULL, &e);
     o.by_launcher = known && s.launcher;
-    known = known && !engine_launched(&process, &n_processes, &o, &e);
-    if (known && process) {
-        int code = serve_ranks(&o, process, n_processes);
+    known = known && !engine_launched(&w.process, &w.n_processes, &o, &e);
+    if (known && w.process) {
+        int code = serve_ranks(&s, &o, &w);
         settings_free(&s);
         return code;
     }

@@ -42,6 +42,11 @@ void http_cut(struct server *sv, struct conn *conn, int status, const char *why)
 /* Deadlines of connections and streams; called a few times a second. */
 void http_sweep(struct server *sv, uint64_t now_us);
 
+/* Listens on s->host at a port; *port: the one in use. ERR_IO; ERR_INVALID: the address can be
+ * reached from outside, keys are not asked for (keyed), and nobody said --insecure. */
+MUST_CHECK enum err_code http_listen(const struct settings *s, uint64_t at_port, bool keyed,
+                                     int *out, uint16_t *port, struct err *e);
+
 /* Whether the address is one, and may be listened on with these keys; binds nothing. ERR_IO,
  * ERR_INVALID. */
 MUST_CHECK enum err_code http_check_address(const struct settings *s, const struct auth *auth,

@@ -188,17 +188,17 @@ static bool is_loopback(const struct sockaddr *a)
 }
 
 /* Where others can reach it, somebody must have decided who may. The list is the caller's. */
-static enum err_code resolve(const struct settings *s, const struct auth *auth,
+static enum err_code resolve(const struct settings *s, uint64_t at_port, bool keyed,
                              struct addrinfo **list, struct err *e)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     char port[8];
-    snprintf(port, sizeof port, "%u", (unsigned)s->port);
+    snprintf(port, sizeof port, "%u", (unsigned)at_port);
     int code = getaddrinfo(s->host, port, &hints, list);
     if (code)
         return err_set(e, ERR_IO, "host %.100s: %s", s->host, gai_strerror(code));
     for (struct addrinfo *a = *list; a; a = a->ai_next) {
-        if (auth_required(auth) || s->insecure || is_loopback(a->ai_addr))
+        if (keyed || s->insecure || is_loopback(a->ai_addr))
             continue;
         freeaddrinfo(*list);
         return err_set(e, ERR_INVALID,
@@ -212,18 +212,18 @@ static enum err_code resolve(const struct settings *s, const struct auth *auth,
 enum err_code http_check_address(const struct settings *s, const struct auth *auth, struct err *e)
 {
     struct addrinfo *list;
-    if (resolve(s, auth, &list, e))
+    if (resolve(s, s->port, auth_required(auth), &list, e))
         return e->code;
     freeaddrinfo(list);
     return ERR_OK;
 }
 
-static enum err_code listen_on(struct server *sv, int *out, struct err *e)
+enum err_code http_listen(const struct settings *s, uint64_t at_port, bool keyed, int *out,
+                          uint16_t *port, struct err *e)
 {
-    const struct settings *s = sv->settings;
     struct addrinfo *list;
     int on = 1, fd = -1, code = 0;
-    if (resolve(s, sv->auth, &list, e))
+    if (resolve(s, at_port, keyed, &list, e))
         return e->code;
     for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
         fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -238,13 +238,13 @@ static enum err_code listen_on(struct server *sv, int *out, struct err *e)
     }
     freeaddrinfo(list);
     if (fd < 0)
-        return err_set(e, ERR_IO, "cannot listen on %.100s port %u: %s", s->host, (unsigned)s->port,
+        return err_set(e, ERR_IO, "cannot listen on %.100s port %u: %s", s->host, (unsigned)at_port,
                        strerror(code ? code : errno));
     struct sockaddr_storage at;
     socklen_t n = sizeof at;
     if (getsockname(fd, (struct sockaddr *)&at, &n) == 0)
-        sv->port = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
-                                                  : ((struct sockaddr_in *)&at)->sin_port);
+        *port = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
+                                               : ((struct sockaddr_in *)&at)->sin_port);
     *out = fd;
     return ERR_OK;
 }
@@ -280,7 +280,7 @@ enum err_code http_start(struct server *sv, struct err *e)
     const struct settings *s = sv->settings;
     uint64_t timeout = connection_timeout_s(s);
     int fd = -1;
-    if (http_load_tls(sv, e) || listen_on(sv, &fd, e))
+    if (http_load_tls(sv, e) || http_listen(s, s->port, auth_required(sv->auth), &fd, &sv->port, e))
         return e->code;
     struct MHD_OptionItem tls[] = {
         {MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)tls_callback()},

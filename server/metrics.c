@@ -6,38 +6,17 @@
 #include "grammar/cache.h"
 #include "guide.h"
 #include "http.h"
+#include "metrics_parts.h"
 #include "stream.h"
 #include "tls.h"
-#include "version.h"
 
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
-
-static void head(struct buf *b, const char *name, const char *type, const char *help)
-{
-    buf_fmt(b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-/* A label's value, with what would end it escaped. */
-static const char *label(char *out, size_t bytes, const char *value)
-{
-    size_t n = 0;
-    for (; *value && n + 3 < bytes; value++) {
-        if (*value == '\\' || *value == '"' || *value == '\n')
-            out[n++] = '\\';
-        out[n++] = *value == '\n' ? 'n' : *value;
-    }
-    out[n] = 0;
-    return out;
-}
 
 static void one(struct buf *b, const struct server *sv, const char *name, const char *type,
                 const char *help, double v)
 {
-    head(b, name, type, help);
+    metrics_head(b, name, type, help);
     buf_fmt(b, "%s{model_name=\"%s\"} %.17g\n", name, sv->label, v);
 }
 
@@ -45,7 +24,7 @@ static void hist(struct buf *b, const struct server *sv, const char *name, const
                  const struct engine_hist *h, const double *bound)
 {
     uint64_t sum = 0;
-    head(b, name, "histogram", help);
+    metrics_head(b, name, "histogram", help);
     for (int i = 0; i < ENGINE_HIST_BUCKETS - 1; i++) {
         sum += h->count[i];
         buf_fmt(b, "%s_bucket{model_name=\"%s\",le=\"%.6g\"} %llu\n", name, sv->label, bound[i],
@@ -67,7 +46,7 @@ static void requests(struct buf *b, const struct server *sv, const struct engine
         (double)s->generation_tokens);
     one(b, sv, "gaze_forced_tokens_total", "counter",
         "Generated tokens that a grammar left no choice about.", (double)s->forced_tokens);
-    head(b, "vllm:request_success_total", "counter", "Finished requests.");
+    metrics_head(b, "vllm:request_success_total", "counter", "Finished requests.");
     buf_fmt(b, "vllm:request_success_total{model_name=\"%s\",finished_reason=\"stop\"} %llu\n",
             sv->label, (unsigned long long)s->finished_stop);
     buf_fmt(b, "vllm:request_success_total{model_name=\"%s\",finished_reason=\"length\"} %llu\n",
@@ -76,7 +55,7 @@ static void requests(struct buf *b, const struct server *sv, const struct engine
             sv->label, (unsigned long long)s->cancelled);
     one(b, sv, "gaze_requests_failed_total", "counter", "Requests ended by an error.",
         (double)s->failed);
-    head(b, "gaze_requests_refused_total", "counter", "Requests refused at the door.");
+    metrics_head(b, "gaze_requests_refused_total", "counter", "Requests refused at the door.");
     buf_fmt(b, "gaze_requests_refused_total{model_name=\"%s\",why=\"queue_full\"} %llu\n",
             sv->label, (unsigned long long)s->refused_busy);
     buf_fmt(b, "gaze_requests_refused_total{model_name=\"%s\",why=\"too_large\"} %llu\n", sv->label,
@@ -94,7 +73,7 @@ static void cache(struct buf *b, const struct server *sv, const struct engine_st
         (double)s->prefix_queries);
     one(b, sv, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found.",
         (double)s->prefix_hits);
-    head(b, "gaze_kv_pages", "gauge", "KV pages by state.");
+    metrics_head(b, "gaze_kv_pages", "gauge", "KV pages by state.");
     buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"used\"} %u\n", sv->label, s->pages_used);
     buf_fmt(b, "gaze_kv_pages{model_name=\"%s\",state=\"cached\"} %u\n", sv->label,
             s->pages_cached);
@@ -104,23 +83,23 @@ static void cache(struct buf *b, const struct server *sv, const struct engine_st
 
 static void steps(struct buf *b, const struct server *sv, const struct engine_stats *s)
 {
-    head(b, "gaze_steps_total", "counter", "Steps by lane.");
+    metrics_head(b, "gaze_steps_total", "counter", "Steps by lane.");
     buf_fmt(b, "gaze_steps_total{model_name=\"%s\",lane=\"prefill\"} %llu\n", sv->label,
             (unsigned long long)s->prefill_steps);
     buf_fmt(b, "gaze_steps_total{model_name=\"%s\",lane=\"decode\"} %llu\n", sv->label,
             (unsigned long long)s->decode_steps);
-    head(b, "gaze_rows_total", "counter", "Tokens run, by attention path.");
+    metrics_head(b, "gaze_rows_total", "counter", "Tokens run, by attention path.");
     buf_fmt(b, "gaze_rows_total{model_name=\"%s\",path=\"dense\"} %llu\n", sv->label,
             (unsigned long long)s->rows_dense);
     buf_fmt(b, "gaze_rows_total{model_name=\"%s\",path=\"sparse\"} %llu\n", sv->label,
             (unsigned long long)s->rows_sparse);
     static const char *const lanes[N_LANES] = {"prefill", "decode"};
-    head(b, "gaze_busy_seconds_total", "counter",
-         "Time of all steps by lane; requests' device_ms are shares of it.");
+    metrics_head(b, "gaze_busy_seconds_total", "counter",
+                 "Time of all steps by lane; requests' device_ms are shares of it.");
     for (int l = 0; l < N_LANES; l++)
         buf_fmt(b, "gaze_busy_seconds_total{model_name=\"%s\",lane=\"%s\"} %.6f\n", sv->label,
                 lanes[l], (double)s->busy_us[l] * 1e-6);
-    head(b, "gaze_phase_seconds_total", "counter", "Time of all steps by lane and part.");
+    metrics_head(b, "gaze_phase_seconds_total", "counter", "Time of all steps by lane and part.");
     for (int l = 0; l < N_LANES; l++)
         for (int p = 0; p < N_PHASES; p++)
             buf_fmt(b,
@@ -201,66 +180,10 @@ static void groups(struct buf *b, const struct server *sv, const struct engine_s
          {{"", GROUP_AT(recomputed), true}}},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
-        head(b, table[i].name, table[i].type, table[i].help);
+        metrics_head(b, table[i].name, table[i].type, table[i].help);
         for (size_t k = 0; k < 3 && table[i].part[k].more; k++)
             each_group(b, sv, s, table[i].name, table[i].part[k].more, table[i].part[k].offset,
                        table[i].part[k].wide);
-    }
-}
-
-/* By expert over all layers, and by layer how much more than its share the busiest one has: all
- * pairs would be thousands of series. */
-static void experts(struct buf *b, const struct server *sv)
-{
-    const struct model_config *m = sv->api->model(sv->engine);
-    size_t n = (size_t)m->n_layers * m->n_experts;
-    uint64_t *rows = n ? malloc(n * sizeof *rows) : NULL;
-    if (!rows) {
-        b->failed = b->failed || n;
-        return;
-    }
-    sv->api->get_expert_rows(sv->engine, rows);
-    head(b, "gaze_expert_rows_total", "counter", "Rows that each expert was given, in all layers.");
-    for (uint32_t x = 0; x < m->n_experts; x++) {
-        uint64_t sum = 0;
-        for (uint32_t l = 0; l < m->n_layers; l++)
-            sum += rows[(size_t)l * m->n_experts + x];
-        buf_fmt(b, "gaze_expert_rows_total{model_name=\"%s\",expert=\"%u\"} %llu\n", sv->label, x,
-                (unsigned long long)sum);
-    }
-    head(b, "gaze_expert_imbalance_ratio", "gauge",
-         "Rows of the layer's busiest expert, by the mean of all; 0 without any.");
-    for (uint32_t l = 0; l < m->n_layers; l++) {
-        uint64_t sum = 0, most = 0;
-        for (uint32_t x = 0; x < m->n_experts; x++) {
-            uint64_t k = rows[(size_t)l * m->n_experts + x];
-            sum += k;
-            most = k > most ? k : most;
-        }
-        if (l >= m->n_dense_layers)
-            buf_fmt(b, "gaze_expert_imbalance_ratio{model_name=\"%s\",layer=\"%u\"} %.4f\n",
-                    sv->label, l, sum ? (double)most * m->n_experts / (double)sum : 0.0);
-    }
-    free(rows);
-}
-
-/* The share is again / selected; every sampled layer has as many. */
-static void selections(struct buf *b, const struct server *sv)
-{
-    const struct model_config *m = sv->api->model(sv->engine);
-    struct reuse_count count[REUSE_LAYERS];
-    sv->api->get_selection_reuse(sv->engine, count);
-    for (int again = 0; again < 2; again++) {
-        const char *name = again ? "gaze_selections_reused_total" : "gaze_selections_sampled_total";
-        head(b, name, "counter",
-             again ? "Of the sampled positions those that the step before had selected, too."
-                   : "Positions selected in decode steps that were compared with the step before.");
-        for (uint32_t l = 0; l < m->n_layers; l++) {
-            int i = reuse_layer(m, l);
-            if (i >= 0)
-                buf_fmt(b, "%s{model_name=\"%s\",layer=\"%u\"} %llu\n", name, sv->label, l,
-                        (unsigned long long)(again ? count[i].again : count[i].selected));
-        }
     }
 }
 
@@ -279,115 +202,43 @@ static void histograms(struct buf *b, const struct server *sv, const struct engi
     hist(b, sv, "vllm:iteration_tokens_total", "Tokens of a step.", &s->step_tokens, n);
 }
 
-static void memory_plan(struct buf *b, const struct server *sv)
-{
-    const struct engine_plan *p = sv->api->get_plan(sv->engine);
-    uint64_t page_tokens = p->n_pages ? p->kv_tokens / p->n_pages : 0;
-    head(b, "vllm:cache_config_info", "gauge", "Always 1: tokens of a KV page, and how many.");
-    buf_fmt(
-        b,
-        "vllm:cache_config_info{model_name=\"%s\",block_size=\"%llu\",num_gpu_blocks=\"%u\"} 1\n",
-        sv->label, (unsigned long long)page_tokens, p->n_pages);
-    const struct {
-        const char *part;
-        size_t bytes;
-    } parts[] = {{"weights", p->weight_bytes},
-                 {"kv", p->kv_bytes},
-                 {"workspace", p->workspace_bytes},
-                 {"tokenizer", p->tokenizer_bytes},
-                 {"program", p->program_bytes}};
-    head(b, "gaze_planned_memory_bytes", "gauge", "The memory plan made at the start.");
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        buf_fmt(b, "gaze_planned_memory_bytes{model_name=\"%s\",part=\"%s\"} %zu\n", sv->label,
-                parts[i].part, parts[i].bytes);
-    if (p->device < 0)
-        return;
-    head(b, "gaze_device_memory_bytes", "gauge",
-         "Of each rank's GPU: what the plan takes, and what was free when it was made.");
-    buf_fmt(b, "gaze_device_memory_bytes{model_name=\"%s\",kind=\"planned\"} %zu\n", sv->label,
-            p->device_bytes);
-    buf_fmt(b, "gaze_device_memory_bytes{model_name=\"%s\",kind=\"free_at_start\"} %zu\n",
-            sv->label, p->device_free_bytes);
-}
-
-static unsigned count_fds(void)
-{
-    unsigned n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    if (!d)
-        return 0;
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n > 3 ? n - 3 : 0; /* ".", "..", and the folder itself */
-}
-
-static void process(struct buf *b, const struct server *sv)
-{
-    struct rusage u;
-    unsigned long size = 0, resident = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (f && fscanf(f, "%lu %lu", &size, &resident) != 2)
-        resident = 0;
-    if (f)
-        fclose(f);
-    getrusage(RUSAGE_SELF, &u);
-    head(b, "process_resident_memory_bytes", "gauge", "Resident memory.");
-    buf_fmt(b, "process_resident_memory_bytes %lu\n",
-            resident * (unsigned long)sysconf(_SC_PAGESIZE));
-    head(b, "process_cpu_seconds_total", "counter", "User and system time.");
-    buf_fmt(b, "process_cpu_seconds_total %.3f\n",
-            (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
-                (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6);
-    head(b, "process_open_fds", "gauge", "Open descriptors.");
-    buf_fmt(b, "process_open_fds %u\n", count_fds());
-    head(b, "process_virtual_memory_bytes", "gauge", "Address space.");
-    buf_fmt(b, "process_virtual_memory_bytes %lu\n", size * (unsigned long)sysconf(_SC_PAGESIZE));
-    struct rlimit fds = {0};
-    getrlimit(RLIMIT_NOFILE, &fds);
-    head(b, "process_max_fds", "gauge", "Most descriptors it may open.");
-    buf_fmt(b, "process_max_fds %llu\n", (unsigned long long)fds.rlim_cur);
-    head(b, "process_start_time_seconds", "gauge", "When the process began.");
-    buf_fmt(b, "process_start_time_seconds %llu\n", (unsigned long long)sv->created_s);
-}
-
 static void front_end(struct buf *b, const struct server *sv)
 {
-    head(b, "gaze_build_info", "gauge", "Always 1.");
-    buf_fmt(b, "gaze_build_info{version=\"%s\",commit=\"%s\",backends=\"%s\"} 1\n", version_number,
-            version_commit, engine_backends());
-    head(b, "http_requests_total", "counter", "Requests answered.");
+    metrics_build(b);
+    metrics_head(b, "http_requests_total", "counter", "Requests answered.");
     for (uint32_t i = 0; i < sv->n_counters; i++) {
         const struct http_counter *k = &sv->counter[i];
         buf_fmt(b, "http_requests_total{handler=\"%s\",method=\"%s\",status=\"%d\"} %llu\n",
                 k->handler, k->method, k->status, (unsigned long long)k->count);
     }
-    head(b, "gaze_reloads_total", "counter", "SIGHUPs, and parts that could not be read.");
+    metrics_head(b, "gaze_reloads_total", "counter", "SIGHUPs, and parts that could not be read.");
     buf_fmt(b, "gaze_reloads_total{result=\"all\"} %llu\n", (unsigned long long)sv->n_reloads);
     buf_fmt(b, "gaze_reloads_total{result=\"failed\"} %llu\n",
             (unsigned long long)sv->n_reloads_failed);
     if (tls_expires_s()) {
-        head(b, "gaze_tls_certificate_expiry_seconds", "gauge", "Unix time when it ends.");
+        metrics_head(b, "gaze_tls_certificate_expiry_seconds", "gauge", "Unix time when it ends.");
         buf_fmt(b, "gaze_tls_certificate_expiry_seconds %lld\n", (long long)tls_expires_s());
     }
-    head(b, "gaze_connections", "gauge", "Open connections.");
+    metrics_head(b, "gaze_connections", "gauge", "Open connections.");
     buf_fmt(b, "gaze_connections %u\n", sv->n_conns);
-    head(b, "gaze_calls", "gauge", "Requests under way, this one included.");
+    metrics_head(b, "gaze_calls", "gauge", "Requests under way, this one included.");
     buf_fmt(b, "gaze_calls %u\n", sv->n_calls);
-    head(b, "gaze_engine_requests", "gauge", "Requests inside the engine.");
+    metrics_head(b, "gaze_engine_requests", "gauge", "Requests inside the engine.");
     buf_fmt(b, "gaze_engine_requests %u\n", sv->n_engine_requests);
     uint32_t n_alone, n_streams = streams_count(sv, &n_alone);
-    head(b, "gaze_resumable_streams", "gauge", "Streams that can be gone on with.");
+    metrics_head(b, "gaze_resumable_streams", "gauge", "Streams that can be gone on with.");
     buf_fmt(b, "gaze_resumable_streams %u\n", n_streams);
-    head(b, "gaze_detached_streams", "gauge", "Of those, answers under way without a client.");
+    metrics_head(b, "gaze_detached_streams", "gauge",
+                 "Of those, answers under way without a client.");
     buf_fmt(b, "gaze_detached_streams %u\n", n_alone);
-    head(b, "gaze_client_disconnects_total", "counter", "Clients that left before their answer.");
+    metrics_head(b, "gaze_client_disconnects_total", "counter",
+                 "Clients that left before their answer.");
     buf_fmt(b, "gaze_client_disconnects_total %llu\n", (unsigned long long)sv->n_disconnects);
-    head(b, "gaze_clients_cut_off_total", "counter", "Slow clients cut off.");
+    metrics_head(b, "gaze_clients_cut_off_total", "counter", "Slow clients cut off.");
     buf_fmt(b, "gaze_clients_cut_off_total %llu\n", (unsigned long long)sv->n_cut_off);
-    head(b, "gaze_loop_lag_seconds", "gauge", "How late the loop's last timer was.");
+    metrics_head(b, "gaze_loop_lag_seconds", "gauge", "How late the loop's last timer was.");
     buf_fmt(b, "gaze_loop_lag_seconds %.6f\n", sv->loop_lag_s);
-    head(b, "gaze_loop_lag_max_seconds", "gauge", "The latest it has ever been.");
+    metrics_head(b, "gaze_loop_lag_max_seconds", "gauge", "The latest it has ever been.");
     buf_fmt(b, "gaze_loop_lag_max_seconds %.6f\n", sv->loop_lag_max_s);
 }
 
@@ -396,7 +247,7 @@ static void spans(struct buf *b, const struct server *sv)
     if (!sv->otlp)
         return;
     struct otlp_counts n = otlp_get_counts(sv->otlp);
-    head(b, "gaze_trace_spans_total", "counter", "Spans by what became of them.");
+    metrics_head(b, "gaze_trace_spans_total", "counter", "Spans by what became of them.");
     buf_fmt(b, "gaze_trace_spans_total{result=\"sent\"} %llu\n", (unsigned long long)n.sent);
     buf_fmt(b, "gaze_trace_spans_total{result=\"failed\"} %llu\n", (unsigned long long)n.failed);
     buf_fmt(b, "gaze_trace_spans_total{result=\"dropped\"} %llu\n", (unsigned long long)n.dropped);
@@ -421,11 +272,11 @@ static void keys(struct buf *b, const struct server *sv)
 {
     if (!auth_required(sv->auth))
         return;
-    head(b, "gaze_key_requests_total", "counter", "Requests for the engine by API key.");
+    metrics_head(b, "gaze_key_requests_total", "counter", "Requests for the engine by API key.");
     each_key(b, sv, "gaze_key_requests_total", "", offsetof(struct auth_key, n_requests));
-    head(b, "gaze_key_refused_total", "counter", "Requests over a limit of their key.");
+    metrics_head(b, "gaze_key_refused_total", "counter", "Requests over a limit of their key.");
     each_key(b, sv, "gaze_key_refused_total", "", offsetof(struct auth_key, n_refused));
-    head(b, "gaze_key_tokens_total", "counter", "Tokens charged to the key.");
+    metrics_head(b, "gaze_key_tokens_total", "counter", "Tokens charged to the key.");
     each_key(b, sv, "gaze_key_tokens_total", ",kind=\"prompt\"",
              offsetof(struct auth_key, n_prompt_tokens));
     each_key(b, sv, "gaze_key_tokens_total", ",kind=\"generation\"",
@@ -435,19 +286,36 @@ static void keys(struct buf *b, const struct server *sv)
 static void grammars(struct buf *b, const struct server *sv)
 {
     struct grammar_cache_counts n = guides_counts(sv->guides);
-    head(b, "gaze_grammars_total", "counter", "Forms of answers that were asked for.");
+    metrics_head(b, "gaze_grammars_total", "counter", "Forms of answers that were asked for.");
     buf_fmt(b, "gaze_grammars_total{result=\"cached\"} %llu\n", (unsigned long long)n.hits);
     buf_fmt(b, "gaze_grammars_total{result=\"compiled\"} %llu\n",
             (unsigned long long)(n.misses - n.refused));
     buf_fmt(b, "gaze_grammars_total{result=\"refused\"} %llu\n", (unsigned long long)n.refused);
-    head(b, "gaze_grammar_compile_seconds_total", "counter", "Time spent compiling them.");
+    metrics_head(b, "gaze_grammar_compile_seconds_total", "counter", "Time spent compiling them.");
     buf_fmt(b, "gaze_grammar_compile_seconds_total %.6f\n", (double)n.make_us * 1e-6);
-    head(b, "gaze_grammar_cache_evictions_total", "counter", "Compiled ones that were forgotten.");
+    metrics_head(b, "gaze_grammar_cache_evictions_total", "counter",
+                 "Compiled ones that were forgotten.");
     buf_fmt(b, "gaze_grammar_cache_evictions_total %llu\n", (unsigned long long)n.evicted);
-    head(b, "gaze_grammar_cache_entries", "gauge", "Compiled ones that are kept.");
+    metrics_head(b, "gaze_grammar_cache_entries", "gauge", "Compiled ones that are kept.");
     buf_fmt(b, "gaze_grammar_cache_entries %u\n", n.entries);
-    head(b, "gaze_grammar_cache_bytes", "gauge", "Their memory.");
+    metrics_head(b, "gaze_grammar_cache_bytes", "gauge", "Their memory.");
     buf_fmt(b, "gaze_grammar_cache_bytes %zu\n", n.bytes);
+}
+
+static void model_parts(struct buf *b, const struct server *sv)
+{
+    const struct model_config *m = sv->api->model(sv->engine);
+    size_t n = (size_t)m->n_layers * m->n_experts;
+    uint64_t *rows = n ? malloc(n * sizeof *rows) : NULL;
+    struct reuse_count count[REUSE_LAYERS];
+    if (rows) {
+        sv->api->get_expert_rows(sv->engine, rows);
+        metrics_experts(b, sv->label, m, rows);
+    }
+    b->failed = b->failed || (n && !rows);
+    free(rows);
+    sv->api->get_selection_reuse(sv->engine, count);
+    metrics_selections(b, sv->label, m, count);
 }
 
 void api_metrics(struct call *c)
@@ -455,22 +323,21 @@ void api_metrics(struct call *c)
     struct server *sv = c->sv;
     struct engine_stats s = {0};
     struct buf *b = &c->answer;
-    label(sv->label, sizeof sv->label, sv->name);
+    metrics_label(sv->label, sizeof sv->label, sv->name);
     if (sv->engine) {
         sv->api->get_stats(sv->engine, &s);
         requests(b, sv, &s);
         cache(b, sv, &s);
         steps(b, sv, &s);
         groups(b, sv, &s);
-        experts(b, sv);
-        selections(b, sv);
+        model_parts(b, sv);
         histograms(b, sv, &s);
-        memory_plan(b, sv);
+        metrics_memory_plan(b, sv->label, sv->api->get_plan(sv->engine));
     }
     front_end(b, sv);
     grammars(b, sv);
     keys(b, sv);
     spans(b, sv);
-    process(b, sv);
+    metrics_process(b, sv->created_s);
     http_text(c, 200, "text/plain; version=0.0.4; charset=utf-8");
 }

@@ -62,6 +62,8 @@ static const struct option table[] = {
     {"launcher", CHOICE, AT(launcher), 0, 0, "auto", "none auto", NULL,
      "serve: whether the ranks are shared among the processes that torchrun, Slurm or mpirun "
      "started"},
+    {"health-port", NUMBER, AT(health_port), 0, 65535, "0", NULL, "N",
+     "where a process that follows another one's answers /health and /metrics; 0: nowhere"},
     {"step-limit", NUMBER, AT(step_limit_s), 0, 86400, "0", NULL, "SECONDS",
      "a step that takes longer means a lost rank: end; 0: 8 with several ranks, else never"},
     {"max-context", NUMBER, AT(max_context), 0, 16777216, "0", NULL, "TOKENS",

@@ -31,6 +31,7 @@ struct settings {
     uint64_t ranks_per_gpu;
     uint64_t comm;         /* of ranks on GPUs; 0: auto, 1: device, 2: nccl */
     uint64_t launcher;     /* 0: its environment is not asked */
+    uint64_t health_port;  /* of a process that follows; 0: none */
     uint64_t dp;           /* attention groups */
     uint64_t step_limit_s; /* 0: by the number of groups; see engine_lost() */
     uint64_t threads, max_context, max_seqs, max_queued, prefill_tokens, kv_memory, layers;

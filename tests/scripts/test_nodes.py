@@ -95,8 +95,8 @@ class Nodes:
         except OSError:
             return False
 
-    def get(self, path):
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+    def get(self, path, port=None):
+        c = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=60)
         c.request("GET", path)
         a = c.getresponse()
         status, text = a.status, a.read().decode()
@@ -120,6 +120,55 @@ class Nodes:
             together = list(pool.map(self.ask, requests))
         assert [c for c, _ in alone] == [c for c, _ in together]
         return [c for c, _ in alone]
+
+    def moves(self):
+        """By result, of all groups; recomputed: prompts run again."""
+        out = {"arrived": 0, "failed": 0, "corrupt": 0, "recomputed": 0}
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith("gaze_group_moves_total"):
+                out[line.split('result="')[1].split('"')[0]] += int(line.split()[-1])
+            elif line.startswith("gaze_group_recomputed_total"):
+                out["recomputed"] += int(line.split()[-1])
+        return out
+
+    def metric(self, name, port=None):
+        """The sum of all its series."""
+        return sum(float(line.split()[-1]) for line in self.get("/metrics", port)[1].splitlines()
+                   if line.startswith(name + "{"))
+
+    LONG = dict(GREEDY, prompt="The dog " * 300, stream=True, max_tokens=8)
+
+    def events(self, hit=None):
+        """Of a stream whose prompt has many pages; hit() is called behind the first token."""
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        c.request("POST", "/v1/completions", json.dumps(self.LONG),
+                  {"Content-Type": "application/json"})
+        answer, out = c.getresponse(), []
+        assert answer.status == 200
+        try:
+            for line in answer:
+                if line.startswith(b"data: {"):
+                    out.append(json.loads(line[6:]))
+                    if hit and out[-1]["choices"][0]["text"]:
+                        hit()
+                        hit = None
+        except (OSError, http.client.HTTPException):
+            pass  # process 0 itself was killed
+        c.close()
+        return out
+
+    def first_tokens(self, n):
+        return [e["choices"][0]["text"] for e in self.events()][:n]
+
+    def killed_in_a_move(self, number, number_signal):
+        began = []
+
+        def hit():
+            time.sleep(0.5)  # it stands in its move for three seconds
+            began.append(time.monotonic())
+            self.process[number].process.send_signal(number_signal)
+        return_events = self.events(hit)
+        return began[0], return_events
 
     def stream(self, n_tokens=1500):
         """Opens a stream; returns a function that reads it to its end, and its last event."""
@@ -199,6 +248,74 @@ class NodesTest(unittest.TestCase):
                     "MASTER_PORT": str(port)}
         self.equal(3, "--dp", "3", launcher=slurm)
 
+    def split(self, n, groups, *options):
+        """Pages go from process to process; each kind of group has one process or several."""
+        with Nodes(1, "--dp", str(groups), *options) as one:
+            want = one.answers(REQUESTS)
+        with Nodes(n, "--dp", str(groups), *options, up="to the end") as nodes:
+            self.assertEqual(nodes.answers(REQUESTS), want)
+            moves = nodes.moves()
+            self.assertGreater(moves["arrived"], 2 * len(REQUESTS))
+            self.assertEqual((moves["failed"], moves["corrupt"]), (0, 0))
+
+    def test_a_split_over_two(self):
+        self.split(2, 2, "--split", "1:1")
+
+    def test_a_split_over_four(self):
+        self.split(4, 4, "--split", "2:2")
+
+    def test_a_split_whose_groups_lie_across(self):
+        """Groups of two ranks, three ranks a process: it gives, gets and does both at once."""
+        self.split(2, 3, "--tp", "2", "--split", "1:2")
+
+    def test_a_split_within_processes(self):
+        """Both groups of a move in the other process, which moves pages by itself."""
+        self.split(2, 4, "--tp", "1", "--split", "3:1")
+
+    def test_pages_that_arrive_otherwise(self):
+        """A bit that is another one, pages that cannot be read: the move is made again, or the
+        prompt computed again, and the answers are the same."""
+        with Nodes(1, "--split", "1:1") as one:
+            want = [one.ask(r)[0] for r in REQUESTS]
+        for process, fault, least in ((1, "pages.corrupt:2-3", dict(corrupt=1)),
+                                      (1, "pages.corrupt:1-4", dict(corrupt=3, recomputed=1)),
+                                      (0, "pages.export:1-2", dict(failed=2)),
+                                      (1, "pages.import:3", dict(failed=1))):
+            def launcher(number, n, port, process=process, fault=fault):
+                env = torchrun(number, n, port)
+                return dict(env, GAZE_FAULT=fault) if number == process else env
+            with self.subTest(fault=fault), Nodes(2, "--split", "1:1", launcher=launcher,
+                                                  up="to the end") as nodes:
+                self.assertEqual([nodes.ask(r)[0] for r in REQUESTS], want, nodes.logs())
+                moves = nodes.moves()
+                for name, count in least.items():
+                    self.assertGreaterEqual(moves[name], count, (fault, moves))
+
+    def test_a_process_is_killed_in_the_middle_of_a_move(self):
+        """Whoever gives or gets: the stream ends with an error event, and never with a token from
+        half of the pages."""
+        with Nodes(1, "--split", "1:1") as one:
+            want = [one.first_tokens(2)]
+        for hit, fault, number_signal in ((1, "mover.take:2", signal.SIGKILL),
+                                          (1, "mover.take:2", signal.SIGSTOP),
+                                          (0, "mover.give:2", signal.SIGKILL)):
+            def launcher(number, n, port, hit=hit, fault=fault):
+                env = torchrun(number, n, port)
+                return dict(env, GAZE_FAULT=fault) if number == hit else env
+            with self.subTest(hit=hit, fault=fault, signal=number_signal), \
+                    Nodes(2, "--split", "1:1", launcher=launcher) as nodes:
+                began, events = nodes.killed_in_a_move(hit, number_signal)
+                self.assertEqual(nodes.process[1 - hit].wait(LOST_S), LOST, nodes.logs())
+                took = time.monotonic() - began
+                self.assertLess(took, LOST_S)
+                print("     all had ended %.2f s after the blow" % took)
+                texts = [e["choices"][0]["text"] for e in events if "choices" in e]
+                self.assertEqual(texts[:1], want[0][:1])
+                self.assertLessEqual(len([t for t in texts if t]), 1, events)
+                if hit:
+                    self.assertRegex(events[-1]["error"]["message"], "process 1 of 2")
+                nodes.process[hit].process.kill()
+
     def lost(self, number, number_signal, *options):
         with Nodes(2, *options) as nodes:
             reasons, last, codes, took = killed(nodes, number, number_signal)
@@ -229,11 +346,15 @@ class NodesTest(unittest.TestCase):
     def test_what_fails_in_a_process_ends_all(self):
         """While it opens, in a collective, on the line of its steps, in a step: all end with code 5
         (one that cannot open: 3), in time, and the client of a stream is told."""
-        for fault in ["relay.create", "meeting.pin:2", "line.send:3", "comm.all_reduce:60",
-                      "line.receive:12", "wire.grow:2"]:
+        cut, split = ["--tp", "2"], ["--split", "1:1"]
+        for options, fault in [(cut, "relay.create"), (cut, "meeting.pin:2"), (cut, "line.send:3"),
+                               (cut, "comm.all_reduce:60"), (cut, "line.receive:12"),
+                               (cut, "wire.grow:2"), (split, "carrier.create"),
+                               (split, "mover.create"), (split, "line.send:4"),
+                               (split, "line.receive:3")]:
             def launcher(number, n, port, fault=fault):
                 return dict(torchrun(number, n, port), **({"GAZE_FAULT": fault} if number else {}))
-            with self.subTest(fault=fault), Nodes(2, "--tp", "2", launcher=launcher,
+            with self.subTest(fault=fault), Nodes(2, *options, launcher=launcher,
                                                   up=False) as nodes:
                 end, last = time.monotonic() + 30, None
                 while time.monotonic() < end and nodes.process[0].process.poll() is None:
@@ -249,6 +370,62 @@ class NodesTest(unittest.TestCase):
                 self.assertIn(codes[1], (BAD_MODEL, LOST), nodes.logs())
                 if last is not None:
                     self.assertIn("error", json.loads(last), fault)
+
+    def test_a_process_that_follows_has_health(self):
+        port = free_port()
+        own = {1: ["--health-port", str(port)]}
+        with Nodes(2, "--dp", "2", options_of=own, up="to the end") as nodes:
+            nodes.answers(REQUESTS)
+            status, text = nodes.get("/health", port)
+            self.assertEqual((status, json.loads(text)),
+                             (200, {"status": "ok", "process": 1, "processes": 2}))
+            self.assertEqual(nodes.get("/health/ready", port)[0], 200)
+            status, text = nodes.get("/v1/models", port)
+            self.assertEqual((status, json.loads(text)["error"]["code"]), (404, "not_found"))
+            rows = nodes.metric("gaze_expert_rows_total", port)
+            self.assertGreater(rows, 0)
+            # each row of both groups has four experts, in one layer, and is counted once
+            self.assertEqual(rows + nodes.metric("gaze_expert_rows_total"),
+                             4 * nodes.metric("gaze_rows_total"))
+
+    def test_health_of_a_process_whose_leader_is_lost(self):
+        port = free_port()
+        for number_signal in (signal.SIGKILL, signal.SIGSTOP):
+            own = {1: ["--health-port", str(port)]}
+            with self.subTest(number_signal), Nodes(2, "--tp", "2", options_of=own) as nodes:
+                self.assertEqual(nodes.get("/health", port)[0], 200)
+                nodes.process[0].process.send_signal(number_signal)
+                began, bad = time.monotonic(), None
+                while nodes.process[1].process.poll() is None:
+                    try:
+                        status, text = nodes.get("/health", port)
+                    except OSError:
+                        break
+                    if status != 200:
+                        bad = (status, json.loads(text)["error"])
+                    time.sleep(0.02)
+                self.assertEqual(bad[0], 503)
+                self.assertEqual(bad[1]["code"], "engine_lost")
+                self.assertIn("process 0 of 2", bad[1]["message"])
+                self.assertEqual(nodes.process[1].wait(LOST_S), LOST)
+                self.assertLess(time.monotonic() - began, LOST_S)
+                nodes.process[0].process.kill()
+
+    def test_health_says_loading(self):
+        """Process 1 waits for process 0 to come, and says so meanwhile."""
+        port = free_port()
+
+        def alone(number, n, meet):
+            return torchrun(1, 2, meet)
+        with Nodes(1, "--tp", "2", "--health-port", str(port), launcher=alone, up=False) as nodes:
+            end, seen = time.monotonic() + 20, None
+            while seen is None and time.monotonic() < end:
+                try:
+                    seen = nodes.get("/health", port)
+                except OSError:
+                    time.sleep(0.02)
+            self.assertEqual((seen[0], json.loads(seen[1])["error"]["code"]), (503, "loading"))
+            nodes.process[0].process.kill()
 
     def test_a_drain_ends_all(self):
         with Nodes(2, "--tp", "2") as nodes:
@@ -280,8 +457,6 @@ class NodesTest(unittest.TestCase):
 
     def test_what_cannot_be_shared(self):
         self.refused("torchrun started 3 processes, among which 2 ranks", "--tp", "2", n=3)
-        self.refused("split: prompts and answers in different groups are for one process",
-                     "--split", "1:1")
 
     def test_a_launcher_that_does_not_matter(self):
         def first_of_two(_, __, port):
