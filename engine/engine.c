@@ -301,6 +301,7 @@ enum err_code engine_open(struct engine **out, const struct engine_options *o, s
     *out = en;
     return ERR_OK;
 close_engine:
+    opening_fail(&en->m, e);
     engine_close(en);
     return e->code;
 }

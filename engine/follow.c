@@ -97,6 +97,7 @@ enum err_code engine_follow(const struct engine_options *o, const struct engine_
     cond_init_monotonic(&f->changed);
     e->code = ERR_OK;
     if (opening_start(&f->m, o, process_lost, f, e) || start_workers(f, e)) {
+        opening_fail(&f->m, e);
         carriers_shut(&f->m.carriers); /* porters that wait for word see the end */
         mover_destroy(f->mover);
         opening_end(&f->m);

@@ -188,8 +188,9 @@ static uint64_t hash_terms(const struct opening *m)
                              c->index_topk,
                              (uint32_t)m->detail.plan.page_bytes,
                              (uint32_t)sizeof(struct sample_params),
-                             (uint32_t)sizeof(struct sample_out)};
-    uint64_t h = hash_bytes(2, same, sizeof same);
+                             (uint32_t)sizeof(struct sample_out),
+                             (uint32_t)sizeof(struct err)};
+    uint64_t h = hash_bytes(3, same, sizeof same);
     h = hash_bytes(h, c->model_type, strlen(c->model_type));
     return hash_bytes(h, __VERSION__, sizeof __VERSION__ - 1);
 }
@@ -288,6 +289,7 @@ static enum err_code open_carriers(struct opening *m, struct err *e)
                                       .n_groups = p->dp,
                                       .n_prefill = m->options.n_prefill_groups,
                                       .n_ranks = p->tp,
+                                      .n_pages = m->detail.plan.n_pages,
                                       .max_pages = kv_pages_for(m->detail.limits.max_context),
                                       .open_ms = COMM_OPEN_MS};
     return m->meeting && c.n_prefill ? carriers_open(&m->carriers, &c, e) : ERR_OK;
@@ -322,24 +324,26 @@ enum err_code opening_start(struct opening *m, const struct engine_options *o,
                             void (*lost)(void *arg, const struct err *why), void *arg,
                             struct err *e)
 {
-    struct err failed;
     const struct meeting_watch watch = {.lost = lost, .arg = arg};
     m->options = *o;
     if (opening_launch(&m->launch, o, e))
         return e->code;
     if (m->launch.n_processes > 1 && join(m, &watch, e))
         return e->code;
-    if (!read_and_plan(m, e) && !open_ranks(m, e) && !open_relays(m, e) && !open_carriers(m, e)) {
-        if (!m->launch.process)
-            make_fingerprint(m);
-        return ERR_OK;
-    }
-    if (m->meeting && !meeting_lost(m->meeting, &failed)) { /* the others learn why */
-        failed = *e;
-        err_prefix(&failed, "process %u of %u", m->launch.process, m->launch.n_processes);
-        meeting_fail(m->meeting, failed.msg);
-    }
-    return e->code;
+    if (read_and_plan(m, e) || open_ranks(m, e) || open_relays(m, e) || open_carriers(m, e))
+        return e->code;
+    if (!m->launch.process)
+        make_fingerprint(m);
+    return ERR_OK;
+}
+
+void opening_fail(const struct opening *m, const struct err *why)
+{
+    struct err lost, said = *why;
+    if (!m->meeting || meeting_lost(m->meeting, &lost))
+        return;
+    err_prefix(&said, "process %u of %u", m->launch.process, m->launch.n_processes);
+    meeting_fail(m->meeting, said.msg);
 }
 
 void opening_end(struct opening *m)

@@ -28,12 +28,14 @@ struct opening {
 };
 
 /* *m is all zero. With a launcher's environment all processes of it do this together. lost: from a
- * thread of the meeting's, once, when a process is lost. On an error the others are told, and
- * opening_end() is left to do. ERR_INVALID, ERR_IO, ERR_NOMEM, ERR_CUDA, ERR_COMM. */
+ * thread of the meeting's, once, when a process is lost. On an error opening_fail() and
+ * opening_end() are left to do. ERR_INVALID, ERR_IO, ERR_NOMEM, ERR_CUDA, ERR_COMM. */
 MUST_CHECK enum err_code opening_start(struct opening *m, const struct engine_options *o,
                                        void (*lost)(void *arg, const struct err *why), void *arg,
                                        struct err *e);
 void opening_end(struct opening *m);
+/* The other processes learn that this one does not come up, and why; before opening_end(). */
+void opening_fail(const struct opening *m, const struct err *why);
 
 /* Which process of how many this is; one of one where the ranks are not shared. */
 MUST_CHECK enum err_code opening_launch(struct launch *out, const struct engine_options *o,

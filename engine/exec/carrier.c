@@ -44,7 +44,8 @@ struct carrier {
     int order[LAUNCH_MAX_PROCESSES]; /* -1: none; elsewhere [0] is to process 0 */
     int pages[LAUNCH_MAX_PROCESSES]; /* to or from that process */
     uint64_t number;                 /* of the move */
-    uint32_t max_pages;
+    uint32_t n_pages, max_pages;
+    bool told_end;
     uint32_t *id;  /* [2 * max_pages] from and to */
     uint64_t *sum; /* [2 * max_pages] */
 };
@@ -91,11 +92,13 @@ static const char ended[] = "is gone: the line of its moves ended";
 static const char deaf[] = "takes no more moves";
 
 /* Another process's error, whose file means nothing here. */
-static struct err foreign(const struct err *sent)
+static struct err foreign(const struct carrier *c, uint32_t process, const struct err *sent)
 {
     struct err e = *sent;
     e.file = "";
     e.msg[sizeof e.msg - 1] = '\0';
+    if (e.code)
+        err_prefix(&e, "process %u of %u", process, c->n_processes);
     return e;
 }
 
@@ -132,10 +135,8 @@ enum err_code carrier_hear(struct carrier *c, struct page_move *m, struct err *e
             m->sum_from[i] += c->sum[i];
             m->sum_to[i] += c->sum[r.n_pages + i];
         }
-        if (r.err.code && (!m->err.code || m->err.code == ERR_COMM)) {
-            m->err = foreign(&r.err);
-            err_prefix(&m->err, "process %u of %u", p, c->n_processes);
-        }
+        if (!m->err.code)
+            m->err = foreign(c, p, &r.err);
     }
     return ERR_OK;
 }
@@ -143,12 +144,12 @@ enum err_code carrier_hear(struct carrier *c, struct page_move *m, struct err *e
 void carrier_end(struct carrier *c)
 {
     const struct order o = {.kind = KIND_END};
+    c->told_end = true;
     for (uint32_t p = 1; p < c->n_processes; p++)
         if (c->order[p] >= 0)
             (void)!line_send(c->order[p], &o, sizeof o); /* one that is gone needs no word */
 }
 
-/* Ids of pages that are here were checked by process 0's scheduler, which has the same pools. */
 enum err_code carrier_next(struct carrier *c, struct page_move *m, bool *end, struct err *e)
 {
     struct order o;
@@ -162,6 +163,9 @@ enum err_code carrier_next(struct carrier *c, struct page_move *m, bool *end, st
         return gone(c, 0, "sent something that is no move", e);
     if (!line_receive(c->order[0], c->id, 2 * o.n_pages * sizeof *c->id))
         return gone(c, 0, ended, e);
+    for (uint32_t i = 0; i < 2 * o.n_pages; i++)
+        if (c->id[i] >= c->n_pages)
+            return gone(c, 0, "sent a move of pages that are none", e);
     c->number = o.number;
     *m = (struct page_move){.source = o.source,
                             .target = o.target,
@@ -227,7 +231,7 @@ enum err_code carrier_take(struct carrier *c, uint32_t process, uint32_t *first,
         return gone(c, process, ended, e);
     *first = p.first;
     *n = p.n;
-    *why = foreign(&p.err);
+    *why = foreign(c, process, &p.err);
     return ERR_OK;
 }
 
@@ -246,6 +250,7 @@ static enum err_code create(struct carrier **out, const struct carriers_config *
     k->n_prefill = c->n_prefill;
     k->n_ranks = c->n_ranks;
     k->group = group;
+    k->n_pages = c->n_pages;
     k->max_pages = c->max_pages;
     for (uint32_t p = 0; p < LAUNCH_MAX_PROCESSES; p++)
         k->order[p] = k->pages[p] = -1;
@@ -361,7 +366,7 @@ enum err_code carriers_open(struct carriers *out, const struct carriers_config *
     return ERR_OK;
 }
 
-void carriers_shut(struct carriers *all)
+void carriers_shut(const struct carriers *all)
 {
     for (uint32_t g = 0; g < all->n; g++)
         for (uint32_t p = 0; all->of[g] && p < all->n_processes; p++) {
@@ -376,7 +381,7 @@ void carriers_close(struct carriers *all)
 {
     for (uint32_t g = 0; all->of && g < all->n; g++) {
         struct carrier *k = all->of[g];
-        for (uint32_t p = 1; k && !k->process && p < k->n_processes; p++)
+        for (uint32_t p = 1; k && k->told_end && p < k->n_processes; p++)
             if (k->order[p] >= 0)
                 line_await_end(k->order[p], END_MS);
         if (k)

@@ -28,7 +28,7 @@ struct carriers_config {
     struct meeting *meeting; /* borrowed for the opening */
     uint32_t process, n_processes;
     uint32_t n_groups, n_prefill, n_ranks; /* all groups; the first ones prefill; ranks of each */
-    uint32_t max_pages;                    /* of a move */
+    uint32_t n_pages, max_pages;           /* of a group's pool; of a move */
     uint32_t open_ms;
 };
 struct carriers {
@@ -40,18 +40,20 @@ struct carriers {
 /* All processes together. ERR_COMM: who did not come; ERR_IO, ERR_NOMEM. */
 MUST_CHECK enum err_code carriers_open(struct carriers *out, const struct carriers_config *c,
                                        struct err *e);
-void carriers_shut(struct carriers *c);  /* ends all lines; whoever waits at one gets ERR_COMM */
-void carriers_close(struct carriers *c); /* process 0: carrier_end() of each came before */
+/* Ends all lines; whoever waits at one gets ERR_COMM. */
+void carriers_shut(const struct carriers *c);
+/* Process 0 waits for those that carrier_end() told, for two seconds at most. */
+void carriers_close(struct carriers *c);
 
 /* The process of a rank of all. */
 uint32_t carrier_process(const struct carrier *c, uint32_t rank);
 
 /* ---- what is said ---- */
 
-/* Process 0: m to all others that have ranks of its groups. ERR_COMM, ERR_NOMEM. */
+/* Process 0: m to all others that have ranks of its groups. ERR_COMM. */
 MUST_CHECK enum err_code carrier_tell(struct carrier *c, const struct page_move *m, struct err *e);
-/* Waits for all that were told; adds their sums to m's, and keeps in m->err the first error that
- * does not only say that another process could not. ERR_COMM: one is gone. */
+/* Waits for all that were told; adds their sums to m's; where nothing went wrong here, theirs is
+ * m->err. ERR_COMM: one is gone. */
 MUST_CHECK enum err_code carrier_hear(struct carrier *c, struct page_move *m, struct err *e);
 void carrier_end(struct carrier *c); /* no move comes any more */
 

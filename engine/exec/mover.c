@@ -5,6 +5,7 @@
 #include "base/fault.h"
 #include "base/thread.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@ struct porter { /* of one source group */
 
 struct mover {
     struct mover_config cfg;
+    _Atomic bool given_up; /* its creation failed: a line that ends tells nothing */
     struct porter *porter; /* [n_groups] */
 };
 
@@ -166,7 +168,7 @@ static void follow(struct porter *p)
     while (!carrier_next(p->carrier, &m, &end, &e) && !end && !run_part(p, &m, &e) &&
            !carrier_answer(p->carrier, &m, &e))
         continue;
-    if (!end)
+    if (!end && !atomic_load(&p->all->given_up))
         p->all->cfg.lost(p->all->cfg.arg, &e);
 }
 
@@ -247,6 +249,10 @@ enum err_code mover_create(struct mover **out, const struct mover_config *cfg, s
     *out = all;
     return ERR_OK;
 destroy:
+    if (cfg->follows) { /* porters that wait for word see the end */
+        atomic_store(&all->given_up, true);
+        carriers_shut(k);
+    }
     mover_destroy(all);
     return e->code;
 }

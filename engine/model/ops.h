@@ -151,7 +151,7 @@ struct ops {
      * what branch 0 was given so far (after_all: and the other branches); 0 is what a step begins
      * in. attend() waits for all branches and is in branch 0. The host's order is one that is
      * right without branches; NULL: that is how they run. In a branch other than 0: linear (each
-     * y its own), the stores, index_select. */
+     * y its own), the stores, index_select and what looks at its selections. */
     void (*beside)(struct ops *o, enum lane l, uint32_t branch, bool after_all);
 
     /* Rotates the last rope_dim of each head of q[n, heads, nope + rope] in place (interleaved). */

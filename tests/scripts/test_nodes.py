@@ -341,16 +341,23 @@ class NodesTest(unittest.TestCase):
         self.lost(0, signal.SIGKILL, "--tp", "2")
 
     def test_a_process_is_frozen(self):
+    def test_a_process_that_decodes_is_killed(self):
+        self.lost(1, signal.SIGKILL, "--split", "1:1")
+
+    def test_process_0_of_a_split_is_killed(self):
+        self.lost(0, signal.SIGKILL, "--split", "1:1")
+
         self.lost(1, signal.SIGSTOP, "--tp", "2")
 
     def test_what_fails_in_a_process_ends_all(self):
         """While it opens, in a collective, on the line of its steps, in a step: all end with code 5
         (one that cannot open: 3), in time, and the client of a stream is told."""
-        cut, split = ["--tp", "2"], ["--split", "1:1"]
+        cut, split, wide = ["--tp", "2"], ["--split", "1:1"], ["--split", "2:2"]
         for options, fault in [(cut, "relay.create"), (cut, "meeting.pin:2"), (cut, "line.send:3"),
                                (cut, "comm.all_reduce:60"), (cut, "line.receive:12"),
                                (cut, "wire.grow:2"), (split, "carrier.create"),
-                               (split, "mover.create"), (split, "line.send:4"),
+                               (split, "mover.create"), (wide, "mover.stage:2"),
+                               (wide, "workers.create"), (split, "line.send:4"),
                                (split, "line.receive:3")]:
             def launcher(number, n, port, fault=fault):
                 return dict(torchrun(number, n, port), **({"GAZE_FAULT": fault} if number else {}))
@@ -372,6 +379,17 @@ class NodesTest(unittest.TestCase):
                     self.assertIn("error", json.loads(last), fault)
 
     def test_a_process_that_follows_has_health(self):
+    def test_what_fails_in_process_0_ends_all(self):
+        """It does not come up, and the other one hears why."""
+        for fault in ["carrier.create", "mover.create", "mover.stage:2"]:
+            def launcher(number, n, port, fault=fault):
+                return dict(torchrun(number, n, port), **({} if number else {"GAZE_FAULT": fault}))
+            with self.subTest(fault=fault), Nodes(2, "--split", "2:2", launcher=launcher,
+                                                  up=False) as nodes:
+                codes = [p.wait(LOST_S) for p in nodes.process]
+                self.assertEqual(codes, [BAD_MODEL, LOST], nodes.logs())
+                self.assertRegex(nodes.process[1].log(), "process 0 of 2: (a carrier|mover)")
+
         port = free_port()
         own = {1: ["--health-port", str(port)]}
         with Nodes(2, "--dp", "2", options_of=own, up="to the end") as nodes:
