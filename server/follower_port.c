@@ -5,15 +5,16 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "errors.h"
-#include "http.h"
+#include "http_impl.h"
 #include "metrics_parts.h"
 
 #include <microhttpd.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
-enum { CONNECTIONS = 64, TIMEOUT_S = 10, LABEL = 256, LOST_US = 700000 };
+enum { CONNECTIONS = 64, KEPT = 48, TIMEOUT_S = 10, LABEL = 256, LOST_US = 700000 };
 
 struct follower_port {
     const struct settings *settings;
@@ -21,6 +22,9 @@ struct follower_port {
     uint64_t began_s;
     char label[LABEL];
     struct MHD_Daemon *daemon;
+    /* The daemon's thread's: connections as they came, the first ones of which were ended. */
+    int fd[CONNECTIONS];
+    uint32_t n_fds, n_ended;
     pthread_mutex_t lock;       /* guards what follows */
     struct engine_follower *of; /* NULL: it loads, or ends */
     bool loaded;
@@ -100,6 +104,30 @@ static void answer_path(struct follower_port *p, const char *path, struct buf *b
     }
 }
 
+/* More than KEPT connections, and the oldest one ends: who opens many and says little keeps no
+ * probe from coming in. */
+static void on_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    struct follower_port *p = cls;
+    int fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    (void)socket_context; /* stays NULL: refusals.c */
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        assert(p->n_fds < CONNECTIONS);
+        p->fd[p->n_fds++] = fd;
+        if (p->n_fds - p->n_ended > KEPT)
+            (void)shutdown(p->fd[p->n_ended++], SHUT_RDWR);
+        return;
+    }
+    uint32_t i = 0;
+    while (i < p->n_fds && p->fd[i] != fd)
+        i++;
+    assert(i < p->n_fds);
+    p->n_ended -= i < p->n_ended;
+    p->n_fds--;
+    memmove(p->fd + i, p->fd + i + 1, (p->n_fds - i) * sizeof *p->fd);
+}
+
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const char *path,
                                   const char *method, const char *version, const char *upload,
                                   size_t *upload_bytes, void **con_cls)
@@ -134,7 +162,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const c
         r, "Content-Type", text ? "text/plain; version=0.0.4; charset=utf-8" : "application/json");
     if (status == 405)
         (void)MHD_add_response_header(r, "Allow", "GET, HEAD");
-    enum MHD_Result queued = MHD_queue_response(mhd, (unsigned)status, r);
+    enum MHD_Result queued = http_queue(mhd, (unsigned)status, r);
     MHD_destroy_response(r);
     return queued;
 }
@@ -159,10 +187,10 @@ enum err_code follower_port_open(struct follower_port **out, const struct settin
         follower_port_close(p);
         return e->code;
     }
-    p->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD, 0, NULL, NULL, on_request, p,
-                                 MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
-                                 (unsigned)CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
-                                 (unsigned)TIMEOUT_S, MHD_OPTION_END);
+    p->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD, 0, NULL, NULL, on_request, p, MHD_OPTION_LISTEN_SOCKET, fd,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)TIMEOUT_S, MHD_OPTION_NOTIFY_CONNECTION, on_connection, p, MHD_OPTION_END);
     if (!p->daemon) {
         close(fd);
         follower_port_close(p);

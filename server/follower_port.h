@@ -5,7 +5,8 @@
  *   GET /metrics                 what its ranks have counted, its memory plan and the process;
  * where keys are asked for, only with open-metrics, as it knows no keys
  *
- * Plain HTTP, from a thread of libmicrohttpd's own, so that it answers whatever the ranks do.
+ * Plain HTTP, from a thread of libmicrohttpd's own, so that it answers whatever the ranks do. Of
+ * more than 48 connections the oldest one is ended; what is no HTTP is closed without an answer.
  * Thread: all calls by one; the two callbacks as engine_follow() makes them.
  */
 #ifndef GAZE_SERVER_FOLLOWER_PORT_H

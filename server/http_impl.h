@@ -30,6 +30,10 @@ const struct route *door_route(const struct call *c, const char **allow, const c
 /* Answers what can be answered from the headers alone; false: the route's handler is next. */
 bool door_answers(struct call *c, const char **handler);
 
+/* ---- refusals.c ---- */
+/* The library's MHD_queue_response(), for answers of ours on connections without a struct conn. */
+enum MHD_Result http_queue(struct MHD_Connection *mhd, unsigned status, struct MHD_Response *r);
+
 /* ---- listener.c ---- */
 void http_cut_error(struct api_error *ae, int status, const char *why); /* what http_cut() says */
 

@@ -24,8 +24,7 @@
 
 typedef enum MHD_Result queue_function(struct MHD_Connection *, unsigned, struct MHD_Response *);
 
-/* The library's own. */
-static enum MHD_Result queue(struct MHD_Connection *mhd, unsigned status, struct MHD_Response *r)
+enum MHD_Result http_queue(struct MHD_Connection *mhd, unsigned status, struct MHD_Response *r)
 {
     static queue_function *next;
     if (!next) {
@@ -67,7 +66,7 @@ static enum MHD_Result queue_object(struct MHD_Connection *mhd, unsigned status,
     }
     enum MHD_Result ok = MHD_add_response_header(r, "Content-Type", "application/json");
     if (ok == MHD_YES)
-        ok = queue(mhd, status, r);
+        ok = http_queue(mhd, status, r);
     MHD_destroy_response(r);
     return ok;
 }
@@ -81,9 +80,9 @@ enum MHD_Result MHD_queue_response(struct MHD_Connection *mhd, unsigned status,
         MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     struct conn *conn = info ? info->socket_context : NULL;
     if (!conn)
-        return MHD_NO; /* there was no memory for it */
+        return MHD_NO; /* there was no memory for it, or it is of a follower's port */
     if (conn->queueing)
-        return queue(mhd, status, r);
+        return http_queue(mhd, status, r);
     struct server *sv = conn->sv;
     const char *why = why_refused(status);
     if (!sv->settings->tls_cert[0]) {

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -340,13 +341,13 @@ class NodesTest(unittest.TestCase):
     def test_process_0_is_killed(self):
         self.lost(0, signal.SIGKILL, "--tp", "2")
 
-    def test_a_process_is_frozen(self):
     def test_a_process_that_decodes_is_killed(self):
         self.lost(1, signal.SIGKILL, "--split", "1:1")
 
     def test_process_0_of_a_split_is_killed(self):
         self.lost(0, signal.SIGKILL, "--split", "1:1")
 
+    def test_a_process_is_frozen(self):
         self.lost(1, signal.SIGSTOP, "--tp", "2")
 
     def test_what_fails_in_a_process_ends_all(self):
@@ -378,7 +379,6 @@ class NodesTest(unittest.TestCase):
                 if last is not None:
                     self.assertIn("error", json.loads(last), fault)
 
-    def test_a_process_that_follows_has_health(self):
     def test_what_fails_in_process_0_ends_all(self):
         """It does not come up, and the other one hears why."""
         for fault in ["carrier.create", "mover.create", "mover.stage:2"]:
@@ -390,6 +390,7 @@ class NodesTest(unittest.TestCase):
                 self.assertEqual(codes, [BAD_MODEL, LOST], nodes.logs())
                 self.assertRegex(nodes.process[1].log(), "process 0 of 2: (a carrier|mover)")
 
+    def test_a_process_that_follows_has_health(self):
         port = free_port()
         own = {1: ["--health-port", str(port)]}
         with Nodes(2, "--dp", "2", options_of=own, up="to the end") as nodes:
@@ -402,9 +403,12 @@ class NodesTest(unittest.TestCase):
             self.assertEqual((status, json.loads(text)["error"]["code"]), (404, "not_found"))
             rows = nodes.metric("gaze_expert_rows_total", port)
             self.assertGreater(rows, 0)
-            # each row of both groups has four experts, in one layer, and is counted once
+            # each row of both groups has its experts in each layer that has some, counted once
+            with open(os.path.join(ROOT, EMBER, "config.json"), encoding="utf-8") as f:
+                c = json.load(f)
+            times = c["num_experts_per_tok"] * (c["num_hidden_layers"] - c["first_k_dense_replace"])
             self.assertEqual(rows + nodes.metric("gaze_expert_rows_total"),
-                             4 * nodes.metric("gaze_rows_total"))
+                             times * nodes.metric("gaze_rows_total"))
 
     def test_health_of_a_process_whose_leader_is_lost(self):
         port = free_port()
@@ -428,6 +432,71 @@ class NodesTest(unittest.TestCase):
                 self.assertEqual(nodes.process[1].wait(LOST_S), LOST)
                 self.assertLess(time.monotonic() - began, LOST_S)
                 nodes.process[0].process.kill()
+
+    def test_whoever_comes_to_the_port_of_a_process_that_follows(self):
+        """Bytes that are no HTTP, many who say nothing or read nothing, bodies, other methods:
+        probes are answered meanwhile, nothing stays behind, and the launch ends as ever."""
+        port = free_port()
+
+        def call(*parts):
+            s = socket.create_connection(("127.0.0.1", port), timeout=20)
+            try:
+                for p in parts:
+                    s.sendall(p)
+            except OSError:
+                pass  # it was ended meanwhile
+            return s
+
+        def told(s):
+            out = b""
+            try:
+                while more := s.recv(65536):
+                    out += more
+            except ConnectionError:
+                pass
+            s.close()
+            return out
+
+        with Nodes(2, "--dp", "2", options_of={1: ["--health-port", str(port)]},
+                   up="to the end") as nodes:
+            fds = "/proc/%d/fd" % nodes.process[1].process.pid
+            self.assertEqual(nodes.get("/health", port)[0], 200)
+            time.sleep(0.2)
+            before = len(os.listdir(fds))
+            close = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            for bad in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+                        b"\0" * 5000 + b"\n", b"GET / HTTP/9.9\r\n\r\n", b"GET" + close + b"\r\n",
+                        b"\r\n" * 3 + b"x\r\n", b"GET /" + b"a" * 100000 + close + b"\r\n",
+                        b"GET /health" + close + b"X: " + b"y" * 100000 + b"\r\n\r\n",
+                        b"POST /health" + close + b"Content-Length: 1%s\r\n\r\n" % (b"0" * 23)):
+                self.assertNotIn(b" 200 ", told(call(bad)), bad[:40])
+            head = told(call(b"HEAD /health" + close + b"\r\n"))
+            self.assertRegex(head, b"^HTTP/1.1 200 OK\r\n(.*\r\n)+\r\n$")
+            posted = told(call(b"POST /health" + close + b"Content-Length: 3\r\n\r\nabc"))
+            self.assertTrue(posted.startswith(b"HTTP/1.1 405 "), posted)
+            self.assertIn(b"\r\nAllow: GET, HEAD\r\n", posted)
+            asked = told(call(b"GET /health" + close + b"Content-Length: 3\r\n\r\nabc"))
+            self.assertTrue(asked.startswith(b"HTTP/1.1 200 "), asked)
+            deaf = [call(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 400) for _ in range(20)]
+            dumb = [call(b"GET /heal") for _ in range(300)]
+            for _ in range(20):
+                began = time.monotonic()
+                self.assertEqual(nodes.get("/health", port)[0], 200)
+                self.assertEqual(nodes.get("/metrics", port)[0], 200)
+                self.assertLess(time.monotonic() - began, 2)
+            self.assertLess(len(os.listdir(fds)), before + 64)
+            for s in dumb[:200] + deaf:  # the oldest ones were ended
+                told(s)
+            for s in dumb[200:]:
+                s.close()
+            end = time.monotonic() + 15
+            while len(os.listdir(fds)) > before and time.monotonic() < end:
+                time.sleep(0.1)
+            self.assertLessEqual(len(os.listdir(fds)), before)
+            with call(b"GET /metr"):
+                self.assertEqual(nodes.answers([GREEDY])[0], nodes.answers([GREEDY])[0])
+                nodes.process[0].process.terminate()
+                self.assertEqual(nodes.process[1].wait(LOST_S), FINE)
 
     def test_health_says_loading(self):
         """Process 1 waits for process 0 to come, and says so meanwhile."""
