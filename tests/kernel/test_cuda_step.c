@@ -242,8 +242,8 @@ TEST_LIMIT(step_goes_on, 600)
 TEST_LIMIT(selections_are_watched, 600)
 {
     enum { PASSES = 1 + OPS_MAX_MORE };
-    static const uint32_t from[SEQS] = {56, 120,
-                                        122}; /* the first sees no more than it may select */
+    /* The first one sees no more than it may select. */
+    static const uint32_t from[SEQS] = {56, 120, 122};
     struct model m;
     struct sample_out first[PASSES * SEQS], out[PASSES * SEQS];
     uint32_t token[SEQS], pos[SEQS];
