@@ -329,8 +329,8 @@ static __device__ __forceinline__ void make_scores(float (&s)[TILE / 2], uint32_
 }
 
 /* A split's mean, in f16, its sum and its maximum; the maximum starts anew. In a split of one tile
- * the first warpgroup never waits for the second, which may still read the sums of the split before:
- * they lie elsewhere. It cannot be two splits ahead, since both meet here in each. */
+ * the first warpgroup never waits for the second, which may still read the sums of the split
+ * before: they lie elsewhere. It cannot be two splits ahead, since both meet here in each. */
 template <int W>
 static __device__ __forceinline__ void leave_split(const struct attend_args &a, uint32_t i,
                                                    uint32_t head0, uint32_t split,
