@@ -27,13 +27,23 @@ static void hist(struct buf *b, const struct server *sv, const char *name, const
     metrics_head(b, name, "histogram", help);
     for (int i = 0; i < ENGINE_HIST_BUCKETS - 1; i++) {
         sum += h->count[i];
-        buf_fmt(b, "%s_bucket{model_name=\"%s\",le=\"%.6g\"} %llu\n", name, sv->label, bound[i],
+        buf_fmt(b, "%s_bucket{model_name=\"%s\",le=\"%.9g\"} %llu\n", name, sv->label, bound[i],
                 (unsigned long long)sum);
     }
     buf_fmt(b, "%s_bucket{model_name=\"%s\",le=\"+Inf\"} %llu\n", name, sv->label,
             (unsigned long long)h->n);
     buf_fmt(b, "%s_sum{model_name=\"%s\"} %.17g\n", name, sv->label, h->sum);
     buf_fmt(b, "%s_count{model_name=\"%s\"} %llu\n", name, sv->label, (unsigned long long)h->n);
+}
+
+/* Dashboards of vLLM ask for them. */
+static void speculation(struct buf *b, const struct server *sv)
+{
+    static const char *const name[] = {"vllm:spec_decode_num_drafts_total",
+                                       "vllm:spec_decode_num_draft_tokens_total",
+                                       "vllm:spec_decode_num_accepted_tokens_total"};
+    for (size_t i = 0; i < sizeof name / sizeof *name; i++)
+        one(b, sv, name[i], "counter", "Always 0: no tokens are drafted.", 0);
 }
 
 static void requests(struct buf *b, const struct server *sv, const struct engine_stats *s)
@@ -327,6 +337,7 @@ void api_metrics(struct call *c)
     if (sv->engine) {
         sv->api->get_stats(sv->engine, &s);
         requests(b, sv, &s);
+        speculation(b, sv);
         cache(b, sv, &s);
         steps(b, sv, &s);
         groups(b, sv, &s);

@@ -726,11 +726,41 @@ TEST(metrics_count_what_happened)
         "gaze_build_info{version=",
         "gaze_loop_lag_seconds ",
         "process_resident_memory_bytes ",
+        "vllm:request_prompt_tokens_bucket{model_name=\"fake\",le=\"1048576\"} ",
+    };
+    /* What dashboards and gateways written for vLLM read, each with its type. */
+    static const char *const types[] = {
+        "num_requests_running gauge",
+        "num_requests_waiting gauge",
+        "kv_cache_usage_perc gauge",
+        "prefix_cache_queries_total counter",
+        "prefix_cache_hits_total counter",
+        "prompt_tokens_total counter",
+        "generation_tokens_total counter",
+        "request_success_total counter",
+        "num_preemptions_total counter",
+        "spec_decode_num_drafts_total counter",
+        "spec_decode_num_draft_tokens_total counter",
+        "spec_decode_num_accepted_tokens_total counter",
+        "time_to_first_token_seconds histogram",
+        "inter_token_latency_seconds histogram",
+        "e2e_request_latency_seconds histogram",
+        "request_queue_time_seconds histogram",
+        "request_prefill_time_seconds histogram",
+        "request_decode_time_seconds histogram",
+        "request_prompt_tokens histogram",
+        "request_generation_tokens histogram",
+        "iteration_tokens_total histogram",
     };
     a = rig_get(&r, "/metrics");
     CHECK(strstr(a, "Content-Type: text/plain; version=0.0.4"));
     for (size_t i = 0; i < sizeof want / sizeof *want; i++)
         CHECK_MSG(strstr(a, want[i]), "no %s in %s", want[i], a);
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        char line[96];
+        snprintf(line, sizeof line, "# TYPE vllm:%s\n", types[i]);
+        CHECK_MSG(strstr(a, line), "no %s in %s", line, a);
+    }
     free(a);
     rig_stop(&r);
 }
