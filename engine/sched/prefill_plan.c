@@ -3,8 +3,8 @@
  * Half of a step goes to the prompts with the least left to run, so that a short one gets in beside
  * long ones at once; the rest goes in order of service (priority, then arrival), so that the oldest
  * always moves on; one that a step has passed over has a row of the next. What one half does not
- * need the other gets. The end of a prompt that is nearly through is not cut for want of time: it
- * may take the other half, too, but not of two steps that follow each other.
+ * need the other gets. The end of a prompt that is nearly through is not cut: it may take the other
+ * half, too, of time and of rows, but not of two steps that follow each other.
  *
  * While sequences are decoding the step is cut to a time budget (pace.h); otherwise to
  * prefill_tokens.
@@ -23,7 +23,8 @@ static const double SHORT_STEPS = 1.75, LONG_STEPS = 0.8, WORTH_FIXED = 3;
 struct room {                 /* what is left of the step */
     uint32_t n_rows, n_given; /* rows; results for prompt log-probabilities */
     double us;
-    double whole_us; /* what a prompt's end may take beyond that; 0: nothing */
+    double whole_us;     /* what a prompt's end may take instead of that; 0: nothing */
+    uint32_t whole_rows; /* likewise; at least n_rows */
 };
 
 static bool wants_given(const struct sequence *seq)
@@ -51,14 +52,16 @@ static void give(const struct group *g, struct share *sh, struct room *room)
     uint32_t pos = sh->seq->n_computed + sh->n_rows, n = sh->max_rows - sh->n_rows;
     double us = pace_row_us(&g->pace, pos), fit = room->us > 0 ? floor(room->us / us) : 0;
     bool whole = room->us > 0 && n == sh->seq->n_prompt - pos && n * us <= room->whole_us;
-    n = n < room->n_rows ? n : room->n_rows;
+    uint32_t rows = whole && n <= room->whole_rows ? room->whole_rows : room->n_rows;
+    n = n < rows ? n : rows;
     n = fit < n && !whole ? (uint32_t)fit : n;
     if (wants_given(sh->seq)) {
         n = n < room->n_given ? n : room->n_given;
         room->n_given -= n;
     }
     sh->n_rows += n;
-    room->n_rows -= n;
+    room->n_rows -= n < room->n_rows ? n : room->n_rows;
+    room->whole_rows -= n;
     room->us -= n * us;
 }
 
@@ -139,15 +142,17 @@ static void share_out(const struct scheduler *s, struct group *g)
     half.n_given = (room.n_given + turn) / 2;
     half.us = room.us / 2;
     half.whole_us = WHOLE_STEPS * room.us;
+    half.whole_rows = g->overran ? half.n_rows : room.n_rows;
     struct room left = half;
     give_shortest(g, &left);
-    room.n_rows -= half.n_rows - left.n_rows;
+    uint32_t rows = half.whole_rows - left.whole_rows;
+    room.whole_rows = room.n_rows -= rows;
     room.n_given -= half.n_given - left.n_given;
     if (room.us < INFINITY)
         room.us -= g->overran ? fmin(half.us, half.us - left.us) : half.us - left.us;
     for (uint32_t i = 0; i < g->n_shares; i++)
         give(g, &g->share[i], &room);
-    g->overran = room.us < 0;
+    g->overran = room.us < 0 || rows > half.n_rows;
     if (room.n_rows == most_rows) /* rounding left nothing: one row moves on */
         g->share[0].n_rows = 1;
     g->passed = g->share[0].n_rows ? UINT32_MAX : g->share[0].seq->index;
