@@ -13,7 +13,8 @@
 
 #include <math.h>
 
-enum { OVER_ROWS = 32 }; /* of a step whose fixed cost alone is more than it may take */
+enum { OVER_ROWS = 32 };  /* of a step whose fixed cost alone is more than it may take */
+enum { KNOWN_STEPS = 8 }; /* after so many what steps cost is known well enough for a large one */
 /* What takes no longer than so many steps' time is not cut: each further step would cost its fixed
  * part. */
 static const double WHOLE_STEPS = 2;
@@ -95,6 +96,21 @@ static void give_shortest(struct group *g, struct room *room)
     }
 }
 
+/* What the rows of all prompts that wait would take, but no more than most_us; 0 where one of them
+ * alone would take longer. */
+static double waiting_us(const struct group *g, double most_us)
+{
+    double all = 0;
+    for (uint32_t i = 0; i < g->n_shares; i++) {
+        const struct sequence *seq = g->share[i].seq;
+        double us = pace_row_us(&g->pace, seq->n_prompt) * (seq->n_prompt - seq->n_computed);
+        if (us > most_us)
+            return 0;
+        all += us;
+    }
+    return fmin(all, most_us);
+}
+
 /* How long the step's rows may take while others decode.
  *
  * The whole step: a request that comes now waits for what is left of it, then for its own, as long
@@ -102,6 +118,10 @@ static void give_shortest(struct group *g, struct room *room)
  * five. A device that runs one lane at a time delays a decode step by all of a prefill step: so no
  * more than LONG_STEPS of them, where that is enough for what every step costs to be a small part;
  * else up to WORTH_FIXED times that, but no more than decode_budget_us.
+ *
+ * Where none of the prompts that wait is long, a step may take decode_budget_us, if it has so much
+ * to do: small ones would cost their fixed parts, and nobody who comes later waits for more than
+ * one.
  *
  * What every step costs, even of one row, may be more than that: then rows go with it that cost
  * half as much again, or the prompt would never end, but few, in case it is not true. Every fourth
@@ -114,6 +134,9 @@ static void set_room(const struct scheduler *s, const struct group *g, struct ro
     if (step > 0)
         budget =
             fmin(fmax(fmin(budget, WORTH_FIXED * fixed), LONG_STEPS * step), SHORT_STEPS * step);
+    double waiting = waiting_us(g, fmax((double)s->cfg.decode_budget_us - fixed, 0));
+    if (waiting > 0 && g->pace.n_seen >= KNOWN_STEPS)
+        budget = fmax(budget, fixed + waiting);
     room->us = fmax(budget - fixed, fixed / 2);
     if (fixed > budget && room->n_rows > OVER_ROWS)
         room->n_rows = OVER_ROWS;

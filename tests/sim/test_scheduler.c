@@ -227,6 +227,45 @@ TEST(sched_prefill_moves_on_a_slow_machine)
     free(p);
 }
 
+/* Goal: many short prompts beside decoding go in steps of decode_budget_us (30 ms), of which each
+ * holds a dozen decode steps: cut to 1.75 decode steps they would take more than a hundred, and
+ * each its fixed cost. Method: 16 prompts of 100 tokens, 13 ms each, come at once on two cores. */
+TEST(sched_short_prompts_are_not_cut_for_each_other)
+{
+    struct sim m;
+    struct sim_record d[4], r[16];
+    struct engine_stats before, after;
+    uint32_t *t = sim_prompt(3, 20), *p[16];
+    open_pace(&m, &pace_case[2]);
+    submit_streams(&m, d, 4, t, 60000);
+    while (d[0].choice[0].n < 300)
+        sim_next(&m, UINT64_MAX);
+    scheduler_get_stats(m.s, &before);
+    for (uint32_t i = 0; i < 16; i++) {
+        p[i] = sim_prompt(100 + i, 100);
+        CHECK(sim_submit(&m, &r[i],
+                         &(struct sim_wish){.prompt = p[i], .n_prompt = 100, .max_tokens = 1}));
+    }
+    for (int i = 0; i < 16; i++)
+        while (!r[i].first_token_us)
+            sim_next(&m, UINT64_MAX);
+    scheduler_get_stats(m.s, &after);
+    uint64_t steps = after.prefill_steps - before.prefill_steps;
+    printf("  16 prompts of 100 tokens: %llu steps\n", (unsigned long long)steps);
+    CHECK(steps >= 4 && steps <= 24);
+    for (int i = 0; i < 4; i++)
+        sim_cancel(&m, &d[i]);
+    sim_finish(&m);
+    for (int i = 0; i < 4; i++)
+        sim_record_free(&d[i]);
+    for (int i = 0; i < 16; i++) {
+        sim_record_free(&r[i]);
+        free(p[i]);
+    }
+    sim_close(&m);
+    free(t);
+}
+
 /* Goal: with nothing decoding a prefill takes steps of prefill_tokens, whatever they cost. */
 TEST(sched_prefill_alone_takes_whole_steps)
 {
