@@ -188,8 +188,8 @@ static bool ways_of_assertion(struct unevaluated *u, const struct assertion *a, 
     case A_IF:
         return ways_of_if(
             u, (uint32_t[3]){m->list.at[list], m->list.at[list + 1], m->list.at[list + 2]}, out);
-    case A_DEPENDS:
-        return more_ways(u, out, a->value, UINT32_MAX, a->name);
+    case A_DEPENDS: /* of objects, which have no items */
+        return u->items || more_ways(u, out, a->value, UINT32_MAX, a->name);
     default:
         return true;
     }

@@ -180,6 +180,9 @@ static const struct {
      "\"const\":1}]},"
      "true],\"not\":{\"not\":{\"items\":true}},\"unevaluatedItems\":{\"type\":\"null\"}}",
      "[] [0] [0,1] [0,null] [0,1,null]", "[1] [0,2] [0,1,1] [0,null,1]"},
+    {"{\"type\":\"array\",\"dependentSchemas\":{\"b\":{\"items\":true}},"
+     "\"unevaluatedItems\":false}",
+     "[]", "[0] [0,1]"},
     {"{\"type\":\"array\",\"uniqueItems\":true,\"items\":{\"properties\":{\"a\":true,\"b\":true}}}",
      "[{\"a\":1,\"x\":1,\"y\":2},{\"a\":1,\"y\":1,\"x\":2}] "
      "[{\"x\":{\"p\":1,\"q\":2}},{\"x\":{\"q\":2}}]",
