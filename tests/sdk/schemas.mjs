@@ -99,6 +99,8 @@ function schema(depth) {
   }
   // Of these ajv takes items for evaluated though they fail, and those of contains for not.
   if (s.oneOf || s.anyOf || s.if || s.contains) delete s.unevaluatedItems;
+  // Of an if that fails beside then or else ajv takes the members for evaluated.
+  if (s.if !== undefined && (s.then ?? s.else) !== undefined) delete s.unevaluatedProperties;
   // Where dependentSchemas has this keyword, too, ajv forgets what was evaluated beside it.
   if (s.unevaluatedProperties !== undefined)
     for (const d of Object.values(s.dependentSchemas ?? {})) delete d.unevaluatedProperties;
