@@ -112,12 +112,14 @@ class Manifests(unittest.TestCase):
         self.assertEqual(service["spec"]["ports"][0]["port"], picker["port"]["number"])
         arguments = self.one("Deployment", picker["name"])
         arguments = arguments["spec"]["template"]["spec"]["containers"][0]["args"]
-        with open(os.path.join(ROOT, "server/metrics.c"), encoding="utf-8") as f:
-            metrics = f.read()
+        metrics = ""
+        for name in ("metrics.c", "metrics_parts.c"):
+            with open(os.path.join(ROOT, "server", name), encoding="utf-8") as f:
+                metrics += f.read()
         mapped = [a.split("=")[1] for a in arguments if "-metric=" in a]
         self.assertEqual(len(mapped), 2)
         for name in mapped + ["vllm:cache_config_info"]:
-            self.assertIn('"%s"' % name, metrics)
+            self.assertTrue('"%s"' % name in metrics, name)
         self.assertIn("vllm:num_requests_waiting", read("hpa.yaml"))
 
     def install_types(self):
