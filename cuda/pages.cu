@@ -11,6 +11,8 @@
  */
 #include "cuda/backend.cuh"
 
+#include "tile/hash.cuh"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,14 +66,6 @@ static __global__ void copy_pages_kernel(const struct page_part *target, const u
     }
 }
 
-/* hash.h's hash_mix() on the device. */
-static __device__ __forceinline__ unsigned long long mix(unsigned long long h)
-{
-    h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9ull;
-    h = (h ^ (h >> 27)) * 0x94D049BB133111EBull;
-    return h ^ (h >> 31);
-}
-
 static __global__ void sum_pages_kernel(const struct page_part *planes, const uint32_t *page,
                                         uint32_t n_parts, uint32_t n, unsigned long long *sums)
 {
@@ -82,8 +76,8 @@ static __global__ void sum_pages_kernel(const struct page_part *planes, const ui
         unsigned long long sum = 0;
         for (size_t i = threadIdx.x; i < p.bytes / 16; i += THREADS) {
             ulonglong2 w = __ldcg(in + i);
-            sum += mix(w.x + 0x9E3779B97F4A7C15ull * (p.first + 2 * i + 1));
-            sum += mix(w.y + 0x9E3779B97F4A7C15ull * (p.first + 2 * i + 2));
+            sum += device_hash_mix(w.x + 0x9E3779B97F4A7C15ull * (p.first + 2 * i + 1));
+            sum += device_hash_mix(w.y + 0x9E3779B97F4A7C15ull * (p.first + 2 * i + 2));
         }
         for (int m = 16; m; m /= 2)
             sum += __shfl_xor_sync(0xFFFFFFFFu, sum, m);

@@ -5,6 +5,7 @@
 #include "cuda/backend.cuh"
 
 #include "tile/block.cuh"
+#include "tile/hash.cuh"
 
 enum { THREADS = 256 };
 
@@ -79,8 +80,8 @@ static void op_reduce(struct ops *o, enum lane l, const act *part, uint32_t n, u
     cuda_add_rows(lane, (const float *)part, (float *)y, all);
 }
 
-/* Each selected position of each row that selects, mixed with its place (as hash_mix() does), and
- * added up: the same sum means the same selections, but for one chance in 2^64. */
+/* Each selected position of each row that selects, mixed with its place, and added up: the same sum
+ * means the same selections, but for one chance in 2^64. */
 static __global__ void __launch_bounds__(THREADS)
     sum_selections_kernel(struct row_view v, const int32_t *sel, uint32_t width,
                           unsigned long long *sum)
@@ -93,9 +94,7 @@ static __global__ void __launch_bounds__(THREADS)
     for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
         unsigned long long h = (unsigned long long)(uint32_t)sel[(size_t)row * width + i] << 32;
         h += (unsigned long long)row * width + i + 1;
-        h = (h ^ h >> 30) * 0xBF58476D1CE4E5B9ull;
-        h = (h ^ h >> 27) * 0x94D049BB133111EBull;
-        part += h ^ h >> 31;
+        part += device_hash_mix(h);
     }
     part = block_sum(part);
     if (threadIdx.x == 0)

@@ -4,6 +4,8 @@
  */
 #include "cuda/backend.cuh"
 
+#include "tile/hash.cuh"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -189,10 +191,7 @@ static __global__ void invent_kernel(void *data, size_t n, bool fp8, float devia
 {
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
          i += (size_t)gridDim.x * blockDim.x) {
-        uint64_t x = (seed + i) * 0x9E3779B97F4A7C15u;
-        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-        x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-        x ^= x >> 31;
+        uint64_t x = device_hash_mix((seed + i) * 0x9E3779B97F4A7C15u);
         float sum = (float)(x & 0xFFFF) + (float)(x >> 16 & 0xFFFF) + (float)(x >> 32 & 0xFFFF) +
                     (float)(x >> 48);
         float v = (sum - 131070.0f) * (1.0f / 37837.0f) * deviation; /* 65536 sqrt(4 / 12) */

@@ -2,6 +2,7 @@
 #include "base/rng.h"
 
 #include "base/clock.h"
+#include "base/hash.h"
 
 #include <math.h>
 #include <sys/random.h>
@@ -28,10 +29,7 @@ void philox4x32(uint64_t key, uint32_t position, uint32_t stream, uint32_t out[4
 
 uint64_t rng_next(struct rng *r)
 {
-    uint64_t z = (r->state += 0x9E3779B97F4A7C15u);
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
+    return hash_mix(r->state += 0x9E3779B97F4A7C15u);
 }
 
 uint32_t rng_below(struct rng *r, uint32_t n)

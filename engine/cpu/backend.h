@@ -18,6 +18,7 @@
 
 #include <stdatomic.h>
 
+enum { CPU_CHUNKS_PER_THREAD = 6 }; /* of long jobs, so that a thread put aside delays one */
 enum { CPU_MAX_EXPERTS = 1024 }; /* what the router has room for on its stack */
 
 struct cpu_lane {

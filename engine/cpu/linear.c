@@ -15,7 +15,6 @@ enum {
 enum {
     LARGE_CHUNK_NS = 200000
 }; /* of long ones: decode's chunks wait no longer than this for a thread */
-enum { CHUNKS_PER_THREAD = 6 };
 enum { W_ROWS = 8, X_ROWS = 12 }; /* parts are multiples of these, so that tiles are full */
 
 void cpu_run(struct cpu_backend *b, enum lane l, uint32_t n_chunks, double cost_ns, pool_fn *fn,
@@ -136,7 +135,7 @@ static uint32_t parts_of(uint32_t n, uint32_t part)
 static void run_product(struct cpu_backend *b, enum lane l, const struct block_product *p)
 {
     double cost = cpu_product_cost_ns(p->w, p->n_out, p->n);
-    double few = CHUNKS_PER_THREAD * pool_n_threads(b->pool), small = cost / SMALL_CHUNK_NS;
+    double few = CPU_CHUNKS_PER_THREAD * pool_n_threads(b->pool), small = cost / SMALL_CHUNK_NS;
     double wanted = small < few ? small : few > cost / LARGE_CHUNK_NS ? few : cost / LARGE_CHUNK_NS;
     if (pool_n_threads(b->pool) == 1 || wanted < 2)
         wanted = 1;

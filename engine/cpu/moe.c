@@ -18,7 +18,6 @@ enum { BLOCK_BYTES = 64 << 20 }; /* of a block's inputs and middles; a block has
 enum { MID_COLUMNS = 64 };       /* of gate and up in a chunk */
 enum { MID_ROWS = 192, TILE_ROWS = 48 }; /* rows of a chunk; rows between two uses of its buffers */
 enum { SUM_COLUMNS = 32, MAX_COLUMNS = 128 }; /* of y in a chunk: for many pairs, for few */
-enum { CHUNKS_PER_THREAD = 6 };
 enum { SUM_BYTES = 256 << 10 };          /* of a chunk's outputs, for them to stay in L2 */
 enum { START_ROWS = 8, START_BYTES = 8 << 10 }; /* of a product's weights, fetched before it */
 enum { ROUTE_ROWS = 16 };                       /* in a chunk of the router */
@@ -369,7 +368,7 @@ static uint32_t down_columns(const struct moe_job *j)
     size_t pair_bytes = (size_t)j->n_pairs * sizeof(float);
     if (pair_bytes * SUM_COLUMNS > SUM_BYTES)
         return SUM_COLUMNS / 2;
-    uint32_t columns = j->hidden / (CHUNKS_PER_THREAD * pool_n_threads(j->b->pool));
+    uint32_t columns = j->hidden / (CPU_CHUNKS_PER_THREAD * pool_n_threads(j->b->pool));
     size_t fit = j->n_pairs ? j->s->out_elements / j->n_pairs : 0;
     columns = columns < MAX_COLUMNS ? columns : MAX_COLUMNS;
     columns = columns < fit ? columns : (uint32_t)fit;
@@ -524,7 +523,7 @@ static enum err_code reserve_lane(struct cpu_backend *b, enum lane l, struct err
     s->in = cpu_reserve(b, rows * pairs * c->hidden_size * sizeof(float));
     s->mid = cpu_reserve(b, rows * mid_elements(c) * sizeof(float));
     s->out = cpu_reserve(b, n_workers * sizeof *s->out);
-    s->out_elements = pairs * (rows > 4 ? rows * SUM_COLUMNS : MAX_COLUMNS);
+    s->out_elements = pairs * (rows * SUM_COLUMNS > MAX_COLUMNS ? rows * SUM_COLUMNS : MAX_COLUMNS);
     bool rounds = slots && b->ops.limits.expert != EXPERT_F32;
     s->rounded = rounds ? cpu_reserve(b, rows * c->hidden_size * sizeof(float)) : NULL;
     bool whole = (s->rounded || !rounds) && s->router && s->chosen && s->weight && s->pair &&

@@ -106,7 +106,7 @@ struct group {
     uint32_t n_shares;
     uint64_t n_steps_planned;
     struct pace pace;
-    bool overran;     /* in the prefill step planned last a short prompt took all the time */
+    bool overran;     /* in the prefill step planned last a short prompt took more than half */
     uint32_t passed;  /* the oldest prompt, a sequence's index, if that step had no row of it */
     double decode_us; /* how long a decode step takes, lately; 0: there was none */
     struct engine_group_stats stats;
