@@ -58,6 +58,7 @@ TEST_LIMIT(comm_random_life, 60)
             r[i] = rank_of(kinds[k % N_KINDS], random_life);
             r[i].most = k % N_KINDS ? 20000 : 5000;
             r[i].seed = seed;
+            r[i].open_ms = 10000; /* who cannot open is told of within the test's own limit */
         }
         run_ranks(r, n);
         for (uint32_t i = 0; i < n; i++)
