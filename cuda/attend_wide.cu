@@ -347,7 +347,7 @@ static __device__ __forceinline__ void leave_split(const struct attend_args &a, 
         if (t == 0)
             both[W][h + 8 * r] = sum[r];
     }
-    meet_wait(MEET_BOTH, BOTH);
+    meet_from_apart(MEET_BOTH, BOTH);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         uint32_t head = head0 + h + 8 * r;
@@ -470,16 +470,14 @@ static __device__ __forceinline__ void wide_block(const struct attend_args &a,
         registers_lower<120>();
         struct bringer b = {a.plane, a.view.page + a.view.seq[a.view.seq_of[p.row]].page0, p};
         bring_tiles(b, x);
-    } else if (group == 0) {
-        registers_raise<192>();
-        load_queries(a, i, head0, x);
-        meet_wait(MEET_BOTH, BOTH);
-        sum_tiles<0>(a, p, i, head0, x);
     } else {
         registers_raise<192>();
         load_queries(a, i, head0, x);
         meet_wait(MEET_BOTH, BOTH);
-        sum_tiles<1>(a, p, i, head0, x);
+        if (group == 0)
+            sum_tiles<0>(a, p, i, head0, x);
+        else
+            sum_tiles<1>(a, p, i, head0, x);
     }
 }
 #endif

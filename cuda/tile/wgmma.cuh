@@ -62,6 +62,16 @@ static __device__ __forceinline__ void meet_wait(uint32_t id, uint32_t threads)
     emulated_meet(id, threads, true);
 #endif
 }
+/* The same for groups that come here by different instructions: all of those that wait by
+ * meet_wait() must do so at one place of the program. */
+static __device__ __forceinline__ void meet_from_apart(uint32_t id, uint32_t threads)
+{
+#ifdef __CUDACC__
+    asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+#else
+    emulated_meet(id, threads, true);
+#endif
+}
 static __device__ __forceinline__ void meet_tell(uint32_t id, uint32_t threads)
 {
 #ifdef __CUDACC__

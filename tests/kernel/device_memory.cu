@@ -23,10 +23,13 @@ void cuda_test_read(void *to, const void *device, size_t bytes)
     must(cudaMemcpy(to, device, bytes, cudaMemcpyDeviceToHost), "read");
 }
 
+/* A copy may still be on its way from a staging buffer when the call returns, a filling only begun,
+ * and the back end's streams wait for neither. */
 void cuda_test_write(void *device, const void *from, size_t bytes)
 {
     must(cudaDeviceSynchronize(), "wait");
     must(cudaMemcpy(device, from, bytes, cudaMemcpyHostToDevice), "write");
+    must(cudaDeviceSynchronize(), "arrival");
 }
 
 void *cuda_test_alloc(size_t bytes)
@@ -34,6 +37,7 @@ void *cuda_test_alloc(size_t bytes)
     void *at = NULL;
     must(cudaMalloc(&at, bytes ? bytes : 1), "alloc");
     must(cudaMemset(at, 0xFF, bytes), "poison");
+    must(cudaDeviceSynchronize(), "poisoned");
     return at;
 }
 
