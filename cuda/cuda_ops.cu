@@ -328,7 +328,7 @@ enum err_code cuda_ops_open(struct ops **out, const struct model_config *cfg,
     struct cuda_backend *b;
     if (open_backend(&b, cfg, limits, device, false, e))
         return e->code;
-    cudaError_t code = cudaDeviceSynchronize(); /* what was zeroed is zero for both streams */
+    cudaError_t code = cudaDeviceSynchronize(); /* tables have arrived, for all streams */
     if (code != cudaSuccess) {
         op_close(&b->ops);
         return err_set(e, ERR_CUDA, "cuda:%u: %s", device, cudaGetErrorString(code));

@@ -33,7 +33,10 @@ void *cuda_reserve(struct cuda_backend *b, size_t bytes)
         (void)cudaGetLastError();
         return NULL;
     }
-    if (cudaMemset(at, 0, bytes) != cudaSuccess) {
+    /* A filling is only begun when the call returns, and our streams do not wait for it: a first
+     * step that came at once had its activations zeroed while another process had the device. */
+    if (cudaMemset(at, 0, bytes) != cudaSuccess ||
+        cudaStreamSynchronize((cudaStream_t)NULL) != cudaSuccess) {
         cudaFree(at);
         return NULL;
     }

@@ -2,16 +2,18 @@
  * prompt steps, against what the device could do at most.
  *
  *   cuda_kernels [load|ops|past|topk|decode|prefill|once ...] [--layers N] [--longest TOKENS]
- *                [--most ROWS] [--fast]
+ *                [--most ROWS] [--prompt ROWS] [--fast] [--tp8]
  *
  * ops: products and what reads the past; past: the latter alone, with prompt rows, too; topk: the
- * selection alone, on rows of scores of several kinds; once: one decode step, for a profiler:
+ * selection alone, on rows of scores of several kinds; once: one decode step, or with --prompt one
+ * of so many rows of a prompt, for a profiler:
  *   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum ...
  *
  * The model has one GPU's share of eight: all 128 heads, 32 experts of which each token takes 8 (as
  * many pairs of token and expert as the GPU gets when all eight run as many tokens), random FP8
  * weights, filled KV pages in a scattered order. Layers are all sparse ones; what a step takes is
- * also given for 61 of them ("x61"), head and sampling once.
+ * also given for 61 of them ("x61"), head and sampling once. --tp8: heads, widths and vocabulary cut
+ * over eight instead, all experts.
  *
  * Products as deployed (PRECISION_FP8), or with --fast rows as two bf16.
  *
@@ -40,6 +42,7 @@ static enum lane lane_now = LANE_DECODE; /* steps of more rows than that takes: 
 
 struct bench {
     enum precision precision;
+    bool tp8;
     struct model_config cfg;
     struct weights *w;
     struct ops *ops;
@@ -134,6 +137,13 @@ static void open_bench(struct bench *b, uint32_t layers, uint32_t longest)
     const struct model_config *c = &b->cfg;
     b->longest = longest;
     b->cfg = shape_of(layers);
+    if (b->tp8) {
+        b->cfg.vocab_size /= 8;
+        b->cfg.dense_width /= 8;
+        b->cfg.n_heads /= 8;
+        b->cfg.expert_width /= 8;
+        b->cfg.n_experts = 256;
+    }
     b->cfg.max_position = longest + 64;
     uint32_t pages = longest / KV_PAGE_TOKENS + 1;
     struct ops_limits lim = {.precision = b->precision,
@@ -498,6 +508,19 @@ static void decode_rows(struct bench *b, uint32_t most)
         }
 }
 
+/* n rows of a prompt behind `at` tokens. */
+static struct step prompt_step(struct bench *b, uint32_t n, uint32_t at)
+{
+    struct step s = decode_step(b, 1, at + n);
+    b->seq[0].pos0 = at;
+    b->seq[0].n_rows = n;
+    for (uint32_t i = 0; i < n; i++)
+        b->token[i] = (i * 977 + 11) % b->cfg.vocab_size;
+    s.n_rows = n;
+    b->out_row[0] = n - 1;
+    return s;
+}
+
 static void prefill_rows(struct bench *b)
 {
     static const uint32_t CONTEXT[] = {0, 8192, 32768, 131072};
@@ -506,13 +529,7 @@ static void prefill_rows(struct bench *b)
             if (CONTEXT[k] > b->longest || (CONTEXT[k] && CONTEXT[k] < n))
                 continue;
             uint32_t at = CONTEXT[k] ? CONTEXT[k] - n : 0;
-            struct step s = decode_step(b, 1, at + n);
-            b->seq[0].pos0 = at;
-            b->seq[0].n_rows = n;
-            for (uint32_t i = 0; i < n; i++)
-                b->token[i] = (i * 977 + 11) % b->cfg.vocab_size;
-            s.n_rows = n;
-            b->out_row[0] = n - 1;
+            struct step s = prompt_step(b, n, at);
             struct step_shape shape = {.n_seqs = 1, .rows = n, .context = at, .n_out = 1};
             step_row(b, LANE_PREFILL, "prompt", &s, shape);
         }
@@ -538,13 +555,14 @@ int main(int argc, char **argv)
 {
     static struct bench b;
     b.precision = PRECISION_FP8;
-    uint32_t layers = 4, longest = 8192, most = SEQS;
+    uint32_t layers = 4, longest = 8192, most = SEQS, prompt = 0;
     bool load = false, ops = false, past = false, topk = false, decode = false, prefill = false,
          once = false;
     for (int i = 1; i < argc; i++) {
         uint32_t *number = !strcmp(argv[i], "--layers")    ? &layers
                            : !strcmp(argv[i], "--longest") ? &longest
                            : !strcmp(argv[i], "--most")    ? &most
+                           : !strcmp(argv[i], "--prompt")  ? &prompt
                                                            : NULL;
         if (number && i + 1 < argc) {
             *number = (uint32_t)strtoul(argv[++i], NULL, 10);
@@ -552,6 +570,7 @@ int main(int argc, char **argv)
         }
         if (!strcmp(argv[i], "--fast"))
             b.precision = PRECISION_FAST;
+        b.tp8 = b.tp8 || !strcmp(argv[i], "--tp8");
         ops = ops || !strcmp(argv[i], "ops");
         load = load || !strcmp(argv[i], "load");
         past = past || !strcmp(argv[i], "past");
@@ -560,7 +579,8 @@ int main(int argc, char **argv)
         prefill = prefill || !strcmp(argv[i], "prefill");
         once = once || !strcmp(argv[i], "once");
     }
-    if (layers < 1 || layers > MODEL_MAX_LAYERS || longest < 2048 || longest % 64 || most > SEQS)
+    if (layers < 1 || layers > MODEL_MAX_LAYERS || longest < 2048 || longest % 64 || most > SEQS ||
+        prompt > MOST_ROWS)
         return 2;
     if (!load && !ops && !past && !topk && !decode && !prefill && !once)
         ops = topk = decode = prefill = true;
@@ -589,10 +609,11 @@ int main(int argc, char **argv)
             past_prompt_rows(&b, MOST_ROWS, context);
     }
     if (once) {
-        struct step s = decode_step(&b, most, longest);
+        struct step s = prompt ? prompt_step(&b, prompt, longest - prompt)
+                               : decode_step(&b, most, longest);
         struct err e;
         cuda_test_profile(true);
-        must(forward_step(b.forward, lane_now, &s, &e), &e);
+        must(forward_step(b.forward, prompt ? LANE_PREFILL : LANE_DECODE, &s, &e), &e);
         cuda_test_profile(false);
     }
     if (decode)
