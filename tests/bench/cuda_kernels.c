@@ -12,8 +12,8 @@
  * The model has one GPU's share of eight: all 128 heads, 32 experts of which each token takes 8 (as
  * many pairs of token and expert as the GPU gets when all eight run as many tokens), random FP8
  * weights, filled KV pages in a scattered order. Layers are all sparse ones; what a step takes is
- * also given for 61 of them ("x61"), head and sampling once. --tp8: heads, widths and vocabulary cut
- * over eight instead, all experts.
+ * also given for 61 of them ("x61"), head and sampling once. --tp8: heads, widths and vocabulary
+ * cut over eight instead, all experts.
  *
  * Products as deployed (PRECISION_FP8), or with --fast rows as two bf16.
  *
