@@ -31,6 +31,8 @@ struct engine_options {
     bool precision_by_model; /* PRECISION_FP8 instead, for an FP8 checkpoint on a GPU that has fast
                                 products for it */
     enum latent_form latent;
+    bool latent_by_precision; /* instead: f32 with the exact precision; FP8 with PRECISION_FP8,
+                                 where the rank is made of whole groups of 128; else bf16 */
     enum index_form index;
     bool load_dummy;           /* random weights of the directory's configuration */
     uint32_t n_layers;         /* 0: all; else cut to the first n, for timing */
@@ -46,13 +48,17 @@ struct engine_options {
     /* The launcher's environment says how many processes share the ranks, and which one this is
      * (comm/launch.h); with one rank it is not asked. */
     bool by_launcher;
-    uint32_t n_processes;    /* set by the opening; 0: 1 */
-    int32_t cuda_device;     /* of the first rank here; -1: the CPU */
-    uint32_t max_context;    /* tokens of one sequence; 0: the model's, or what memory holds */
-    uint32_t max_seqs;       /* running at once in a group: rows of a decode step */
-    uint32_t max_queued;     /* waiting requests; beyond: ERR_BUSY */
-    uint32_t prefill_tokens; /* of one prefill step */
-    uint64_t plan_for; /* plan as if so many bytes were free, on a GPU on each; 0: what is there */
+    uint32_t n_processes; /* set by the opening; 0: 1 */
+    int32_t cuda_device;  /* of the first rank here; -1: the CPU */
+    uint32_t max_context; /* tokens of one sequence; 0: the model's, or what memory holds */
+    uint32_t max_seqs;    /* running at once in a group: rows of a decode step */
+    uint32_t max_queued;  /* waiting requests; beyond: ERR_BUSY */
+    /* Of one prefill step. 0: 512 on a CPU; on a GPU 2048, or half or a quarter of them where only
+     * that leaves the KV pages of one whole context. */
+    uint32_t prefill_tokens;
+    /* Plan as if so many bytes were free, on a GPU on each; one that is not here is taken for a
+     * Hopper. 0: what is there. */
+    uint64_t plan_for;
     uint64_t kv_bytes; /* of each group's KV pool; 0: enough for max_context, a share of memory */
     bool prefix_cache;
     weights_progress *progress; /* may be NULL */
@@ -87,6 +93,8 @@ struct engine_plan {
     uint32_t n_groups, n_prefill_groups; /* attention groups; those that only prefill */
     uint32_t n_pages, max_seqs;          /* of each group */
     uint32_t max_context, prefill_tokens;
+    enum precision precision; /* these two, and prefill_tokens, as they were chosen */
+    enum latent_form latent;
     uint64_t kv_tokens; /* n_groups * n_pages * KV_PAGE_TOKENS */
 };
 /* Without loading weights. ERR_IO, ERR_INVALID (what does not fit, with both numbers). */

@@ -81,8 +81,8 @@ static enum err_code check_options(const struct engine_options *o, struct err *e
     if (o->n_prefill_groups && o->n_prefill_groups >= o->dp)
         return err_set(e, ERR_INVALID, "split: %u of %u groups prefill, none would decode",
                        o->n_prefill_groups, o->dp);
-    if (o->prefill_tokens < 1 || o->prefill_tokens > 65536)
-        return err_set(e, ERR_INVALID, "prefill_tokens: %u is outside 1..65536", o->prefill_tokens);
+    if (o->prefill_tokens > 65536)
+        return err_set(e, ERR_INVALID, "prefill_tokens: %u is outside 0..65536", o->prefill_tokens);
     return ERR_OK;
 }
 
@@ -110,7 +110,7 @@ enum err_code engine_make_plan(struct engine_plan *out, const struct engine_opti
     struct engine_options chosen = *o;
     if (check_options(o, e) || read_model(o, &cfg, &tok, &tok_bytes, e))
         return e->code;
-    plan_choose_precision(&chosen, &cfg);
+    plan_choose_forms(&chosen, &cfg);
     if (!weight_size(&weight_bytes, o, &cfg, e) &&
         !plan_make(&detail, &chosen, &cfg, weight_bytes, tok_bytes, e)) {
         *out = detail.plan;
@@ -160,7 +160,7 @@ static enum err_code open_ranks(struct opening *m, struct err *e)
 /* What the processes of a launch must have in common, and what the smallest of them decides. */
 struct terms {
     uint64_t same; /* a hash */
-    uint32_t n_pages, max_context;
+    uint32_t n_pages, max_context, prefill_tokens;
 };
 
 static uint64_t hash_terms(const struct opening *m)
@@ -199,7 +199,8 @@ static uint64_t hash_terms(const struct opening *m)
 static enum err_code agree(struct opening *m, struct err *e)
 {
     struct engine_plan *p = &m->detail.plan;
-    struct terms mine = {hash_terms(m), p->n_pages, p->max_context}, theirs, least = mine;
+    struct terms mine = {hash_terms(m), p->n_pages, p->max_context, p->prefill_tokens};
+    struct terms theirs, least = mine;
     char name[MEETING_NAME_BYTES];
     snprintf(name, sizeof name, "terms/%u", m->launch.process);
     if (meeting_pin(m->meeting, name, &mine, sizeof mine, e))
@@ -216,7 +217,10 @@ static enum err_code agree(struct opening *m, struct err *e)
         least.n_pages = theirs.n_pages < least.n_pages ? theirs.n_pages : least.n_pages;
         least.max_context =
             theirs.max_context < least.max_context ? theirs.max_context : least.max_context;
+        least.prefill_tokens = theirs.prefill_tokens < least.prefill_tokens ? theirs.prefill_tokens
+                                                                            : least.prefill_tokens;
     }
+    m->options.prefill_tokens = least.prefill_tokens;
     m->options.max_context = least.max_context;
     m->options.kv_bytes = (uint64_t)least.n_pages * p->page_bytes;
     return ERR_OK;
@@ -303,7 +307,7 @@ static enum err_code read_and_plan(struct opening *m, struct err *e)
     if (check_options(o, e) || read_model(o, &m->cfg, &m->tok, &tok_bytes, e) ||
         check_vocabulary(m, e))
         return e->code;
-    plan_choose_precision(&m->options, &m->cfg);
+    plan_choose_forms(&m->options, &m->cfg);
     if (o->chat_format) {
         m->format = chat_format_by_name(o->chat_format);
         if (!m->format)
@@ -315,9 +319,11 @@ static enum err_code read_and_plan(struct opening *m, struct err *e)
     if (weight_size(&weight_bytes, o, &m->cfg, e) ||
         plan_make(&m->detail, o, &m->cfg, weight_bytes, tok_bytes, e))
         return e->code;
-    if (!m->meeting)
-        return ERR_OK;
-    return agree(m, e) ? e->code : plan_make(&m->detail, o, &m->cfg, weight_bytes, tok_bytes, e);
+    if (m->meeting &&
+        (agree(m, e) || plan_make(&m->detail, o, &m->cfg, weight_bytes, tok_bytes, e)))
+        return e->code;
+    m->options.prefill_tokens = m->detail.plan.prefill_tokens;
+    return ERR_OK;
 }
 
 enum err_code opening_start(struct opening *m, const struct engine_options *o,

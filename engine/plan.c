@@ -17,6 +17,7 @@
 #include <string.h>
 
 #pragma weak cuda_ops_plan
+#pragma weak cuda_device_count
 #pragma weak cuda_device_free_bytes
 #pragma weak cuda_device_multiplies_fp8
 
@@ -24,6 +25,12 @@ enum {
     MIN_CONTEXT = KV_PAGE_TOKENS,
     OUT_ROWS = 64, /* rows of logits at once: prompt log-probabilities come in such pieces */
     KV_SHARE_PERCENT = 60, /* of the memory left, at most, when nobody says how much */
+    /* Prompt tokens of a step, when nobody says how many. Of 512 tokens each of 256 experts gets
+     * 16, if 8 are active: so few for its weights that a GPU waits for memory; of 2048 it gets 64.
+     * On a CPU 512 take their time already, for which everybody else waits. */
+    CPU_PREFILL_TOKENS = 512,
+    GPU_PREFILL_TOKENS = 2048,
+    LATENT_GROUP = 128, /* values of a latent under one scale, in the deployed form */
     /* The program and its libraries, stacks, buffers of connections and what the heap keeps: 9 MiB
      * were resident beside everything else that is counted here after hours of load. */
     PROGRAM_BYTES = 9 << 20
@@ -37,7 +44,6 @@ void engine_options_default(struct engine_options *o)
                                  .cuda_device = -1,
                                  .max_seqs = 16,
                                  .max_queued = 64,
-                                 .prefill_tokens = 512,
                                  .prefix_cache = true};
 }
 
@@ -98,11 +104,15 @@ enum err_code plan_weight_bytes(size_t *out, const char *dir, const struct model
     return ERR_OK;
 }
 
+static bool on_gpu(const struct engine_options *o)
+{
+    return o->cuda_device >= 0 && cuda_ops_plan;
+}
+
 static struct ops_plan plan_of_ops(const struct engine_options *o, const struct model_config *cfg,
                                    const struct ops_limits *lim)
 {
-    struct ops_plan p =
-        o->cuda_device >= 0 && cuda_ops_plan ? cuda_ops_plan(cfg, lim) : cpu_ops_plan(cfg, lim);
+    struct ops_plan p = on_gpu(o) ? cuda_ops_plan(cfg, lim) : cpu_ops_plan(cfg, lim);
     p.workspace_bytes += forward_act_elements(cfg, lim) * sizeof(float);
     for (int l = 0; cfg->has_indexer && l < N_LANES; l++)
         p.workspace_bytes += (size_t)lim->max_rows[l] * cfg->index_topk * sizeof(int32_t);
@@ -219,11 +229,26 @@ uint32_t plan_max_out(const struct engine_options *o)
     return o->prefill_tokens > o->max_seqs ? o->prefill_tokens : o->max_seqs;
 }
 
-void plan_choose_precision(struct engine_options *o, const struct model_config *cfg)
+static bool multiplies_fp8(const struct engine_options *o)
 {
-    if (o->precision_by_model && cfg->fp8_blocks && o->cuda_device >= 0 &&
-        cuda_device_multiplies_fp8 && cuda_device_multiplies_fp8((uint32_t)o->cuda_device))
+    if (!on_gpu(o))
+        return false;
+    bool elsewhere = o->plan_for && (uint32_t)o->cuda_device >= cuda_device_count();
+    return elsewhere || cuda_device_multiplies_fp8((uint32_t)o->cuda_device);
+}
+
+void plan_choose_forms(struct engine_options *o, const struct model_config *cfg)
+{
+    if (o->precision_by_model && cfg->fp8_blocks && multiplies_fp8(o))
         o->precision = PRECISION_FP8;
+    if (!o->latent_by_precision)
+        return;
+    if (o->precision == PRECISION_EXACT)
+        o->latent = LATENT_F32;
+    else if (o->precision == PRECISION_FP8 && cfg->kv_lora_rank % LATENT_GROUP == 0)
+        o->latent = LATENT_FP8;
+    else
+        o->latent = LATENT_BF16;
 }
 
 enum err_code plan_offer_cpu(struct err *e, uint32_t device)
@@ -245,7 +270,7 @@ static uint64_t device_free_bytes(const struct engine_options *o, uint32_t n_ran
     return least;
 }
 
-/* Decides everything for a model whose first rank is r. */
+/* Decides everything but prefill_tokens for a model whose first rank is r. */
 static enum err_code make(struct plan_detail *out, const struct engine_options *o,
                           const struct model_config *cfg, const struct first_rank *r,
                           size_t all_weight_bytes, size_t tokenizer_bytes, struct err *e)
@@ -254,7 +279,7 @@ static enum err_code make(struct plan_detail *out, const struct engine_options *
     size_t page_bytes = kv_page_bytes(cfg, o->latent, o->index);
     uint32_t longest = o->max_context ? o->max_context : cfg->max_position, context = 0;
     size_t workspace = workspace_for(&d.limits, o, r, longest);
-    bool device = o->cuda_device >= 0 && cuda_device_free_bytes;
+    bool device = on_gpu(o);
     /* Ranks on GPUs have one each, with their part of the weights; on the CPU they share memory and
      * the files' pages. The numbers up to the pages are those of one rank. */
     uint32_t n_groups = plan_groups(o), n_ranks = r->parallel.n_ranks, n_here = ranks_here(o, r);
@@ -318,6 +343,8 @@ static enum err_code make(struct plan_detail *out, const struct engine_options *
                              .max_context = context,
                              .max_seqs = o->max_seqs,
                              .prefill_tokens = o->prefill_tokens,
+                             .precision = o->precision,
+                             .latent = o->latent,
                              .kv_tokens = n_groups * pages * KV_PAGE_TOKENS};
     d.plan.total_bytes = d.plan.weight_bytes + d.plan.kv_bytes + d.plan.workspace_bytes +
                          tokenizer_bytes + d.plan.program_bytes;
@@ -331,6 +358,32 @@ static enum err_code make(struct plan_detail *out, const struct engine_options *
     return ERR_OK;
 }
 
+/* Where the options do not say how many prompt tokens a step takes: the most with which one
+ * sequence may be as long as was asked for, or as the model takes it; the least where none lets it.
+ */
+static enum err_code choose_prefill(struct plan_detail *out, const struct engine_options *o,
+                                    const struct model_config *cfg, const struct first_rank *r,
+                                    size_t weight_bytes, size_t tokenizer_bytes, struct err *e)
+{
+    struct engine_options tried = *o;
+    uint32_t longest = o->max_context ? o->max_context : cfg->max_position;
+    if (o->prefill_tokens || !on_gpu(o)) {
+        tried.prefill_tokens = o->prefill_tokens ? o->prefill_tokens : CPU_PREFILL_TOKENS;
+        return make(out, &tried, cfg, r, weight_bytes, tokenizer_bytes, e);
+    }
+    for (tried.prefill_tokens = GPU_PREFILL_TOKENS;; tried.prefill_tokens /= 2) {
+        struct err why = {0}; /* of what does not fit, only the last and smallest is told */
+        enum err_code code = make(out, &tried, cfg, r, weight_bytes, tokenizer_bytes, &why);
+        if (!code && out->plan.max_context == longest)
+            return ERR_OK;
+        if (tried.prefill_tokens / 2 >= CPU_PREFILL_TOKENS)
+            continue;
+        if (code)
+            *e = why;
+        return code;
+    }
+}
+
 enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
                         const struct model_config *cfg, size_t weight_bytes, size_t tokenizer_bytes,
                         struct err *e)
@@ -340,7 +393,7 @@ enum err_code plan_make(struct plan_detail *out, const struct engine_options *o,
         return err_set(e, ERR_NOMEM, "plan");
     enum err_code code = describe_rank(r, o, cfg, e);
     if (!code) {
-        code = make(out, o, cfg, r, weight_bytes, tokenizer_bytes, e);
+        code = choose_prefill(out, o, cfg, r, weight_bytes, tokenizer_bytes, e);
         parallel_free(&r->parallel);
     }
     free(r);

@@ -412,7 +412,9 @@ int cli_bench(int argc, char **argv)
         const char *mark = b.json ? "# " : "";
         printf("%sgaze %s commit %s, %s, %s\n", mark, version_number, version_commit, o.model_dir,
                engine_backend_name(b.en));
-        printf("%sstart %.1f ms\n", mark, (double)(clock_us() - begun_us) * 1e-3);
+        printf("%sstart %.1f ms; %s latents, %u prompt tokens a step\n", mark,
+               (double)(clock_us() - begun_us) * 1e-3, latent_name(engine_get_plan(b.en)->latent),
+               engine_get_plan(b.en)->prefill_tokens);
         run_all(&b, &f, &e);
         engine_close(b.en);
     }

@@ -46,8 +46,9 @@ void cli_print_plan(FILE *to, const struct engine_plan *p)
     fprintf(to, "  KV pages    %12s", human(a, sizeof a, (double)p->kv_bytes));
     if (p->n_groups > 1)
         fprintf(to, "   %u groups of", p->n_groups);
-    fprintf(to, "%s%u pages of %s, %llu tokens\n", p->n_groups > 1 ? " " : "   ", p->n_pages,
-            human(a, sizeof a, (double)p->page_bytes), (unsigned long long)p->kv_tokens);
+    fprintf(to, "%s%u pages of %s, %llu tokens, %s latents\n", p->n_groups > 1 ? " " : "   ",
+            p->n_pages, human(a, sizeof a, (double)p->page_bytes), (unsigned long long)p->kv_tokens,
+            latent_name(p->latent));
     for (uint32_t i = 0; p->n_prefill_groups && i < p->n_groups; i++)
         fprintf(to, "    group %u %11s   %u pages, %llu tokens\n", i,
                 engine_role_names[i < p->n_prefill_groups ? GROUP_PREFILL : GROUP_DECODE],
@@ -287,6 +288,8 @@ int cli_plan(int argc, char **argv)
         jo_ku64(&j, "max_context", p.max_context);
         jo_ku64(&j, "max_seqs", p.max_seqs);
         jo_ku64(&j, "prefill_tokens", p.prefill_tokens);
+        jo_kstr(&j, "precision", precision_name(p.precision));
+        jo_kstr(&j, "kv", latent_name(p.latent));
         jo_ku64(&j, "n_ranks", p.n_ranks);
         told = p.n_ranks == 1 || !cli_json_ranks(&j, &o, &p, &e);
         jo_end(&j, '}');

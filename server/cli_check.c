@@ -72,9 +72,10 @@ static enum err_code check_model(const struct engine_options *o, bool load, stru
     double begun_s = (double)clock_us() * 1e-6;
     if (engine_make_plan(&plan, o, e))
         return e->code;
-    printf("ok   plan: %s, %.1f MiB of memory, %llu tokens of KV, context up to %u\n",
+    printf("ok   plan: %s, %.1f MiB of memory, %llu tokens of KV (%s latents), context up to %u, "
+           "%u prompt tokens a step\n",
            plan.model_type, (double)plan.total_bytes / 1048576, (unsigned long long)plan.kv_tokens,
-           plan.max_context);
+           latent_name(plan.latent), plan.max_context, plan.prefill_tokens);
     if (!load)
         return ERR_OK;
     if (engine_open(&en, o, e))

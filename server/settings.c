@@ -39,7 +39,7 @@ static const struct option table[] = {
      "fast: two bf16 into products; exact: fp32 throughout; fp8: as deployed, in the weights' own "
      "type (auto: fp8 for FP8 models on Hopper GPUs, else fast)"},
     {"kv", CHOICE, AT(kv), 0, 0, "auto", "auto f32 bf16 fp8", NULL,
-     "form of the cached latents (auto: bf16, with exact precision f32)"},
+     "form of the cached latents (auto: fp8 with precision fp8, f32 with exact, else bf16)"},
     {"index", CHOICE, AT(index), 0, 0, "auto", "auto exact fp8", NULL,
      "form of the indexer's keys (auto: fp8, with exact precision exact)"},
     {"threads", NUMBER, AT(threads), 0, 1024, "0", NULL, "N", "CPU threads; 0: all"},
@@ -72,8 +72,8 @@ static const struct option table[] = {
      "sequences that run at once, in each group"},
     {"max-queued", NUMBER, AT(max_queued), 1, 1000000, "64", NULL, "N",
      "requests that wait; beyond that clients get 429"},
-    {"prefill-tokens", NUMBER, AT(prefill_tokens), 1, 65536, "512", NULL, "N",
-     "prompt tokens of one step"},
+    {"prefill-tokens", NUMBER, AT(prefill_tokens), 0, 65536, "0", NULL, "N",
+     "prompt tokens of one step; 0: 512 on a CPU, up to 2048 on a GPU, as memory allows"},
     {"kv-memory", BYTES, AT(kv_memory), 0, UINT64_C(1) << 50, "0", NULL, "BYTES",
      "memory of each group's KV pool, e.g. 2GiB; 0: by the model and this machine"},
     {"prefix-cache", CHOICE, AT(prefix_cache), 0, 0, "on", "off on", NULL,
@@ -522,10 +522,9 @@ enum err_code settings_engine(const struct settings *s, struct engine_options *o
     o->precision = precision[s->precision];
     o->precision_by_model = s->precision == 0;
     static const enum latent_form latent[] = {LATENT_F32, LATENT_BF16, LATENT_FP8};
+    o->latent_by_precision = s->kv == 0;
     if (s->kv)
         o->latent = latent[s->kv - 1];
-    else
-        o->latent = exact ? LATENT_F32 : LATENT_BF16;
     o->index =
         s->index ? (s->index == 1 ? INDEX_EXACT : INDEX_FP8) : (exact ? INDEX_EXACT : o->index);
     o->load_dummy = s->load == 1;

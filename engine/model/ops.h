@@ -43,6 +43,10 @@ static inline const char *precision_name(enum precision p)
 /* A latent record: F32 and BF16 hold (kv_lora + rope) values, FP8 the 656-byte record of the
  * deployed model (kv_lora e4m3 | one power-of-two f32 scale per 128 | rope as bf16). */
 enum latent_form { LATENT_F32, LATENT_BF16, LATENT_FP8 };
+static inline const char *latent_name(enum latent_form f)
+{
+    return f == LATENT_F32 ? "f32" : f == LATENT_BF16 ? "bf16" : "fp8";
+}
 /* An index key: EXACT is fp32, neither turned nor quantised; FP8 is the deployed form: Hadamard,
  * e4m3 with one power-of-two scale, planar in the page (64 keys, then 64 f32 scales). */
 enum index_form { INDEX_EXACT, INDEX_FP8 };

@@ -629,15 +629,18 @@ TEST(settings_become_engine_options)
     settings_default(&s);
     CHECK_OK(settings_set(&s, "model", "/a/b/", &e), e);
     CHECK_OK(settings_engine(&s, &o, &e), e);
-    CHECK(o.precision == PRECISION_FAST && o.latent == LATENT_BF16 && o.prefix_cache);
+    CHECK(o.precision == PRECISION_FAST && o.precision_by_model && o.latent_by_precision);
+    CHECK(o.prefix_cache && o.prefill_tokens == 0); /* by the device */
     CHECK_OK(settings_set(&s, "precision", "exact", &e), e);
     CHECK_OK(settings_engine(&s, &o, &e), e);
-    CHECK(o.precision == PRECISION_EXACT && o.latent == LATENT_F32 && o.index == INDEX_EXACT);
+    CHECK(o.precision == PRECISION_EXACT && !o.precision_by_model && o.latent_by_precision);
+    CHECK(o.index == INDEX_EXACT);
     CHECK_OK(settings_set(&s, "kv", "fp8", &e), e);
     CHECK_OK(settings_set(&s, "index", "fp8", &e), e);
     CHECK_OK(settings_set(&s, "load", "dummy", &e), e);
     CHECK_OK(settings_engine(&s, &o, &e), e);
-    CHECK(o.latent == LATENT_FP8 && o.index == INDEX_FP8 && o.load_dummy);
+    CHECK(o.latent == LATENT_FP8 && !o.latent_by_precision);
+    CHECK(o.index == INDEX_FP8 && o.load_dummy);
     char name[40];
     settings_model_name(&s, name, sizeof name);
     CHECK(!strcmp(name, "b"));

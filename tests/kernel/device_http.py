@@ -33,9 +33,9 @@ WORDS = ("river stone copper lantern winter garden paper signal harbour meadow e
          "bridge circle market").split()
 
 
-def prompt_of(i):
-    """Some short, some longer than several pages and than the small chunks."""
-    n = [5, 30, 90, 200, 420, 700][i % 6] + i
+def prompt_of(i, times=1):
+    """Some short, some longer than several pages and than the small chunks; `times` as long."""
+    n = times * [5, 30, 90, 200, 420, 700][i % 6] + i
     text = " ".join(WORDS[(i * 7 + k * k + 3 * k) % len(WORDS)] for k in range(n))
     return "Notes %d: %s.\nQuestion: which word came first?\nAnswer:" % (i, text)
 
@@ -145,6 +145,12 @@ def main():
     with Server(gaze, device, "--max-seqs", "64", "--precision", "fp8", "--prefix-cache", "off",
                 "--prefill-tokens", "37") as s:
         same("fp8: 64 at once, in chunks of 37, as alone", s.all(prompts, 64), alone)
+    long = [prompt_of(i, 5) for i in (4, 5, 10, 11)]
+    chunks = ["--precision", "fp8", "--prefix-cache", "off", "--prefill-tokens"]
+    with Server(gaze, device, *chunks, "2048") as s:
+        alone = s.all(long, 1)
+    with Server(gaze, device, *chunks, "512") as s:
+        same("fp8: long prompts in chunks of 512 as of 2048", s.all(long, 4), alone)
     with Server(gaze, device, "--max-seqs", "64", *FAST) as s:
         name = s.get("/version")["backend"]
         check("the back end is the GPU's", name.startswith("cuda:"), name)
@@ -160,7 +166,7 @@ def main():
         print("     64 requests at once: %.2f s" % (time.time() - begun))
     with Server(gaze, device, "--max-seqs", "64", "--prefix-cache", "off", "--prefill-tokens",
                 "37", *FAST) as s:
-        same("prompts in chunks of 37 as of 512", s.all(prompts, 64), alone)
+        same("prompts in chunks of 37 as in one", s.all(prompts, 64), alone)
     with Server(gaze, "cpu", "--max-seqs", "64", *FAST) as s:
         cpu = s.all(prompts, 16)
     with Server(gaze, "cpu", "--max-seqs", "64", *FAST, simd="portable") as s:

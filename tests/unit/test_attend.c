@@ -3,12 +3,6 @@
 #include "cpu/kv.h"
 #include "dsa_rig.h"
 
-static const char *latent_name(int f)
-{
-    static const char *const name[] = {"f32", "bf16", "fp8"};
-    return name[f];
-}
-
 /* kv_b of some dtype, and the same values as fp32. */
 struct kv_b {
     struct matrix m;
@@ -165,7 +159,8 @@ static void every_form(bool all)
                     make_seqs(s, &c, &r);
                     rig_run(b, LANE_PREFILL, s, N_SEQS, 100, &w.m);
                     snprintf(what, sizeof what, "latent %s index %d precision %d weights %s",
-                             latent_name(lf), xf, precision, dtype_name(dtypes[d]));
+                             latent_name((enum latent_form)lf), xf, precision,
+                             dtype_name(dtypes[d]));
                     for (int i = 0; i < N_SEQS; i++)
                         for (uint32_t t = 0; t < s[i].n; t += t < 20 ? 1 : 17)
                             check_row(b, &s[i], w.value, t, precision ? 2e-2 : 1e-4, what);
@@ -230,7 +225,7 @@ static void same_bits(int n_runs)
                     for (size_t j = 0; j < bytes / 4; j++)
                         CHECK_MSG(!memcmp(&first[i][j], &s[i].out[j], 4),
                                   "run %d latent %s sequence %d position %zu: %a, first %a", k,
-                                  latent_name(lf), i, j / (c.n_heads * c.v_dim),
+                                  latent_name((enum latent_form)lf), i, j / (c.n_heads * c.v_dim),
                                   (double)s[i].out[j], (double)first[i][j]);
                 }
                 b->ops.close(&b->ops);
