@@ -96,31 +96,61 @@ template <bool FP8, int WGS, int BLOCKS, int RIGHT, int CLUSTER, int KIND> struc
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
+/* Where the groups' rows begin, and how many row tiles lie before each. */
+struct group_table {
+    uint32_t start[MAX_GROUPS + 1];
+    uint16_t tiles[MAX_GROUPS + 1];
+};
+
+static __device__ __forceinline__ void fill_table(struct group_table &g, const struct gemm_args &a,
+                                                  uint32_t rows)
+{
+    for (uint32_t i = threadIdx.x; i <= a.n_groups; i += blockDim.x)
+        g.start[i] = a.start ? a.start[i] : i * a.n_rows;
+    __syncthreads();
+    if (threadIdx.x < 32)
+        for (uint32_t g0 = 0, before = 0; g0 < a.n_groups; g0 += 32) {
+            uint32_t i = g0 + threadIdx.x;
+            uint32_t mine = i < a.n_groups ? parts(g.start[i + 1] - g.start[i], rows) : 0;
+            uint32_t upto = before + warp_upto(mine);
+            if (i < a.n_groups)
+                g.tiles[i + 1] = (uint16_t)upto;
+            if (i == 0)
+                g.tiles[0] = 0;
+            before = __shfl_sync(WARP_ALL, upto, 31);
+        }
+    __syncthreads();
+}
+
 /* Tiles in the order blocks take them: bands of some row tiles, in a band all outputs, rows first,
  * so that what runs at the same time shares W and rows in L2. */
 struct tiles {
-    uint32_t next, stride, before, group, first, count, row_tiles;
+    uint32_t next, stride, group, first, count;
     uint32_t out_tile, row0; /* of the current one */
 };
 
-static __device__ __forceinline__ void tiles_group(struct tiles &t, const struct gemm_args &a,
-                                                   const uint32_t *start, uint32_t rows)
-{
-    t.first = a.start ? start[t.group] : 0;
-    t.count = a.start ? start[t.group + 1] - t.first : a.n_rows;
-    t.row_tiles = parts(t.count, rows);
-}
 static __device__ __forceinline__ bool tiles_next(struct tiles &t, const struct gemm_args &a,
-                                                  const uint32_t *start, uint32_t rows)
+                                                  const struct group_table &g, uint32_t rows)
 {
-    while (t.next - t.before >= t.row_tiles * a.out_tiles) {
-        t.before += t.row_tiles * a.out_tiles;
-        if (++t.group >= a.n_groups)
-            return false;
-        tiles_group(t, a, start, rows);
+    uint32_t tile = t.next / a.out_tiles; /* of rows, were there one of outputs */
+    if (tile >= g.tiles[a.n_groups])
+        return false;
+    if (tile >= g.tiles[t.group + 1]) { /* the last group that begins at or before it */
+        uint32_t low = t.group + 1, high = a.n_groups;
+        while (high - low > 1) {
+            uint32_t mid = (low + high) / 2;
+            if (g.tiles[mid] <= tile)
+                low = mid;
+            else
+                high = mid;
+        }
+        t.group = low;
     }
-    uint32_t i = t.next - t.before, band = i / (BAND * a.out_tiles);
-    uint32_t height = t.row_tiles - band * BAND < BAND ? t.row_tiles - band * BAND : (uint32_t)BAND;
+    t.first = g.start[t.group];
+    t.count = g.start[t.group + 1] - t.first;
+    uint32_t row_tiles = g.tiles[t.group + 1] - g.tiles[t.group];
+    uint32_t i = t.next - g.tiles[t.group] * a.out_tiles, band = i / (BAND * a.out_tiles);
+    uint32_t height = row_tiles - band * BAND < BAND ? row_tiles - band * BAND : (uint32_t)BAND;
     i -= band * BAND * a.out_tiles;
     t.out_tile = i / height;
     t.row0 = (band * BAND + i % height) * rows;
@@ -160,7 +190,7 @@ static __device__ __forceinline__ void add_scaled_rows(float (&sum)[N], const fl
 /* The warps beside each other each bring one part of every stage: see `producers`. */
 template <bool FP8, int WGS, int BLOCKS, int RIGHT, int CLUSTER, int KIND>
 static __device__ __forceinline__ void
-produce(const struct gemm_args &a, const struct gemm_maps &maps, const uint32_t *start,
+produce(const struct gemm_args &a, const struct gemm_maps &maps, const struct group_table &groups,
         struct tiles t, unsigned char *stage, uint64_t *full, uint64_t *empty, uint32_t who)
 {
     typedef tile_shape<FP8, WGS, BLOCKS, RIGHT, CLUSTER, KIND> S;
@@ -168,7 +198,7 @@ produce(const struct gemm_args &a, const struct gemm_maps &maps, const uint32_t 
     const uint32_t w_bytes = KIND == GATED ? S::w_bytes / 2 : S::w_bytes;
     uint32_t rank = CLUSTER > 1 ? cluster_rank() : 0, at = 0, parity = 1;
     uint32_t plain_tiles = parts(a.n_out, S::outs); /* of one matrix */
-    while (tiles_next(t, a, start, S::rows)) {
+    while (tiles_next(t, a, groups, S::rows)) {
         uint32_t tile = t.out_tile * CLUSTER + rank, row = t.first + t.row0;
         bool second = KIND != GATED && tile >= plain_tiles && a.second;
         uint32_t out0 = (second ? tile - plain_tiles : tile) * S::columns;
@@ -481,8 +511,8 @@ static __device__ __forceinline__ void multiply(float (&sum)[BLOCKS][RIGHT / 2],
 
 template <bool FP8, int WGS, int BLOCKS, int RIGHT, int CLUSTER, int KIND>
 static __device__ __forceinline__ void
-consume(const struct gemm_args &a, const uint32_t *start, struct tiles t, unsigned char *stage,
-        uint64_t *full, uint64_t *empty)
+consume(const struct gemm_args &a, const struct group_table &groups, struct tiles t,
+        unsigned char *stage, uint64_t *full, uint64_t *empty)
 {
     typedef tile_shape<FP8, WGS, BLOCKS, RIGHT, CLUSTER, KIND> S;
     const int N = RIGHT / 2;
@@ -490,7 +520,7 @@ consume(const struct gemm_args &a, const uint32_t *start, struct tiles t, unsign
     uint32_t plain_tiles = parts(a.n_out, S::outs), group = threadIdx.x / WARPGROUP;
     unsigned char *room = stage + S::stages * S::stage_bytes;
     struct position p = {stage, full, empty, 0, 0};
-    while (tiles_next(t, a, start, S::rows)) {
+    while (tiles_next(t, a, groups, S::rows)) {
         uint32_t tile = t.out_tile * CLUSTER + rank;
         bool second = KIND != GATED && tile >= plain_tiles && a.second;
         uint32_t out0 = (second ? tile - plain_tiles : tile) * S::columns;
@@ -554,7 +584,7 @@ static __global__ void __launch_bounds__((WGS + 1) * WARPGROUP, 1)
     typedef tile_shape<FP8, WGS, BLOCKS, RIGHT, CLUSTER, KIND> S;
     DYNAMIC_SHARED(unsigned char, dynamic);
     __shared__ uint64_t full[S::stages], empty[S::stages];
-    __shared__ uint32_t start[MAX_GROUPS + 1];
+    __shared__ struct group_table groups;
     unsigned char *stage = dynamic + (1024 - shared_address(dynamic) % 1024) % 1024;
     if (threadIdx.x == 0) {
         for (int i = 0; i < S::stages; i++) {
@@ -563,29 +593,26 @@ static __global__ void __launch_bounds__((WGS + 1) * WARPGROUP, 1)
         }
         barrier_init_done();
     }
-    for (uint32_t i = threadIdx.x; a.start && i <= a.n_groups; i += blockDim.x)
-        start[i] = a.start[i];
     if (KIND == GATED)
         for (uint32_t i = threadIdx.x; i < 3 * S::rows; i += blockDim.x)
             ((uint32_t *)(stage + S::stages * S::stage_bytes + S::rows * 144))[i] = 0;
+    fill_table(groups, a, S::rows);
     if (CLUSTER > 1)
         cluster_meet();
-    __syncthreads();
     struct tiles t = {};
     t.next = blockIdx.x / CLUSTER;
     t.stride = gridDim.x / CLUSTER;
-    tiles_group(t, a, start, S::rows);
     if (threadIdx.x >= WGS * WARPGROUP) {
         if (WGS > 1)
             asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         uint32_t who = (threadIdx.x - WGS * WARPGROUP) / 32;
         if (threadIdx.x % 32 == 0 && who < S::producers)
-            produce<FP8, WGS, BLOCKS, RIGHT, CLUSTER, KIND>(a, maps, start, t, stage, full, empty,
+            produce<FP8, WGS, BLOCKS, RIGHT, CLUSTER, KIND>(a, maps, groups, t, stage, full, empty,
                                                             who);
     } else {
         if (WGS > 1)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        consume<FP8, WGS, BLOCKS, RIGHT, CLUSTER, KIND>(a, start, t, stage, full, empty);
+        consume<FP8, WGS, BLOCKS, RIGHT, CLUSTER, KIND>(a, groups, t, stage, full, empty);
     }
     if (CLUSTER > 1) { /* nobody leaves while others copy to it or arrive at its barriers */
         __syncwarp();
@@ -665,7 +692,7 @@ template <bool FP8, int WGS, int BLOCKS, int RIGHT, int CLUSTER, int KIND> struc
         a.mid_stride = g->mid_stride;
         a.add = g->add;
         /* As many tiles as there can be, at most. */
-        size_t most = g->start ? g->n_groups + g->x.n / S::rows : parts(g->x.n, S::rows);
+        size_t most = g->start ? g->busy + g->x.n / S::rows : parts(g->x.n, S::rows);
         size_t clusters = multiprocessors / CLUSTER, needed = most * a.out_tiles;
         clusters = clusters < needed ? clusters : needed;
         cudaLaunchConfig_t config = {};
@@ -755,6 +782,8 @@ static int choose(const struct gemm *g)
     uint32_t n = g->likely;
     if (g->mid)
         return n <= 12 ? 9 : n <= 24 ? 10 : 11;
+    if (g->start && n <= 16 && g->busy * parts(g->n_out, 256) < (uint32_t)multiprocessors / 2)
+        return 0; /* a block reads its weights no faster for having more */
     if (g->start)
         return n <= 12 ? 6 : n <= 24 ? 7 : n <= 44 ? 8 : 5;
     if (n <= 16)
@@ -771,6 +800,7 @@ static int choose(const struct gemm *g)
 cudaError_t gemm_launch(cudaStream_t s, const struct gemm *g)
 {
     assert(g->n_groups >= 1 && g->n_groups <= MAX_GROUPS && (g->start || g->n_groups == 1));
+    assert(g->n_groups + parts(g->x.n, 16) <= UINT16_MAX); /* of row tiles, see group_table */
     assert(g->n_in % (g->fp8 ? 16 : 8) == 0 && (!g->mid || (g->fp8 && g->n_out % SCALE_K == 0)));
     if (!g->x.n)
         return cudaSuccess;

@@ -40,6 +40,7 @@ struct gemm {
     const uint32_t *start; /* on the device, [n_groups + 1]: group g has the rows [start[g],
                               start[g + 1]) of x and y; NULL: one group of all rows */
     uint32_t likely;       /* rows that most groups stay under */
+    uint32_t busy;         /* groups that have rows, at most */
     struct gemm_rows x;
     float *y, *second; /* [rows, n_out] */
     bool add;

@@ -11,7 +11,8 @@
  * an order of their own: lane t has k 4t .. 4t + 3, so that each operand is one load. A block's
  * scale multiplies the fp32 sum of each 128 of K.
  * - tensor: widths that 16-byte copies do not divide; rows as two bf16.
- * - thin: fp32 arithmetic for the router: tile of 8 x 8, 256 threads share K.
+ * - thin: fp32 arithmetic for the router: a tile of 8 or 2 outputs x 8 rows or 1, 256 threads share
+ * K.
  * - plain: fp32 arithmetic for everything else; tile of 32 x 32, K in steps of 32.
  *
  * Splits: K is cut into parts by the matrix's size alone, as many as fill a device with blocks of
@@ -29,7 +30,7 @@
 #include "tile/split.cuh"
 #include "tile/weight.cuh"
 
-enum { BLOCK_K = 128, TM = 64, TN = 64, TK = 32, PAD = 8, PLAIN = 32, THIN = 8 };
+enum { BLOCK_K = 128, TM = 64, TN = 64, TK = 32, PAD = 8, PLAIN = 32, THIN = 8, THINNER = 2 };
 static_assert(BLOCK_K % TK == 0, "a scale belongs to whole steps of K");
 static_assert((TK + PAD) % 8 == 0, "rows of a tile stay aligned to 16 bytes");
 enum { OUTS = 128, THREADS = 256, SPLITS = 16, SPLIT_ROWS = 512, FILL_BLOCKS = 264 };
@@ -452,37 +453,51 @@ template <enum dtype T>
 static __device__ __forceinline__ void weight_four(const struct matrix &w, uint32_t out, uint32_t k,
                                                    float v[4])
 {
-    if (T == DT_BF16) {
+    if constexpr (T == DT_BF16) {
         uint2 two = *(const uint2 *)((const uint16_t *)w.data + (size_t)out * w.n_in + k);
         v[0] = __uint_as_float(two.x << 16);
         v[1] = __uint_as_float(two.x & 0xFFFF0000u);
         v[2] = __uint_as_float(two.y << 16);
         v[3] = __uint_as_float(two.y & 0xFFFF0000u);
-        return;
+    } else {
+        for (uint32_t i = 0; i < 4; i++)
+            v[i] = k + i < w.n_in ? weight_at(w, out, k + i) : 0.0f;
     }
-    for (uint32_t i = 0; i < 4; i++)
-        v[i] = k + i < w.n_in ? weight_at(w, out, k + i) : 0.0f;
 }
 
-/* ROWS 1 or THIN: a row's sum is the same in both. A thread has every 256th four values. */
-template <enum dtype T, int ROWS>
+/* Four values of a row of x from k on; bf16 matrices have whole ones. */
+template <enum dtype T>
+static __device__ __forceinline__ float4 row_four(const float *x, uint32_t k, uint32_t n_in)
+{
+    if (T == DT_BF16)
+        return *(const float4 *)(x + k);
+    return float4{x[k], k + 1 < n_in ? x[k + 1] : 0.0f, k + 2 < n_in ? x[k + 2] : 0.0f,
+                  k + 3 < n_in ? x[k + 3] : 0.0f};
+}
+
+/* ROWS 1 or THIN, N THIN or THINNER: a sum is the same in all. A thread has every 256th four
+ * values. */
+template <enum dtype T, int ROWS, int N>
 static __global__ void __launch_bounds__(256) thin_kernel(struct product_args a)
 {
-    __shared__ float part[256 / 32][THIN * ROWS];
-    uint32_t out0 = blockIdx.x * THIN, row0 = blockIdx.y * ROWS, warp = threadIdx.x / 32;
+    __shared__ float part[256 / 32][N * ROWS];
+    uint32_t out0 = blockIdx.x * N, row0 = blockIdx.y * ROWS, warp = threadIdx.x / 32;
     uint32_t n = a.n - row0 < ROWS ? a.n - row0 : ROWS;
     const float *x = (const float *)a.x + (size_t)row0 * a.n_in;
-    float acc[THIN][ROWS] = {};
+    float acc[N][ROWS] = {};
 #pragma unroll 2
     for (uint32_t k = 4 * threadIdx.x; k < a.n_in; k += 4 * 256) {
         float v[ROWS][4], w[4];
 #pragma unroll
-        for (uint32_t r = 0; r < ROWS; r++)
+        for (uint32_t r = 0; r < ROWS; r++) {
+            float4 four = r < n ? row_four<T>(x + (size_t)r * a.n_in, k, a.n_in) : float4{};
+            v[r][0] = four.x;
+            v[r][1] = four.y;
+            v[r][2] = four.z;
+            v[r][3] = four.w;
+        }
 #pragma unroll
-            for (uint32_t i = 0; i < 4; i++)
-                v[r][i] = r < n && k + i < a.n_in ? x[(size_t)r * a.n_in + k + i] : 0.0f;
-#pragma unroll
-        for (uint32_t o = 0; o < THIN; o++) {
+        for (uint32_t o = 0; o < N; o++) {
             if (out0 + o >= a.n_out)
                 continue;
             weight_four<T>(a.one, out0 + o, k, w);
@@ -494,7 +509,7 @@ static __global__ void __launch_bounds__(256) thin_kernel(struct product_args a)
         }
     }
 #pragma unroll
-    for (uint32_t o = 0; o < THIN; o++)
+    for (uint32_t o = 0; o < N; o++)
 #pragma unroll
         for (uint32_t r = 0; r < ROWS; r++) {
             float sum = warp_sum(acc[o][r]);
@@ -503,7 +518,7 @@ static __global__ void __launch_bounds__(256) thin_kernel(struct product_args a)
         }
     __syncthreads();
     uint32_t o = threadIdx.x / ROWS, r = threadIdx.x % ROWS;
-    if (o >= THIN || r >= n || out0 + o >= a.n_out)
+    if (o >= N || r >= n || out0 + o >= a.n_out)
         return;
     float sum = part[0][threadIdx.x];
     for (uint32_t i = 1; i < 256 / 32; i++)
@@ -661,13 +676,27 @@ static void forget_written(struct cuda_lane *lane, const void *y, size_t values)
     cuda_wide_written(lane, y, values);
 }
 
+template <enum dtype T>
+static void launch_thin(cudaStream_t s, const struct product_args &a, uint32_t rows)
+{
+    dim3 grid(parts_of(a.n_out, THIN), rows == 1 ? 1 : parts_of(rows, THIN));
+    dim3 many(parts_of(a.n_out, THINNER), grid.y);
+    if (many.x * many.y > 2 * FILL_BLOCKS && rows == 1)
+        CUDA_LAUNCH((thin_kernel<T, 1, THIN>), grid, 256, 0, s, a);
+    else if (rows == 1)
+        CUDA_LAUNCH((thin_kernel<T, 1, THINNER>), many, 256, 0, s, a);
+    else if (many.x * many.y > 2 * FILL_BLOCKS)
+        CUDA_LAUNCH((thin_kernel<T, THIN, THIN>), grid, 256, 0, s, a);
+    else
+        CUDA_LAUNCH((thin_kernel<T, THIN, THINNER>), many, 256, 0, s, a);
+}
+
 static void launch(struct cuda_backend *b, struct cuda_lane *lane, struct product_args &a,
                    enum dtype t, bool exact, uint32_t rows, uint32_t likely, uint32_t groups)
 {
     bool tensor = b->fast && !exact && (t == DT_BF16 || t == DT_F8_E4M3);
     uint32_t tile = tensor ? (uint32_t)TM : (uint32_t)PLAIN, max_y = 32768;
     dim3 grid(parts_of(a.n_out, tile), parts_of(rows, tile), groups);
-    dim3 thin(parts_of(a.n_out, THIN), rows == 1 ? 1 : parts_of(rows, THIN));
     cudaStream_t s = lane->stream;
     a.sums = lane->linear->part;
     a.arrived = lane->linear->arrived;
@@ -682,15 +711,9 @@ static void launch(struct cuda_backend *b, struct cuda_lane *lane, struct produc
     } else if (tensor) {
         CUDA_LAUNCH((tensor_kernel<true>), grid, 128, 0, s, a);
     } else if (exact && t == DT_BF16 && a.n_in % 4 == 0) {
-        if (rows == 1)
-            CUDA_LAUNCH((thin_kernel<DT_BF16, 1>), thin, 256, 0, s, a);
-        else
-            CUDA_LAUNCH((thin_kernel<DT_BF16, THIN>), thin, 256, 0, s, a);
+        launch_thin<DT_BF16>(s, a, rows);
     } else if (exact) {
-        if (rows == 1)
-            CUDA_LAUNCH((thin_kernel<DT_F32, 1>), thin, 256, 0, s, a);
-        else
-            CUDA_LAUNCH((thin_kernel<DT_F32, THIN>), thin, 256, 0, s, a);
+        launch_thin<DT_F32>(s, a, rows);
     } else {
         CUDA_LAUNCH(plain_kernel, grid, 256, 0, s, a);
     }

@@ -16,7 +16,7 @@
 
 #include <string.h>
 
-enum { BLOCK_ROWS = MOE_BLOCK_ROWS, ROUTE_WARPS = 1, GROUP_WARPS = 16, SILU_THREADS = 256 };
+enum { BLOCK_ROWS = MOE_BLOCK_ROWS, GROUP_WARPS = 16, SILU_THREADS = 256 };
 
 struct route_args {
     const float *logits, *bias;
@@ -28,25 +28,40 @@ struct route_args {
     float scale;
 };
 
-/* The largest of x[0, n) that is not out, by one warp; the lower index on ties; n: none. */
-static __device__ uint32_t warp_best(const float *x, const uint8_t *out, uint32_t n)
+/* Numbers in the order of their floats; NaN come first or last. 0: none. */
+static __device__ __forceinline__ uint32_t order_of(float x)
 {
-    uint32_t best = n, lane = threadIdx.x % 32;
-    float value = 0.0f;
-    for (uint32_t i = lane; i < n; i += 32)
-        if (!out[i] && (best == n || x[i] > value)) {
-            best = i;
-            value = x[i];
+    uint32_t bits = __float_as_uint(x + 0.0f); /* one zero */
+    return bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u);
+}
+static __device__ __forceinline__ uint32_t largest_lane(uint32_t x)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(WARP_ALL, x);
+#else
+    return warp_max(x);
+#endif
+}
+
+/* The place of the largest order among a warp's x, lane l having l, l + 32 ...; the lowest of
+ * several, 0 if there is none. It is taken out. */
+template <int PER> static __device__ __forceinline__ uint32_t take_best(uint32_t (&x)[PER])
+{
+    uint32_t value = 0, place = 0;
+#pragma unroll
+    for (uint32_t k = PER; k-- > 0;)
+        if (x[k] >= value) {
+            value = x[k];
+            place = k;
         }
-    for (int d = 16; d > 0; d /= 2) {
-        uint32_t i = __shfl_xor_sync(WARP_ALL, best, d);
-        float v = __shfl_xor_sync(WARP_ALL, value, d);
-        if (i < n && (best == n || v > value || (v == value && i < best))) {
-            best = i;
-            value = v;
-        }
-    }
-    return best;
+    uint32_t best = largest_lane(value);
+    place = place * 32 + threadIdx.x % 32;
+    uint32_t first = ~largest_lane(value == best ? ~place : 0);
+#pragma unroll
+    for (uint32_t k = 0; k < PER; k++)
+        if (first == k * 32 + threadIdx.x % 32)
+            x[k] = 0;
+    return best ? first : 0;
 }
 
 static __device__ float group_score(const float *x, uint32_t n, bool best_two)
@@ -63,61 +78,72 @@ static __device__ float group_score(const float *x, uint32_t n, bool best_two)
     return best_two && n > 1 ? first + second : first;
 }
 
-static __global__ void __launch_bounds__(32) route_kernel(struct route_args a)
+/* A warp a row; a lane has PER experts. */
+template <int PER> static __global__ void __launch_bounds__(32) route_kernel(struct route_args a)
 {
-    __shared__ float z[CUDA_MAX_EXPERTS], biased[CUDA_MAX_EXPERTS], group[CUDA_MAX_EXPERTS];
-    __shared__ uint8_t out[CUDA_MAX_EXPERTS], kept[CUDA_MAX_EXPERTS];
-    uint32_t lane = threadIdx.x, n = a.n_experts, size = n / a.n_group;
+    __shared__ float z[32 * PER], biased[32 * PER];
+    __shared__ uint8_t kept[32 * PER];
+    uint32_t lane = threadIdx.x, n = a.n_experts, size = n / a.n_group, best[PER];
     const float *x = a.logits + (size_t)blockIdx.x * n;
-    float max = -INFINITY, sum = 0.0f;
-    for (uint32_t e = lane; e < n; e += 32)
-        max = x[e] > max ? x[e] : max;
+    float max = -INFINITY, sum = 0.0f, own[PER], bias[PER];
+#pragma unroll
+    for (uint32_t k = 0; k < PER; k++) {
+        uint32_t e = k * 32 + lane;
+        own[k] = e < n ? x[e] : -INFINITY;
+        bias[k] = a.bias && e < n ? a.bias[e] : 0.0f;
+        max = own[k] > max ? own[k] : max;
+    }
     max = warp_max(max);
-    for (uint32_t e = lane; e < n; e += 32) {
-        z[e] = a.sigmoid ? 1.0f / (1.0f + expf(-x[e])) : expf(x[e] - max);
-        sum += z[e];
+#pragma unroll
+    for (uint32_t k = 0; k < PER; k++) {
+        own[k] = a.sigmoid ? 1.0f / (1.0f + expf(-own[k])) : expf(own[k] - max);
+        sum += k * 32 + lane < n ? own[k] : 0.0f;
     }
     sum = warp_sum(sum);
-    for (uint32_t e = lane; e < n; e += 32) {
-        if (!a.sigmoid)
-            z[e] /= sum;
-        biased[e] = a.bias ? z[e] + a.bias[e] : z[e];
-        out[e] = 0;
+#pragma unroll
+    for (uint32_t k = 0; k < PER; k++) {
+        own[k] = a.sigmoid ? own[k] : own[k] / sum;
+        bias[k] += own[k];
+        z[k * 32 + lane] = own[k];
+        biased[k * 32 + lane] = bias[k];
+        best[k] = k * 32 + lane < n ? order_of(bias[k]) : 0;
     }
     __syncwarp();
     if (a.n_group > 1) {
-        for (uint32_t g = lane; g < a.n_group; g += 32) {
-            group[g] = group_score(biased + g * size, size, a.best_two);
+        uint32_t group[PER];
+#pragma unroll
+        for (uint32_t k = 0; k < PER; k++) {
+            uint32_t g = k * 32 + lane;
+            group[k] = g < a.n_group
+                           ? order_of(group_score(biased + g * size, size, a.best_two))
+                           : 0;
             kept[g] = 0;
         }
         __syncwarp();
         for (uint32_t i = 0; i < a.n_kept; i++) {
-            uint32_t g = warp_best(group, kept, a.n_group);
-            __syncwarp();
-            if (lane == 0 && g < a.n_group)
+            uint32_t g = take_best(group);
+            if (lane == 0)
                 kept[g] = 1;
-            __syncwarp();
         }
-        for (uint32_t e = lane; e < n; e += 32)
-            out[e] = !kept[e / size];
         __syncwarp();
+#pragma unroll
+        for (uint32_t k = 0; k < PER; k++)
+            if (k * 32 + lane < n && !kept[(k * 32 + lane) / size])
+                best[k] = 0;
     }
     float total = 0.0f;
     uint32_t *chosen = a.chosen + (size_t)blockIdx.x * a.n_active;
     float *weight = a.weight + (size_t)blockIdx.x * a.n_active;
     for (uint32_t i = 0; i < a.n_active; i++) {
-        uint32_t e = warp_best(biased, out, n);
-        e = e < n ? e : 0; /* NaN everywhere: the logits will say so */
-        __syncwarp();
+        uint32_t e = take_best(best);
         total += z[e];
         if (lane == 0) {
-            out[e] = 1;
             chosen[i] = e;
             weight[i] = z[e];
             atomicAdd(a.rows + e, 1ull); /* a sum has no order */
         }
-        __syncwarp();
     }
+    __syncwarp();
     for (uint32_t i = lane; i < a.n_active; i += 32)
         weight[i] = (a.renormalise ? weight[i] / (total + 1e-20f) : weight[i]) * a.scale;
 }
@@ -337,7 +363,10 @@ void moe_route(struct cuda_backend *b, struct cuda_lane *lane, uint32_t layer,
                            c->sigmoid_router, c->group_by_best_two,
                            c->norm_topk,      c->routed_scale};
     cuda_product(b, lane, &p);
-    CUDA_LAUNCH(route_kernel, n, 32 * ROUTE_WARPS, 0, lane->stream, a);
+    if (c->n_experts <= 256)
+        CUDA_LAUNCH(route_kernel<8>, n, 32, 0, lane->stream, a);
+    else
+        CUDA_LAUNCH(route_kernel<CUDA_MAX_EXPERTS / 32>, n, 32, 0, lane->stream, a);
     cuda_launched(lane, "route");
 }
 

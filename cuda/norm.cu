@@ -3,14 +3,15 @@
  * embed: 256 threads per 256 values of a row. rms_norm: a block of NORM_THREADS threads per row,
  * the sum of squares in a fixed order (per thread in rising order, then warps). Both are memory
  * bound: one read and one write of the row; a few rows are bound by the time of a load, so a thread
- * has few values and asks for all of them at once.
+ * asks for all of its values at once, 16 bytes each time, and keeps those of rows of up to
+ * 4 * KEPT * NORM_THREADS.
  */
 #include "cuda/backend.cuh"
 
 #include "tile/block.cuh"
 #include "tile/weight.cuh"
 
-enum { NORM_THREADS = 1024 };
+enum { NORM_THREADS = 512 };
 
 template <typename T>
 static __global__ void embed_kernel(struct matrix w, const uint32_t *token, T *x)
@@ -21,29 +22,71 @@ static __global__ void embed_kernel(struct matrix w, const uint32_t *token, T *x
         put(x + (size_t)blockIdx.x * w.n_in + i, weight_at(w, id, i));
 }
 
-template <typename T>
-static __global__ void __launch_bounds__(NORM_THREADS)
-    rms_norm_kernel(const T *x, const uint32_t *row, const float *gain, float eps, uint32_t dim,
-                    T *y)
+static __device__ __forceinline__ float4 four_at(const float *x, uint32_t i, uint32_t dim,
+                                                 bool whole)
 {
+    if (whole)
+        return i < dim ? *(const float4 *)(x + i) : float4{};
+    return float4{i < dim ? x[i] : 0.0f, i + 1 < dim ? x[i + 1] : 0.0f,
+                  i + 2 < dim ? x[i + 2] : 0.0f, i + 3 < dim ? x[i + 3] : 0.0f};
+}
+
+/* KEPT: so many times four values of a thread stay in registers; 0: the row is read twice. whole:
+ * rows are whole numbers of 16 bytes, at multiples of them. */
+template <int KEPT>
+static __global__ void __launch_bounds__(NORM_THREADS)
+    rms_norm_kernel(const float *x, const uint32_t *row, const float *gain, float eps, uint32_t dim,
+                    bool whole, float *y)
+{
+    enum { STEP = 4 * NORM_THREADS, N = KEPT ? KEPT : 1 };
+    float4 kept[N], by[N];
     x += (size_t)(row ? row[blockIdx.x] : blockIdx.x) * dim;
     y += (size_t)blockIdx.x * dim;
     float sum = 0.0f;
-#pragma unroll 8
-    for (uint32_t i = threadIdx.x; i < dim; i += NORM_THREADS)
-        sum = fmaf(get(x + i), get(x + i), sum);
+    uint32_t end = KEPT ? KEPT * STEP : dim, first = 4 * threadIdx.x;
+#pragma unroll
+    for (uint32_t i = 0; KEPT && i < KEPT; i++) {
+        kept[i] = four_at(x, first + i * STEP, dim, whole);
+        by[i] = four_at(gain, first + i * STEP, dim, whole);
+    }
+#pragma unroll
+    for (uint32_t i = first, k = 0; i < end; i += STEP, k++) {
+        float4 v = KEPT ? kept[KEPT ? k : 0] : four_at(x, i, dim, whole);
+        sum = fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
+    }
     float scale = 1.0f / sqrtf(block_sum(sum) / (float)dim + eps);
-#pragma unroll 8
-    for (uint32_t i = threadIdx.x; i < dim; i += NORM_THREADS)
-        put(y + i, gain[i] * (get(x + i) * scale));
+#pragma unroll
+    for (uint32_t i = first, k = 0; i < end; i += STEP, k++) {
+        float4 v = KEPT ? kept[KEPT ? k : 0] : four_at(x, i, dim, whole);
+        float4 g = KEPT ? by[KEPT ? k : 0] : four_at(gain, i, dim, whole);
+        float4 z = {g.x * (v.x * scale), g.y * (v.y * scale), g.z * (v.z * scale),
+                    g.w * (v.w * scale)};
+        if (whole && i < dim)
+            *(float4 *)(y + i) = z;
+        const float each[4] = {z.x, z.y, z.z, z.w};
+#pragma unroll
+        for (uint32_t c = 0; c < 4; c++)
+            if (!whole && i + c < dim)
+                y[i + c] = each[c];
+    }
 }
 
 static void norm_rows(struct cuda_backend *b, struct cuda_lane *lane, const void *x,
                       const uint32_t *row, const float *gain, float eps, uint32_t n, uint32_t dim,
                       void *y)
 {
-    CUDA_LAUNCH((rms_norm_kernel<float>), n, NORM_THREADS, 0, lane->stream, (const float *)x, row,
-                gain, eps, dim, (float *)y);
+    const float *from = (const float *)x;
+    bool whole = dim % 4 == 0 && (uintptr_t)x % 16 == 0 && (uintptr_t)y % 16 == 0 &&
+                 (uintptr_t)gain % 16 == 0;
+    if (dim <= 4 * NORM_THREADS)
+        CUDA_LAUNCH(rms_norm_kernel<1>, n, NORM_THREADS, 0, lane->stream, from, row, gain, eps, dim,
+                    whole, (float *)y);
+    else if (dim <= 4 * 4 * NORM_THREADS)
+        CUDA_LAUNCH(rms_norm_kernel<4>, n, NORM_THREADS, 0, lane->stream, from, row, gain, eps, dim,
+                    whole, (float *)y);
+    else
+        CUDA_LAUNCH(rms_norm_kernel<0>, n, NORM_THREADS, 0, lane->stream, from, row, gain, eps, dim,
+                    whole, (float *)y);
     cuda_launched(lane, "rms_norm");
     cuda_forget_split(lane);
 }

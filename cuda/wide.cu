@@ -69,7 +69,7 @@ static struct gemm gemm_of(const struct matrix *w, const struct gemm_rows *x)
     g.w_scale[0] = w->scale;
     g.n_out = w->n_out;
     g.n_in = w->n_in;
-    g.n_groups = 1;
+    g.n_groups = g.busy = 1;
     g.likely = x->n;
     g.x = *x;
     g.shape = -1;
@@ -143,7 +143,7 @@ static struct gemm_rows middle(struct cuda_lane *lane, struct moe_scratch *m, st
 {
     bool fp8 = w->down.dtype == DT_F8_E4M3;
     struct gemm_rows mid = rows_in(m->mid, fp8, n, w->down.n_in);
-    size_t tiles = (size_t)g->n_groups * (w->gate.n_out / 128);
+    size_t tiles = (size_t)g->busy * (w->gate.n_out / 128);
     g->w[1] = w->up.data;
     g->w_scale[1] = w->up.scale;
     if (g->fp8 && fp8 && w->gate.n_out % 128 == 0 && tiles >= GATED_TILES &&
@@ -227,6 +227,7 @@ bool cuda_wide_experts(struct cuda_backend *b, struct cuda_lane *lane, struct mo
     make_rows(lane, &from, &rows);
     struct gemm g = gemm_of(&w->gate, &rows);
     g.n_groups = n_groups;
+    g.busy = n_groups < n_pairs ? n_groups : n_pairs;
     g.start = m->start;
     g.likely = parts_of(n_pairs, n_groups);
     g.step = step[0];
@@ -234,6 +235,7 @@ bool cuda_wide_experts(struct cuda_backend *b, struct cuda_lane *lane, struct mo
     struct gemm_rows mid = middle(lane, m, &g, w, n_pairs);
     struct gemm down = gemm_of(&w->down, &mid);
     down.n_groups = n_groups;
+    down.busy = g.busy;
     down.start = m->start;
     down.likely = g.likely;
     down.step = step[2];

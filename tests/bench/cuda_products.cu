@@ -168,7 +168,7 @@ static struct gemm gemm_of(const struct problem *p)
     g.scale_step = p->scales;
     g.n_out = p->n_out;
     g.n_in = p->n_in;
-    g.n_groups = 1;
+    g.n_groups = g.busy = 1;
     g.likely = p->rows;
     g.x = (struct gemm_rows){p->x, p->fp8 ? p->x_scale : NULL, p->stride, p->rows};
     g.shape = -1;
@@ -336,7 +336,7 @@ static void check_grouped(void)
     g.w_scale[1] = p.w_scale + p.scales;
     g.step = 2 * p.w_bytes;
     g.scale_step = 2 * p.scales;
-    g.n_groups = GROUPS;
+    g.n_groups = g.busy = GROUPS;
     g.start = dev;
     for (int s = 0; s < GEMM_SHAPES; s++) {
         char what[96];
@@ -690,7 +690,7 @@ static void grouped(bool every)
             if ((mixed && !gate) || (k >= 0 && far))
                 continue;
             struct gemm g = gemm_of(&p);
-            g.n_groups = sh.groups;
+            g.n_groups = g.busy = sh.groups;
             g.start = dev;
             g.likely = sh.rows;
             g.shape = k < 0 ? -1 : k;
