@@ -580,7 +580,8 @@ static enum err_code make_tagged(struct making *m, const cJSON *parameters,
         for (int way = AS_STRING; way <= AS_JSON && !e->code; way++)
             if (ways_of(p, s) & way)
                 (void)make_argument(m, p, s, way == AS_STRING, &one[n++], e);
-    *out = gb_repeat(m->b, gb_alt(m->b, one, n), 0, GB_UNBOUNDED);
+    if (e->code == ERR_OK) /* else the last one is not there */
+        *out = gb_repeat(m->b, gb_alt(m->b, one, n), 0, GB_UNBOUNDED);
     free(one);
     return e->code;
 }
@@ -693,7 +694,8 @@ static enum err_code make_any_call(struct making *m, const struct call_syntax *s
     e->code = ERR_OK;
     for (const cJSON *t = m->p->tools->child; t && !e->code; t = t->next)
         (void)make_call(m, s, t, false, &one[n++], e);
-    *out = gb_alt(m->b, one, n);
+    if (e->code == ERR_OK) /* else the last one is not there */
+        *out = gb_alt(m->b, one, n);
     free(one);
     return e->code;
 }
