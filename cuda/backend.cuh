@@ -151,7 +151,6 @@ uint32_t cuda_most_rows(const struct cuda_backend *b, int l);
 void cuda_sample_begin(struct cuda_lane *lane, uint32_t vocab);
 void cuda_sample_last(struct cuda_lane *lane); /* all passes are queued */
 bool cuda_sample_is_up(const struct cuda_lane *lane);
-void cuda_sample_recalled(struct cuda_lane *lane); /* the step's kernels were queued by a graph */
 void cuda_sample_finish(struct cuda_lane *lane);   /* after the stream was waited for */
 /* Graphs of decode steps; see graph.cu. */
 MUST_CHECK enum err_code cuda_graph_init(struct cuda_backend *b, struct err *e);

@@ -28,6 +28,7 @@ struct shape {
 struct kept_graph {
     struct shape shape;
     cudaGraphExec_t graph; /* NULL: seen once */
+    uint32_t n_sampled;    /* rows whose tokens it leaves: none where another rank samples */
     uint64_t used;         /* the cache's clock */
 };
 
@@ -83,7 +84,7 @@ static bool op_recall(struct ops *o, enum lane l, const void *whose, uint32_t va
     g->used = ++c->clock;
     if (g->graph) {
         cuda_lane_check(lane, cudaGraphLaunch(g->graph, lane->stream), "a step's graph");
-        cuda_sample_recalled(lane);
+        lane->n_sampled = g->n_sampled;
         return true;
     }
     if (known) {
@@ -102,6 +103,7 @@ void cuda_graph_finish(struct cuda_lane *lane)
         return;
     struct kept_graph *g = c->recording;
     c->recording = NULL;
+    g->n_sampled = lane->n_sampled;
     cuda_lane_check(lane, cudaStreamEndCapture(lane->stream, &graph), "recording a step");
     if (!lane->err.code)
         cuda_lane_check(lane, cudaGraphInstantiate(&g->graph, graph, 0), "a step's graph");

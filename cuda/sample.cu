@@ -566,11 +566,6 @@ void cuda_sample_last(struct cuda_lane *lane)
                         "tokens");
 }
 
-void cuda_sample_recalled(struct cuda_lane *lane)
-{
-    lane->n_sampled = lane->step->n_out;
-}
-
 void cuda_sample_finish(struct cuda_lane *lane)
 {
     size_t before = (size_t)lane->n_passes * lane->step->n_out;
