@@ -1,11 +1,12 @@
 /* attend_wide.cu - attention over FP8 records of 512 + 64 values for models of more than 32 heads,
  * with Hopper's products of a warpgroup (tile/wgmma.cuh).
  *
- * A block has a row, 64 heads and some splits, one after the other; three warpgroups:
- * - the third one brings tiles of 64 records: codes and keys stay in its registers while the stage
+ * A block has a row, 64 heads and some splits, one after the other; four warpgroups:
+ * - the last two bring tiles of 64 records: codes and keys stay in their registers while the stage
  *   they are for is still read, and go to shared memory as f16, codes times their group's scale (a
  *   power of two: exact from 2^-15 on, then to 2^-25). Nine blocks of 64 values, so that one tile
- *   is scores' operand along rows and sums' operand across.
+ *   is scores' operand along rows and sums' operand across. One warpgroup alone took 80 % of the
+ *   time for that, and the others waited for it.
  * - warpgroup w makes the scores and weights of every second tile (w = 0: the even ones) and adds
  *   all tiles to columns [256 w, 256 w + 256) of the sums. Weights lie as f16 where their tile's
  *   keys were, which nobody needs any more. A tile's maximum follows from the one before, so the
@@ -23,20 +24,24 @@
 
 enum { TILE = 64, HEADS = 64, LATENT = 512, ROPE = 64, WIDTH = LATENT + ROPE, BLOCKS = WIDTH / 64 };
 enum { RECORD = LATENT + 4 * LATENT / GROUP + 2 * ROPE, SUMS = 128, KEYS = LATENT / 64 };
-enum { STAGE = BLOCKS * WGMMA_BLOCK, THREADS = 3 * WGMMA_GROUP, LEAST_HEADS = 33 };
-enum { PER_WARP = TILE / 4, ROPE_LOADS = TILE * 2 * ROPE / 16 / WGMMA_GROUP };
+enum { STAGE = BLOCKS * WGMMA_BLOCK, LEAST_HEADS = 33 };
+enum { BOTH = 2 * WGMMA_GROUP, THREADS = 2 * BOTH, BRINGERS = 8 /* warps */ };
+/* Records are looked up for so many tiles at once, one a thread, and kept for so many lots. */
+enum { LOT = 2 * WGMMA_GROUP / TILE, LOTS = 4 };
+enum { PER_WARP = TILE / BRINGERS, ROPE_LOADS = PER_WARP * 2 * ROPE / 16 / 32 };
 static_assert(RECORD == 656, "the deployed model's record");
 static_assert((int)WIDE_SPLIT_STEP == 2 * (int)TILE, "a split begins in the first stage");
 /* Who meets where: a stage is full (who brings, its warpgroup), empty (all), its weights are there
- * (both), a warpgroup's own, both warpgroups. */
+ * (both), a warpgroup's own, both warpgroups; who brings. */
 enum { MEET_FULL = 1, MEET_EMPTY = 3, MEET_WEIGHTS = 5, MEET_GROUP = 7, MEET_BOTH = 9 };
-enum { BOTH = 2 * WGMMA_GROUP };
+enum { MEET_BRINGERS = 10 };
 
 struct wide_shared {
     unsigned char q[STAGE], tile[2][STAGE];
     float max[HEADS], shrink[2][HEADS]; /* running maximum, base 2; factors that a tile brought */
     float unit[HEADS];                  /* of a score: the scale over the query's power, base 2 */
     float sum[2][2][HEADS]; /* by a split's parity: see leave_split() */
+    uint32_t place[LOTS * LOT][BRINGERS][PER_WARP]; /* of records, by tile: see bring_tiles() */
 };
 static_assert(sizeof(struct wide_shared) + 1024 <= 227 << 10, "fits in what the device gives");
 
@@ -97,7 +102,7 @@ struct bringer {
     struct part p;
 };
 
-/* The position of a tile's record 4 (lane % 16) + warp, and its place. */
+/* The position of a tile's record, and its place. */
 static __device__ __forceinline__ int32_t position_of(const struct bringer &b, uint32_t tile,
                                                       uint32_t record)
 {
@@ -106,13 +111,19 @@ static __device__ __forceinline__ int32_t position_of(const struct bringer &b, u
         return -1;
     return b.p.list ? b.p.list[t] : (int32_t)t;
 }
+static __device__ __forceinline__ uint32_t page_at(const struct bringer &b, int32_t pos)
+{
+    return pos < 0 ? 0 : b.page[(uint32_t)pos / KV_PAGE_TOKENS];
+}
+static __device__ __forceinline__ uint32_t place_in(uint32_t page, int32_t pos)
+{
+    return pos < 0 ? NOWHERE
+                   : page * (KV_PAGE_TOKENS * RECORD / 16) +
+                         (uint32_t)pos % KV_PAGE_TOKENS * (RECORD / 16);
+}
 static __device__ __forceinline__ uint32_t place_of(const struct bringer &b, int32_t pos)
 {
-    if (pos < 0)
-        return NOWHERE;
-    uint32_t at = (uint32_t)pos;
-    return b.page[at / KV_PAGE_TOKENS] * (KV_PAGE_TOKENS * RECORD / 16) +
-           at % KV_PAGE_TOKENS * (RECORD / 16);
+    return place_in(page_at(b, pos), pos);
 }
 static __device__ __forceinline__ uint4 load_chunk(const struct bringer &b, uint32_t place,
                                                    uint32_t chunk)
@@ -121,96 +132,110 @@ static __device__ __forceinline__ uint4 load_chunk(const struct bringer &b, uint
     return place == NOWHERE ? none : *(const uint4 *)(b.plane + 16 * ((size_t)place + chunk));
 }
 
-/* What a lane has of a tile on its way: 16 codes of each of its warp's records w, w + 4 ..., 8
- * values of every fourth one's key, and the scales of records l / 4 and l / 4 + 8. */
+/* What a lane has of a tile on its way: 16 codes of each of its warp's records w, w + 8 ..., 8
+ * values of every fourth one's key, and a scale of the (lane / 4)th. */
 struct tile_part {
     uint4 code[PER_WARP], key[ROPE_LOADS];
-    float scale[2];
+    float scale;
 };
+static_assert(PER_WARP == 8, "the scales of a warp's records are one a lane");
 
-/* place: of the warp's record lane % 16. All loads start before anything waits for one. */
-static __device__ __forceinline__ void load_part(const struct bringer &b, uint32_t place,
+/* place: of the warp's records. All loads start before anything waits for one. */
+static __device__ __forceinline__ void load_part(const struct bringer &b, const uint32_t *place,
                                                  struct tile_part &t)
 {
     uint32_t lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < PER_WARP; i++)
-        t.code[i] = load_chunk(b, __shfl_sync(WARP_ALL, place, i), lane);
+        t.code[i] = load_chunk(b, place[i], lane);
 #pragma unroll
     for (int i = 0; i < ROPE_LOADS; i++)
-        t.key[i] = load_chunk(b, __shfl_sync(WARP_ALL, place, 4 * i + (int)lane / 8),
-                              LATENT / 16 + 1 + lane % 8);
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        uint32_t from = __shfl_sync(WARP_ALL, place, 8 * i + (int)lane / 4);
-        t.scale[i] = from == NOWHERE
-                         ? 0.0f
-                         : *(const float *)(b.plane + 16 * (size_t)from + LATENT + lane % 4 * 4);
-    }
+        t.key[i] = load_chunk(b, place[4 * i + lane / 8], LATENT / 16 + 1 + lane % 8);
+    uint32_t from = place[lane / 4];
+    t.scale = from == NOWHERE
+                  ? 0.0f
+                  : *(const float *)(b.plane + 16 * (size_t)from + LATENT + lane % 4 * 4);
 }
 
 static __device__ __forceinline__ void store_part(const struct tile_part &t, unsigned char *tile)
 {
-    uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    uint32_t warp = threadIdx.x / 32 % BRINGERS, lane = threadIdx.x % 32;
     bool odd = lane & 4; /* which half goes first, so that eight lanes meet all banks */
-    uint32_t chunk = lane % 4 * 32 + (odd ? 16 : 0);
-    uint32_t half[2] = {f16_two(t.scale[0], t.scale[0]), f16_two(t.scale[1], t.scale[1])};
-    unsigned char *block = tile + lane / 4 * WGMMA_BLOCK; /* records 8 further: 8 rows further */
-    uint32_t at[2] = {wgmma_at(warp, chunk), wgmma_at(warp + 4, chunk)};
+    uint32_t half = f16_two(t.scale, t.scale);
+    /* The lane's 64 values; records 8 further: 8 rows further. */
+    unsigned char *block = tile + lane / 4 * WGMMA_BLOCK;
+    uint32_t at = wgmma_at(warp, lane % 4 * 32 + (odd ? 16 : 0));
 #pragma unroll
     for (int i = 0; i < PER_WARP; i++) {
-        uint32_t f = __shfl_sync(WARP_ALL, half[i / 8], i % 8 * 4 + (int)lane / 8);
-        unsigned char *to = block + i / 2 * 8 * WGMMA_ROW;
-        store_codes(to + at[i % 2], odd ? t.code[i].z : t.code[i].x,
-                    odd ? t.code[i].w : t.code[i].y, f);
-        store_codes(to + (at[i % 2] ^ 16u), odd ? t.code[i].x : t.code[i].z,
+        uint32_t f = __shfl_sync(WARP_ALL, half, i * 4 + (int)lane / 8);
+        unsigned char *to = block + i * 8 * WGMMA_ROW;
+        store_codes(to + at, odd ? t.code[i].z : t.code[i].x, odd ? t.code[i].w : t.code[i].y, f);
+        store_codes(to + (at ^ 16u), odd ? t.code[i].x : t.code[i].z,
                     odd ? t.code[i].y : t.code[i].w, f);
     }
-    block = tile + KEYS * WGMMA_BLOCK + wgmma_at(lane / 8 * 4 + warp, lane % 8 * 16);
+    block = tile + KEYS * WGMMA_BLOCK + wgmma_at(lane / 8 * 8 + warp, lane % 8 * 16);
 #pragma unroll
     for (int i = 0; i < ROPE_LOADS; i++)
-        *(uint4 *)(block + i * 16 * WGMMA_ROW) =
+        *(uint4 *)(block + i * 32 * WGMMA_ROW) =
             uint4{f16_of_bf16(t.key[i].x), f16_of_bf16(t.key[i].y), f16_of_bf16(t.key[i].z),
                   f16_of_bf16(t.key[i].w)};
 }
 
-/* Half of a record's lines on their way to the second-level cache: 656 bytes from a multiple of 16
- * touch 6 lines of 128 at most. place: of record lane % 16, so each half of the warp has three. */
+/* Some of a record's lines on their way to the second-level cache: 656 bytes from a multiple of 16
+ * touch 6 lines of 128 at most. place: of record lane % 8, so each quarter of the warp has two. */
 static __device__ __forceinline__ void fetch_ahead(const struct bringer &b, uint32_t place)
 {
     if (place == NOWHERE)
         return;
     const unsigned char *from = b.plane + 16 * (size_t)place,
-                        *line = from - ((size_t)from & 127) + (threadIdx.x % 32 / 16) * 3 * 128;
+                        *line = from - ((size_t)from & 127) + threadIdx.x % 32 / 8 * 128;
 #pragma unroll
-    for (int i = 0; i < 3; i++)
-        if (line + i * 128 < from + RECORD)
-            cache_ahead(line + i * 128);
+    for (int i = 0; i < 2; i++)
+        if (line + i * 512 < from + RECORD)
+            cache_ahead(line + i * 512);
 }
 
-/* The third warpgroup. A tile's loads start when the one before has gone to shared memory, all at
- * once (one by one they would wait for each other: a warp has few scoreboards), and arrive while
- * the others work; one tile earlier its lines were asked for, so that the loads find them near. */
+/* The last two warpgroups. A tile's loads start when the one before has gone to shared memory, all
+ * at once (one by one they would wait for each other: a warp has few scoreboards), and arrive while
+ * the others work; one tile earlier its lines were asked for, so that the loads find them near.
+ *
+ * Where the records lie is looked up LOT tiles at a time, each step (position, page, place) in
+ * another tile's turn, so that nothing waits for it: two lots ahead of the one that is brought. */
 static __device__ __forceinline__ void bring_tiles(const struct bringer &b, struct wide_shared &x)
 {
-    uint32_t mine = threadIdx.x % 16 * 4 + threadIdx.x / 32 % 4;
+    uint32_t me = threadIdx.x % (2 * WGMMA_GROUP), warp = me / 32, lane = me % 32;
+    uint32_t tile = me / TILE, record = me % TILE; /* that this thread looks up in each lot */
+    auto keep = [&](uint32_t lot, uint32_t place) {
+        x.place[lot % LOTS * LOT + tile][record % BRINGERS][record / BRINGERS] = place;
+    };
+    auto places = [&](uint32_t j) { return x.place[j % (LOTS * LOT)][warp]; };
+    int32_t pos[2];
+#pragma unroll
+    for (uint32_t k = 0; k < 2; k++)
+        pos[k] = position_of(b, k * LOT + tile, record);
+#pragma unroll
+    for (uint32_t k = 0; k < 2; k++)
+        keep(k, place_of(b, pos[k]));
+    meet_wait(MEET_BRINGERS, 2 * WGMMA_GROUP);
     struct tile_part t;
-    int32_t first = position_of(b, 0, mine), second = position_of(b, 1, mine),
-            pos = position_of(b, 2, mine);
-    uint32_t next = place_of(b, second);
-    load_part(b, place_of(b, first), t);
-    fetch_ahead(b, next);
+    uint32_t page = 0;
+    load_part(b, places(0), t);
+    fetch_ahead(b, places(1)[lane % 8]);
     for (uint32_t j = 0; j < b.p.n_tiles; j++) {
-        uint32_t later = place_of(b, pos); /* of tile j + 2 */
-        pos = position_of(b, j + 3, mine);
+        uint32_t lot = j / LOT + 2, turn = j % LOT;
+        if (turn == 0)
+            pos[0] = position_of(b, lot * LOT + tile, record);
+        else if (turn == 1)
+            page = page_at(b, pos[0]);
+        else if (turn == 2)
+            keep(lot, place_in(page, pos[0]));
         if (j >= 2)
             meet_wait(MEET_EMPTY + j % 2, THREADS);
         store_part(t, x.tile[j % 2]);
         wgmma_written();
-        meet_tell(MEET_FULL + j % 2, BOTH);
-        load_part(b, next, t);
-        fetch_ahead(b, later);
-        next = later;
+        meet_tell(MEET_FULL + j % 2, BOTH + WGMMA_GROUP);
+        load_part(b, places(j + 1), t);
+        fetch_ahead(b, places(j + 2)[lane % 8]);
     }
 }
 
@@ -309,8 +334,11 @@ template <int W> static __device__ __forceinline__ void add_tile(float (&z)[SUMS
     wgmma_pin(z);
     wgmma_open();
 #pragma unroll
-    for (uint32_t k = 0; k < TILE / 16; k++)
-        wgmma_f16<256, true>(z, weight + 2 * k, value + (16 * WGMMA_ROW >> 4) * k, true);
+    for (uint32_t k = 0; k < TILE / 16; k++) { /* no product has more sums than registers begin */
+        uint64_t from = value + (16 * WGMMA_ROW >> 4) * k;
+        wgmma_f16<128, true>(z, weight + 2 * k, from, true);
+        wgmma_f16<128, true, SUMS / 2>(z, weight + 2 * k, from + (2 * WGMMA_BLOCK >> 4), true);
+    }
     wgmma_close();
 }
 static __device__ __forceinline__ void make_scores(float (&s)[TILE / 2], uint32_t q, uint32_t stage)
@@ -347,7 +375,7 @@ static __device__ __forceinline__ void leave_split(const struct attend_args &a, 
         if (t == 0)
             both[W][h + 8 * r] = sum[r];
     }
-    meet_from_apart(MEET_BOTH, BOTH);
+    meet_wait(MEET_BOTH, BOTH);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         uint32_t head = head0 + h + 8 * r;
@@ -393,7 +421,7 @@ static __device__ __forceinline__ void sum_split(const struct part &p, uint32_t 
         bool two = j + 1 < to, more[2] = {j + 2 < p.n_tiles, j + 3 < p.n_tiles};
         uint32_t t0 = p.begin + (j + W) * TILE;
         if (W == 0 || two) {
-            meet_wait(MEET_FULL + W, BOTH);
+            meet_wait(MEET_FULL + W, BOTH + WGMMA_GROUP);
             make_scores(s, q, stage[W]);
         }
         if (W == 1) {
@@ -456,7 +484,8 @@ static __device__ __forceinline__ void wide_block(const struct attend_args &a,
 {
     struct wide_shared &x = *(struct wide_shared *)(shared + (-shared_address(shared) & 1023u));
     struct part p;
-    uint32_t i = blockIdx.z, head0 = blockIdx.y * HEADS, group = threadIdx.x / WGMMA_GROUP;
+    uint32_t i = blockIdx.z, head0 = blockIdx.y * HEADS;
+    uint32_t group = __shfl_sync(WARP_ALL, threadIdx.x / WGMMA_GROUP, 0); /* one for the warp */
     p.row = a.row0 + i;
     uint32_t n = row_length(a, p.row, &p.list), each = split_length(a, n);
     p.split = blockIdx.x * a.splits;
@@ -466,12 +495,12 @@ static __device__ __forceinline__ void wide_block(const struct attend_args &a,
     if (p.begin >= n)
         return;
     p.n_tiles = (p.end - p.begin + TILE - 1) / TILE;
-    if (group == 2) {
-        registers_lower<120>();
+    if (group >= 2) {
+        registers_lower<56>();
         struct bringer b = {a.plane, a.view.page + a.view.seq[a.view.seq_of[p.row]].page0, p};
         bring_tiles(b, x);
     } else {
-        registers_raise<192>();
+        registers_raise<200>();
         load_queries(a, i, head0, x);
         meet_wait(MEET_BOTH, BOTH);
         if (group == 0)

@@ -62,16 +62,6 @@ static __device__ __forceinline__ void meet_wait(uint32_t id, uint32_t threads)
     emulated_meet(id, threads, true);
 #endif
 }
-/* The same for groups that come here by different instructions: all of those that wait by
- * meet_wait() must do so at one place of the program. */
-static __device__ __forceinline__ void meet_from_apart(uint32_t id, uint32_t threads)
-{
-#ifdef __CUDACC__
-    asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-#else
-    emulated_meet(id, threads, true);
-#endif
-}
 static __device__ __forceinline__ void meet_tell(uint32_t id, uint32_t threads)
 {
 #ifdef __CUDACC__
@@ -174,18 +164,18 @@ template <int N> static __device__ __forceinline__ void registers_lower(void)
 #endif
 
 /* f16; ACROSS: B lies across. add: to what is there, otherwise c is written. */
-template <int N, bool ACROSS>
-static __device__ __forceinline__ void wgmma_f16(float (&c)[N / 2], uint64_t a, uint64_t b,
-                                                 bool add)
+template <int N, bool ACROSS, int FROM = 0, int SIZE>
+static __device__ __forceinline__ void wgmma_f16(float (&c)[SIZE], uint64_t a, uint64_t b, bool add)
 {
+    static_assert(FROM + N / 2 <= SIZE, "the sums are there");
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    static_assert((N == 64 && !ACROSS) || (N == 256 && ACROSS), "what is used");
+    static_assert((N == 64 && !ACROSS && !FROM) || (N == 128 && ACROSS), "what is used");
     if constexpr (N == 64)
         WGMMA_ASM("m64n64k16.f32.f16.f16", REGS_32, SUMS_32(c, 0), 32, 33, 34, ", 0, 0");
     else
-        WGMMA_ASM("m64n256k16.f32.f16.f16", REGS_128, SUMS_128(c, 0), 128, 129, 130, ", 0, 1");
+        WGMMA_ASM("m64n128k16.f32.f16.f16", REGS_64, SUMS_64(c, FROM), 64, 65, 66, ", 0, 1");
 #elif !defined(__CUDACC__)
-    emulated_wgmma(c, N, a, b, add, true, ACROSS);
+    emulated_wgmma(c + FROM, N, a, b, add, true, ACROSS);
 #endif
 }
 /* e4m3, both along rows. */

@@ -167,11 +167,6 @@ def main():
     with Server(gaze, device, "--max-seqs", "64", "--prefix-cache", "off", "--prefill-tokens",
                 "37", *FAST) as s:
         same("prompts in chunks of 37 as in one", s.all(prompts, 64), alone)
-    with Server(gaze, device, "--max-seqs", "64", "--prefix-cache", "off", "--tp", "2",
-                "--ranks-per-gpu", "2", *FAST) as s:
-        once = s.all(prompts, 1)
-        for _ in range(3):
-            same("two ranks on it: 64 at once as alone", s.all(prompts, 64), once)
     with Server(gaze, "cpu", "--max-seqs", "64", *FAST) as s:
         cpu = s.all(prompts, 16)
     with Server(gaze, "cpu", "--max-seqs", "64", *FAST, simd="portable") as s:
