@@ -28,12 +28,6 @@ struct route_args {
     float scale;
 };
 
-/* Numbers in the order of their floats; NaN come first or last. 0: none. */
-static __device__ __forceinline__ uint32_t order_of(float x)
-{
-    uint32_t bits = __float_as_uint(x + 0.0f); /* one zero */
-    return bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u);
-}
 static __device__ __forceinline__ uint32_t largest_lane(uint32_t x)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -43,8 +37,8 @@ static __device__ __forceinline__ uint32_t largest_lane(uint32_t x)
 #endif
 }
 
-/* The place of the largest order among a warp's x, lane l having l, l + 32 ...; the lowest of
- * several, 0 if there is none. It is taken out. */
+/* The place of the largest key (order_key(); 0: none) among a warp's x, lane l having l, l + 32 ...;
+ * the lowest of several, 0 if there is none. It is taken out. */
 template <int PER> static __device__ __forceinline__ uint32_t take_best(uint32_t (&x)[PER])
 {
     uint32_t value = 0, place = 0;
@@ -106,7 +100,7 @@ template <int PER> static __global__ void __launch_bounds__(32) route_kernel(str
         bias[k] += own[k];
         z[k * 32 + lane] = own[k];
         biased[k * 32 + lane] = bias[k];
-        best[k] = k * 32 + lane < n ? order_of(bias[k]) : 0;
+        best[k] = k * 32 + lane < n ? order_key(bias[k]) : 0;
     }
     __syncwarp();
     if (a.n_group > 1) {
@@ -115,7 +109,7 @@ template <int PER> static __global__ void __launch_bounds__(32) route_kernel(str
         for (uint32_t k = 0; k < PER; k++) {
             uint32_t g = k * 32 + lane;
             group[k] = g < a.n_group
-                           ? order_of(group_score(biased + g * size, size, a.best_two))
+                           ? order_key(group_score(biased + g * size, size, a.best_two))
                            : 0;
             kept[g] = 0;
         }
