@@ -37,7 +37,7 @@ static __device__ __forceinline__ uint32_t largest_lane(uint32_t x)
 #endif
 }
 
-/* The place of the largest key (order_key(); 0: none) among a warp's x, lane l having l, l + 32 ...;
+/* The place of the largest key (order_key(); 0: none) of a warp's x, lane l having l, l + 32 ...;
  * the lowest of several, 0 if there is none. It is taken out. */
 template <int PER> static __device__ __forceinline__ uint32_t take_best(uint32_t (&x)[PER])
 {
