@@ -25,6 +25,7 @@ browser.stdio[4].on("data", (data) => {
     const call = waiting.get(m.id);
     if (call) {
       waiting.delete(m.id);
+      clearTimeout(call.late);
       m.error ? call.fail(new Error(m.error.message)) : call.done(m.result);
     } else if (m.method === "Runtime.exceptionThrown") {
       complaints.push(m.params.exceptionDetails.exception?.description ?? "an exception");
@@ -34,7 +35,9 @@ browser.stdio[4].on("data", (data) => {
   }
 });
 const send = (method, params = {}) => new Promise((done, fail) => {
-  waiting.set(next, { done, fail });
+  const late = setTimeout(
+    () => fail(new Error(`no answer to ${method} ${JSON.stringify(params)}`)), 40000);
+  waiting.set(next, { done, fail, late });
   browser.stdio[3].write(JSON.stringify({ id: next++, method, params, sessionId: session }) + "\0");
 });
 const run = async (expression) => {
@@ -218,6 +221,6 @@ if (process.env.SHOT) {
 console.log("end");
 browser.kill();
 browser.on("exit", () => {
-  rmSync(home, { recursive: true, force: true, maxRetries: 5 });
+  rmSync(home, { recursive: true, force: true, maxRetries: 20 }); // its children may still write
   process.exit();
 });
