@@ -25,9 +25,9 @@
 enum { TILE = 64, HEADS = 64, LATENT = 512, ROPE = 64, WIDTH = LATENT + ROPE, BLOCKS = WIDTH / 64 };
 enum { RECORD = LATENT + 4 * LATENT / GROUP + 2 * ROPE, SUMS = 128, KEYS = LATENT / 64 };
 enum { STAGE = BLOCKS * WGMMA_BLOCK, LEAST_HEADS = 33 };
-enum { BOTH = 2 * WGMMA_GROUP, THREADS = 2 * BOTH, BRINGERS = 8 /* warps */ };
+enum { BOTH = 2 * WARPGROUP, THREADS = 2 * BOTH, BRINGERS = 8 /* warps */ };
 /* Records are looked up for so many tiles at once, one a thread, and kept for so many lots. */
-enum { LOT = 2 * WGMMA_GROUP / TILE, LOTS = 4 };
+enum { LOT = 2 * WARPGROUP / TILE, LOTS = 4 };
 enum { PER_WARP = TILE / BRINGERS, ROPE_LOADS = PER_WARP * 2 * ROPE / 16 / 32 };
 static_assert(RECORD == 656, "the deployed model's record");
 static_assert((int)WIDE_SPLIT_STEP == 2 * (int)TILE, "a split begins in the first stage");
@@ -203,7 +203,7 @@ static __device__ __forceinline__ void fetch_ahead(const struct bringer &b, uint
  * another tile's turn, so that nothing waits for it: two lots ahead of the one that is brought. */
 static __device__ __forceinline__ void bring_tiles(const struct bringer &b, struct wide_shared &x)
 {
-    uint32_t me = threadIdx.x % (2 * WGMMA_GROUP), warp = me / 32, lane = me % 32;
+    uint32_t me = threadIdx.x % (2 * WARPGROUP), warp = me / 32, lane = me % 32;
     uint32_t tile = me / TILE, record = me % TILE; /* that this thread looks up in each lot */
     auto keep = [&](uint32_t lot, uint32_t place) {
         x.place[lot % LOTS * LOT + tile][record % BRINGERS][record / BRINGERS] = place;
@@ -216,7 +216,7 @@ static __device__ __forceinline__ void bring_tiles(const struct bringer &b, stru
 #pragma unroll
     for (uint32_t k = 0; k < 2; k++)
         keep(k, place_of(b, pos[k]));
-    meet_wait(MEET_BRINGERS, 2 * WGMMA_GROUP);
+    meet_wait(MEET_BRINGERS, 2 * WARPGROUP);
     struct tile_part t;
     uint32_t page = 0;
     load_part(b, places(0), t);
@@ -232,8 +232,8 @@ static __device__ __forceinline__ void bring_tiles(const struct bringer &b, stru
         if (j >= 2)
             meet_wait(MEET_EMPTY + j % 2, THREADS);
         store_part(t, x.tile[j % 2]);
-        wgmma_written();
-        meet_tell(MEET_FULL + j % 2, BOTH + WGMMA_GROUP);
+        shared_written();
+        meet_tell(MEET_FULL + j % 2, BOTH + WARPGROUP);
         load_part(b, places(j + 1), t);
         fetch_ahead(b, places(j + 2)[lane % 8]);
     }
@@ -275,7 +275,7 @@ static __device__ void load_queries(const struct attend_args &a, uint32_t i, uin
             }
         }
     }
-    wgmma_written();
+    shared_written();
 }
 
 /* A tile's scores, in registers, become weights in the place of its keys; the factors that they
@@ -314,7 +314,7 @@ static __device__ __forceinline__ void make_weights(float (&s)[TILE / 2], struct
             x.shrink[stage][head] = shrink[r];
         }
     }
-    wgmma_written();
+    shared_written();
 }
 
 static __device__ __forceinline__ void shrink_sums(float (&z)[SUMS], const float (&by)[2])
@@ -336,8 +336,8 @@ template <int W> static __device__ __forceinline__ void add_tile(float (&z)[SUMS
 #pragma unroll
     for (uint32_t k = 0; k < TILE / 16; k++) { /* no product has more sums than registers begin */
         uint64_t from = value + (16 * WGMMA_ROW >> 4) * k;
-        wgmma_f16<128, true>(z, weight + 2 * k, from, true);
-        wgmma_f16<128, true, SUMS / 2>(z, weight + 2 * k, from + (2 * WGMMA_BLOCK >> 4), true);
+        wgmma_across<SUMS, 0>(z, weight + 2 * k, from);
+        wgmma_across<SUMS, SUMS / 2>(z, weight + 2 * k, from + (2 * WGMMA_BLOCK >> 4));
     }
     wgmma_close();
 }
@@ -351,7 +351,10 @@ static __device__ __forceinline__ void make_scores(float (&s)[TILE / 2], uint32_
 #pragma unroll
         for (uint32_t k = 0; k < 4; k++) {
             uint32_t further = (b * WGMMA_BLOCK >> 4) + 2 * k;
-            wgmma_f16<64, false>(s, query + further, key + further, b || k);
+            if (b || k)
+                wgmma<WGMMA_F16, WGMMA_ADD>(s, query + further, key + further);
+            else
+                wgmma<WGMMA_F16, WGMMA_OVER>(s, query + further, key + further);
         }
     wgmma_close();
 }
@@ -421,7 +424,7 @@ static __device__ __forceinline__ void sum_split(const struct part &p, uint32_t 
         bool two = j + 1 < to, more[2] = {j + 2 < p.n_tiles, j + 3 < p.n_tiles};
         uint32_t t0 = p.begin + (j + W) * TILE;
         if (W == 0 || two) {
-            meet_wait(MEET_FULL + W, BOTH + WGMMA_GROUP);
+            meet_wait(MEET_FULL + W, BOTH + WARPGROUP);
             make_scores(s, q, stage[W]);
         }
         if (W == 1) {
@@ -436,7 +439,7 @@ static __device__ __forceinline__ void sum_split(const struct part &p, uint32_t 
             wgmma_wait<0>();
             wgmma_pin(s);
             make_weights(s, x, W, p.end - t0, sum, own);
-            meet_wait(MEET_GROUP + W, WGMMA_GROUP);
+            meet_wait(MEET_GROUP + W, WARPGROUP);
             meet_tell(MEET_WEIGHTS + W, BOTH);
         }
         shrink_sums(z, W == 0 ? own : other);
@@ -485,7 +488,7 @@ static __device__ __forceinline__ void wide_block(const struct attend_args &a,
     struct wide_shared &x = *(struct wide_shared *)(shared + (-shared_address(shared) & 1023u));
     struct part p;
     uint32_t i = blockIdx.z, head0 = blockIdx.y * HEADS;
-    uint32_t group = __shfl_sync(WARP_ALL, threadIdx.x / WGMMA_GROUP, 0); /* one for the warp */
+    uint32_t group = __shfl_sync(WARP_ALL, threadIdx.x / WARPGROUP, 0); /* one for the warp */
     p.row = a.row0 + i;
     uint32_t n = row_length(a, p.row, &p.list), each = split_length(a, n);
     p.split = blockIdx.x * a.splits;

@@ -21,7 +21,7 @@
 #include <type_traits>
 
 enum { STEP_BYTES = 128, SCALE_K = 128, BOX = 64, BAND = 8, MAX_GROUPS = 1024 };
-enum { MAX_STAGES = 16, STAGE_ROOM = 218 * 1024, WARPGROUP = 128 };
+enum { MAX_STAGES = 16, STAGE_ROOM = 218 * 1024 };
 
 static __host__ __device__ inline uint32_t parts(size_t n, size_t part)
 {
@@ -45,7 +45,8 @@ static __device__ __forceinline__ uint32_t e4m3_two(float x, float y)
 }
 
 #ifdef __CUDACC__
-#include "tile/hopper.cuh"
+#include "tile/barrier.cuh"
+#include "tile/wgmma.cuh"
 
 struct gemm_args {
     const float *w_scale[2];
@@ -261,7 +262,7 @@ store_gated(const struct gemm_args &a, float (&gate)[N], const float (&up)[N],
                 atomicMax(&now[8 * j + 2 * q + i], __float_as_uint(m[i]));
         }
     }
-    threads_meet(1, WGS * WARPGROUP);
+    meet_wait(1, WGS * WARPGROUP);
     for (uint32_t i = thread; i < tile_rows; i += WGS * WARPGROUP) {
         later[i] = 0;
         if (i < left)
@@ -278,7 +279,7 @@ store_gated(const struct gemm_args &a, float (&gate)[N], const float (&up)[N],
             room[row * 144 + column] = (unsigned char)two;
             room[row * 144 + column + 8] = (unsigned char)(two >> 8);
         }
-    threads_meet(1, WGS * WARPGROUP);
+    meet_wait(1, WGS * WARPGROUP);
     for (uint32_t i = thread; i < left * 8; i += WGS * WARPGROUP) {
         uint32_t row = i / 8, chunk = i % 8 * 16;
         *(uint4 *)(a.mid + (size_t)(t.first + t.row0 + row) * a.n_out + column0 + chunk) =
@@ -353,13 +354,14 @@ template <bool FP8, bool FIRST, int N>
 static __device__ __forceinline__ void products(float (&to)[N], const unsigned char *w,
                                                 const unsigned char *x)
 {
-    uint64_t left = wgmma_tile(w), right = wgmma_tile(x);
+    const enum wgmma_type TYPE = FP8 ? WGMMA_E4M3 : WGMMA_BF16;
+    uint64_t left = wgmma_tile(shared_address(w), 16), right = wgmma_tile(shared_address(x), 16);
 #pragma unroll
     for (int k = 0; k < STEP_BYTES / 32; k++)
         if (FIRST && !k)
-            wgmma_first<FP8>(to, left, right);
+            wgmma<TYPE, WGMMA_SET>(to, left, right);
         else
-            wgmma_more<FP8>(to, left + 2 * k, right + 2 * k);
+            wgmma<TYPE, WGMMA_ADD>(to, left + 2 * k, right + 2 * k);
 }
 
 template <int CLUSTER> static __device__ __forceinline__ void release(uint64_t *empty)
@@ -420,18 +422,18 @@ static __device__ __forceinline__ void multiply(float (&sum)[BLOCKS][RIGHT / 2],
     };
     auto start = [&](float(&to)[N], int b) {
         const unsigned char *from = p.stage + now * S::stage_bytes;
-        wgmma_begin();
+        wgmma_open();
         products<true, true>(to, from + left0 + b * block_step, from + right0);
-        wgmma_end();
+        wgmma_close();
     };
     auto start_all = [&](auto first) { /* bf16 */
         const unsigned char *from = p.stage + now * S::stage_bytes;
-        wgmma_begin();
+        wgmma_open();
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++)
             products<false, decltype(first)::value>(sum[b], from + left0 + b * block_step,
                                                     from + right0);
-        wgmma_end();
+        wgmma_close();
     };
     auto add = [&](float(&from)[N], int b, uint32_t stage, float by) {
         const float *scale = (const float *)(p.stage + stage * S::stage_bytes + scale0);
@@ -604,14 +606,14 @@ static __global__ void __launch_bounds__((WGS + 1) * WARPGROUP, 1)
     t.stride = gridDim.x / CLUSTER;
     if (threadIdx.x >= WGS * WARPGROUP) {
         if (WGS > 1)
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+            registers_lower<40>();
         uint32_t who = (threadIdx.x - WGS * WARPGROUP) / 32;
         if (threadIdx.x % 32 == 0 && who < S::producers)
             produce<FP8, WGS, BLOCKS, RIGHT, CLUSTER, KIND>(a, maps, groups, t, stage, full, empty,
                                                             who);
     } else {
         if (WGS > 1)
-            asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+            registers_raise<232>();
         consume<FP8, WGS, BLOCKS, RIGHT, CLUSTER, KIND>(a, groups, t, stage, full, empty);
     }
     if (CLUSTER > 1) { /* nobody leaves while others copy to it or arrive at its barriers */

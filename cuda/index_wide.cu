@@ -89,7 +89,7 @@ static __global__ void __launch_bounds__(32 * QUERY_WARPS)
 /* Q rows of H heads (or fewer; the rest are zeros of weight zero). */
 template <uint32_t Q, uint32_t H> struct wide_shape {
     static const uint32_t columns = Q * H, groups = Q == 1 ? 1 : 2, stages = Q == 1 ? 4 : 3;
-    static const uint32_t threads = groups * WGMMA_GROUP, blocks = Q == 1 ? 5 : 1;
+    static const uint32_t threads = groups * WARPGROUP, blocks = Q == 1 ? 5 : 1;
     unsigned char query[columns * WGMMA_ROW];
     unsigned char key[groups][stages][WGMMA_BLOCK];
     float scale[groups][stages][KV_PAGE_TOKENS];
@@ -108,16 +108,16 @@ static __device__ __forceinline__ void load_queries(const struct index_args &a, 
             codes = ((const uint4 *)a.query)[((size_t)(i0 + q) * a.heads + h) * 8 + c % 8];
         *(uint4 *)(x.query + wgmma_at(column, c % 8 * 16)) = codes;
     }
-    wgmma_written();
+    shared_written();
 }
 
 static __device__ __forceinline__ void start_page(const unsigned char *from, unsigned char *key,
                                                   float *scale)
 {
-    uint32_t i = threadIdx.x % WGMMA_GROUP;
+    uint32_t i = threadIdx.x % WARPGROUP;
 #pragma unroll
-    for (uint32_t c = 0; c < WGMMA_BLOCK / 16 / WGMMA_GROUP; c++) {
-        uint32_t chunk = c * WGMMA_GROUP + i;
+    for (uint32_t c = 0; c < WGMMA_BLOCK / 16 / WARPGROUP; c++) {
+        uint32_t chunk = c * WARPGROUP + i;
         copy_start(key + wgmma_at(chunk / 8, chunk % 8 * 16), from + 16 * chunk, true);
     }
     if (i < KV_PAGE_TOKENS / 4)
@@ -132,7 +132,7 @@ score_pages(const struct index_args &a, const uint32_t *page, uint32_t i0, uint3
             wide_shape<Q, H> &x)
 {
     typedef wide_shape<Q, H> S;
-    uint32_t group = threadIdx.x / WGMMA_GROUP, lane = threadIdx.x % 32, t = lane % 4;
+    uint32_t group = threadIdx.x / WARPGROUP, lane = threadIdx.x % 32, t = lane % 4;
     uint32_t slot = threadIdx.x / 32 % 4 * 16 + lane / 4; /* and slot + 8 */
     uint64_t query = wgmma_tile(shared_address(x.query), 0);
     float c[Q * H / 2];
@@ -150,8 +150,8 @@ score_pages(const struct index_args &a, const uint32_t *page, uint32_t i0, uint3
     }
     for (uint32_t p = begin, k = 0; p < end; p += S::groups, k = k + 1 == S::stages ? 0 : k + 1) {
         copy_wait<(int)S::stages - 2>();
-        wgmma_written();
-        meet_wait(1 + group, WGMMA_GROUP); /* the page is there; the one before has been used */
+        shared_written();
+        meet_wait(1 + group, WARPGROUP); /* the page is there; the one before has been used */
         uint32_t ahead = p + (S::stages - 1) * S::groups, into = k ? k - 1 : S::stages - 1;
         if (ahead < end)
             start_page(a.plane + (size_t)next * a.page_bytes, x.key[group][into],
@@ -163,7 +163,10 @@ score_pages(const struct index_args &a, const uint32_t *page, uint32_t i0, uint3
         wgmma_open();
 #pragma unroll
         for (uint32_t s = 0; s < DIM / STEP; s++)
-            wgmma_e4m3<(int)(Q * H)>(c, key + 2 * s, query + 2 * s, s > 0);
+            if (s > 0)
+                wgmma<WGMMA_E4M3, WGMMA_ADD>(c, key + 2 * s, query + 2 * s);
+            else
+                wgmma<WGMMA_E4M3, WGMMA_SET>(c, key + 2 * s, query + 2 * s);
         wgmma_close();
         wgmma_wait<0>();
         wgmma_pin(c);

@@ -9,10 +9,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "tile/shared.cuh"
+
 static __device__ __forceinline__ void copy_start(void *shared, const void *global, bool there)
 {
 #ifdef __CUDACC__
-    uint32_t to = (uint32_t)__cvta_generic_to_shared(shared), bytes = there ? 16 : 0;
+    uint32_t to = shared_address(shared), bytes = there ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes)
                  : "memory");
 #else

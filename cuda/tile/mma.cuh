@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "tile/numbers.cuh"
+#include "tile/shared.cuh"
 
 #ifdef __CUDACC__
 static __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4],
@@ -46,7 +47,7 @@ static inline void mma_f16(float c[4], const uint32_t a[4], const uint32_t b[2])
 #ifdef __CUDACC__
 static __device__ __forceinline__ void ldmatrix(uint32_t r[4], const void *row)
 {
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    uint32_t at = shared_address(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(at)
@@ -54,7 +55,7 @@ static __device__ __forceinline__ void ldmatrix(uint32_t r[4], const void *row)
 }
 static __device__ __forceinline__ void ldmatrix_transposed(uint32_t r[4], const void *row)
 {
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    uint32_t at = shared_address(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(at)
