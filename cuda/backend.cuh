@@ -110,11 +110,6 @@ static __device__ __forceinline__ uint32_t page_of(const struct row_view &v, uin
     return v.page[v.seq[v.seq_of[row]].page0 + pos / KV_PAGE_TOKENS];
 }
 
-static __host__ __device__ inline uint32_t parts_of(size_t n, size_t part)
-{
-    return (uint32_t)((n + part - 1) / part);
-}
-
 /* Device memory (zeroed), pinned host memory, host memory: all of it freed by close. NULL: none. */
 void *cuda_reserve(struct cuda_backend *b, size_t bytes);
 void *cuda_reserve_pinned(struct cuda_backend *b, size_t bytes);

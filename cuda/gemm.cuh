@@ -18,6 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { GEMM_SCALE_K = 128 }; /* values of K that share a scale */
+
 /* Rows as products take them: codes [n, n_in] and, for e4m3, scale[k / 128][row] with rows
  * scale_stride apart (a multiple of 4). */
 struct gemm_rows {

@@ -11,6 +11,7 @@
 #include "cuda/moe.cuh"
 
 #include "tile/block.cuh"
+#include "tile/gated.cuh"
 #include "tile/rounding.cuh"
 #include "tile/split.cuh"
 
@@ -224,10 +225,10 @@ static __global__ void __launch_bounds__(SILU_THREADS)
             uint32_t i = i0 + threadIdx.x;
             bool there = i < width / 4;
             float4 a = there ? g[i] : float4{}, b = there ? u[i] : float4{}, v;
-            v.x = a.x / (1.0f + expf(-a.x)) * b.x;
-            v.y = a.y / (1.0f + expf(-a.y)) * b.y;
-            v.z = a.z / (1.0f + expf(-a.z)) * b.z;
-            v.w = a.w / (1.0f + expf(-a.w)) * b.w;
+            v.x = gated(a.x, b.x);
+            v.y = gated(a.y, b.y);
+            v.z = gated(a.z, b.z);
+            v.w = gated(a.w, b.w);
             if (ROUND && pass)
                 v = round_four<F16>(v);
             if (pass && there)
@@ -247,7 +248,7 @@ static __global__ void silu_kernel(const float *gate, const float *up, T *mid, s
 {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n)
-        put(mid + i, gate[i] / (1.0f + expf(-gate[i])) * up[i]);
+        put(mid + i, gated(gate[i], up[i]));
 }
 
 /* A block per row and 128 values: e4m3 under one power of two, and back. */

@@ -143,6 +143,18 @@ static __device__ __forceinline__ struct bf16_twos f16_split_two(float x, float 
     return s;
 }
 
+/* Two values as codes, rounded, x in the low byte. */
+static __device__ __forceinline__ uint32_t e4m3_two(float x, float y)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint16_t two;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(two) : "f"(y), "f"(x));
+    return two;
+#else
+    return e4m3_round(x) | (uint32_t)e4m3_round(y) << 8;
+#endif
+}
+
 /* Four e4m3 codes as f16, exactly, as e4m3_four(). */
 static __device__ __forceinline__ void e4m3_four_f16(uint32_t two[2], uint32_t codes)
 {

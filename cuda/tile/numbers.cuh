@@ -8,7 +8,14 @@
 
 #include <cuda_runtime.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
+
+/* How many parts n is cut in, the last one perhaps smaller. */
+static __host__ __device__ inline uint32_t parts_of(size_t n, size_t part)
+{
+    return (uint32_t)((n + part - 1) / part);
+}
 
 struct bf16 {
     uint16_t bits;
