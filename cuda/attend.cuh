@@ -8,7 +8,7 @@
 /* A row's past is cut into at most SPLITS parts of at least so many positions. */
 enum { SPLITS = 16, CUDA_SPLIT_MIN = 64, CUDA_TENSOR_SPLIT_MIN = 256, SPLIT_STEP = 64 };
 enum { CUDA_WIDE_SPLIT_MIN = 512, WIDE_SPLIT_STEP = 128 };
-enum { GROUP = 128 }; /* values of an FP8 record under one scale */
+enum { GROUP = LATENT_GROUP };
 enum { ATTEND_FILL_BLOCKS = 128 }; /* nearly as many as a Hopper GPU has processors */
 
 struct attend_args {

@@ -10,7 +10,7 @@
 
 #include "tile/index_form.cuh"
 
-enum { THREADS = 128, GROUP = 128, MAX_RECORD = 4096, MAX_INDEX_DIM = 1024 };
+enum { THREADS = 128, GROUP = LATENT_GROUP, MAX_RECORD = 4096, MAX_INDEX_DIM = 1024 };
 
 struct rope_table {
     const float *cos, *sin; /* [positions, half] */

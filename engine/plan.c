@@ -30,7 +30,6 @@ enum {
      * On a CPU 512 take their time already, for which everybody else waits. */
     CPU_PREFILL_TOKENS = 512,
     GPU_PREFILL_TOKENS = 2048,
-    LATENT_GROUP = 128, /* values of a latent under one scale, in the deployed form */
     /* The program and its libraries, stacks, buffers of connections and what the heap keeps: 9 MiB
      * were resident beside everything else that is counted here after hours of load. */
     PROGRAM_BYTES = 9 << 20

@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-enum { GROUP = 128, ROWS_PER_CHUNK = 16, MAX_RECORD = 4096, MAX_INDEX_DIM = 1024 };
+enum { GROUP = LATENT_GROUP, ROWS_PER_CHUNK = 16, MAX_RECORD = 4096, MAX_INDEX_DIM = 1024 };
 
 static const float INDEX_NORM_EPS = 1e-6f; /* whatever rms_norm_eps says */
 

@@ -14,9 +14,10 @@ size_t kv_latent_page_bytes(const struct model_config *c, enum latent_form f)
         return KV_PAGE_TOKENS * values * 4;
     case LATENT_BF16:
         return KV_PAGE_TOKENS * values * 2;
-    default: /* e4m3 latent, a scale per 128 of it, the key in bf16 */
+    default: /* e4m3 latent, a scale per LATENT_GROUP of it, the key in bf16 */
         return KV_PAGE_TOKENS *
-               ((size_t)c->kv_lora_rank + ((size_t)c->kv_lora_rank + 127) / 128 * 4 +
+               ((size_t)c->kv_lora_rank +
+                ((size_t)c->kv_lora_rank + LATENT_GROUP - 1) / LATENT_GROUP * 4 +
                 (size_t)c->rope_dim * 2);
     }
 }

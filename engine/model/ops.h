@@ -41,8 +41,9 @@ static inline const char *precision_name(enum precision p)
     return p == PRECISION_EXACT ? "exact" : p == PRECISION_FAST ? "fast" : "fp8";
 }
 /* A latent record: F32 and BF16 hold (kv_lora + rope) values, FP8 the 656-byte record of the
- * deployed model (kv_lora e4m3 | one power-of-two f32 scale per 128 | rope as bf16). */
+ * deployed model (kv_lora e4m3 | a power-of-two f32 scale per LATENT_GROUP | rope as bf16). */
 enum latent_form { LATENT_F32, LATENT_BF16, LATENT_FP8 };
+enum { LATENT_GROUP = 128 }; /* values of an FP8 latent under one scale */
 static inline const char *latent_name(enum latent_form f)
 {
     return f == LATENT_F32 ? "f32" : f == LATENT_BF16 ? "bf16" : "fp8";

@@ -36,7 +36,7 @@
 #include <string.h>
 
 static const double COPY_RATE = 4.3e12, BF16_RATE = 788e12, FP8_RATE = 1500e12;
-enum { RUNS = 5, MOST_ROWS = 2048, SEQS = 128 };
+enum { RUNS = 5, MOST_ROWS = 2048, SEQS = 128, MOST_OUTS = 32768 /* of a layer's product */ };
 static double rate_now = 788e12;         /* of the operations of the rows that come */
 static enum lane lane_now = LANE_DECODE; /* steps of more rows than that takes: LANE_PREFILL */
 
@@ -172,7 +172,7 @@ static void open_bench(struct bench *b, uint32_t layers, uint32_t longest)
     b->iq = normal_rows(b, rows * c->index_heads * c->index_dim);
     b->iw = normal_rows(b, rows * c->index_heads);
     b->o = normal_rows(b, rows * c->n_heads * c->v_dim);
-    b->out = normal_rows(b, rows * c->vocab_size / 4);
+    b->out = normal_rows(b, rows * MOST_OUTS);
     b->sel = b->ops->alloc_sel(b->ops, LANE_PREFILL);
     for (uint32_t s = 0; s < SEQS; s++) {
         b->page[s] = malloc(pages * sizeof **b->page);
